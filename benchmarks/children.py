@@ -1,0 +1,137 @@
+"""Consumers in processes of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from typing import Any
+
+import msgspec
+
+import millstream as ms
+from benchmarks.messages import QUEUE, STAMPS, STAMPS_KEY, Order, Stamp
+from benchmarks.server import Bare, pack
+
+__all__ = ["answer", "child", "count", "note_latencies", "note_latencies_barely"]
+
+PATIENCE = 120.0
+"""Seconds after which a child that says nothing is taken for stuck."""
+
+
+@contextmanager
+def child(target: Callable[..., None], *arguments: Any) -> Iterator[Connection]:
+    """Run a function in a fresh process, with a pipe as its last argument; yield the other end.
+
+    It is entered when the child is ready.
+    """
+    # A forked child would inherit this one's memory, and with it the work of its garbage collector.
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=target, args=(*arguments, theirs), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        answer(ours)
+        yield ours
+    finally:
+        ours.close()
+        process.terminate()
+        process.join()
+        process.close()
+
+
+def answer(pipe: Connection) -> Any:
+    """Wait for what a child has to say.
+
+    Raises:
+        RuntimeError: nothing; EOFError: it has ended.
+    """
+    if not pipe.poll(PATIENCE):
+        message = f"a child process has said nothing for {PATIENCE:g} s"
+        raise RuntimeError(message)
+    return pipe.recv()
+
+
+def count(url: str, messages: int, pipe: Connection) -> None:
+    """Handle so many orders; say when they are settled."""
+    worker = ms.Worker()
+    handled = 0
+
+    @worker.on_startup
+    async def ready() -> None:
+        pipe.send("ready")
+
+    @worker.on(QUEUE)
+    async def handle(_: Order) -> None:
+        nonlocal handled
+        handled += 1
+        if handled == messages:
+            worker.stop()
+
+    asyncio.run(_work(worker, url))
+    pipe.send("done")
+
+
+def note_latencies(url: str, messages: int, pipe: Connection) -> None:
+    """Handle so many stamps; say how old each was, in seconds."""
+    worker = ms.Worker()
+    latencies: list[float] = []
+
+    @worker.on_startup
+    async def ready() -> None:
+        pipe.send("ready")
+
+    @worker.on(STAMPS)
+    async def handle(stamp: Stamp) -> None:
+        latencies.append((time.monotonic_ns() - stamp.sent) / 1e9)
+        if len(latencies) == messages:
+            worker.stop()
+
+    asyncio.run(_work(worker, url))
+    pipe.send(latencies)
+
+
+async def _work(worker: ms.Worker, url: str) -> None:
+    async with ms.AsyncClient(url) as mq:
+        await worker.run(mq)
+
+
+def note_latencies_barely(address: str, messages: int, pipe: Connection) -> None:
+    """Do the same with a bare socket and a read that sleeps at the server."""
+    bare = Bare(address)
+    bare.ask("XGROUP", "CREATE", STAMPS_KEY, "workers", "0", "MKSTREAM")
+    read = pack(
+        (
+            "XREADGROUP",
+            "GROUP",
+            "workers",
+            "bare",
+            "BLOCK",
+            0,
+            "COUNT",
+            1,
+            "STREAMS",
+            STAMPS_KEY,
+            ">",
+        )
+    )
+    decode = msgspec.json.Decoder(Stamp).decode
+    latencies: list[float] = []
+    pipe.send("ready")
+    bare.write(read)
+    reply = bare.read(1)[0]
+    while True:
+        entry, fields = reply[0][1][0]
+        stamp = decode(fields[1])
+        latencies.append((time.monotonic_ns() - stamp.sent) / 1e9)
+        ack = pack(("XACK", STAMPS_KEY, "workers", entry))
+        delete = pack(("XDEL", STAMPS_KEY, entry))
+        if len(latencies) == messages:
+            break
+        bare.write(ack + delete + read)
+        reply = bare.read(3)[2]
+    pipe.send(latencies)

@@ -1,0 +1,61 @@
+"""Millstream: messaging on the Redis or Valkey that you already run.
+
+Work queues that do not lose messages, in one typed library, sync and async.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version as _version
+
+from millstream.aio.client import AsyncClient
+from millstream.aio.delivery import Delivery
+from millstream.declare import Queue
+from millstream.errors import (
+    BrokerError,
+    DeliveryError,
+    LeaseLost,
+    MillstreamError,
+    NotConnected,
+    Reject,
+    RetryLater,
+    ServerRefused,
+    TimedOut,
+    Undecodable,
+    UnsupportedServer,
+    UsageError,
+)
+from millstream.message import ConsumerStats, DeadLetter, Message, QueueStats, Receipt
+from millstream.policy import Backoff, Retry
+from millstream.sync.client import Client
+from millstream.sync.delivery import SyncDelivery
+from millstream.worker import Worker
+
+__all__ = [
+    "AsyncClient",
+    "Backoff",
+    "BrokerError",
+    "Client",
+    "ConsumerStats",
+    "DeadLetter",
+    "Delivery",
+    "DeliveryError",
+    "LeaseLost",
+    "Message",
+    "MillstreamError",
+    "NotConnected",
+    "Queue",
+    "QueueStats",
+    "Receipt",
+    "Reject",
+    "Retry",
+    "RetryLater",
+    "ServerRefused",
+    "SyncDelivery",
+    "TimedOut",
+    "Undecodable",
+    "UnsupportedServer",
+    "UsageError",
+    "Worker",
+]
+
+__version__ = _version("millstream")

@@ -1,0 +1,1 @@
+"""The asyncio API. ``millstream.sync`` is generated from this package."""

@@ -1,0 +1,75 @@
+"""What callers may pass. Each error names the parameter."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+from millstream.declare import Queue
+from millstream.errors import UsageError
+
+__all__ = [
+    "check_cursor",
+    "check_headers",
+    "check_ids",
+    "check_limit",
+    "check_prefetch",
+    "check_queue",
+    "check_rate",
+]
+
+MOST_PREFETCH = 10_000
+
+_CURSOR = re.compile(r"\d+-\d+")
+
+
+def check_queue(queue: object) -> None:
+    """Refuse what is no queue, such as the name of one."""
+    if not isinstance(queue, Queue):
+        message = f"expected a Queue, not {type(queue).__name__}: {queue!r}"
+        raise UsageError(message)
+
+
+def check_headers(headers: object) -> None:
+    """Refuse what is no mapping; its strings are checked when they are encoded."""
+    if not isinstance(headers, Mapping):
+        message = f"headers must map strings to strings, not {headers!r}"
+        raise UsageError(message)
+
+
+def check_prefetch(prefetch: object) -> None:
+    """Refuse what is no number of messages to hold."""
+    if not isinstance(prefetch, int) or not 1 <= prefetch <= MOST_PREFETCH:
+        message = f"prefetch must be a number from 1 to {MOST_PREFETCH}, not {prefetch!r}"
+        raise UsageError(message)
+
+
+def check_limit(limit: object) -> None:
+    """Refuse what is no number of messages to show."""
+    if not isinstance(limit, int) or limit < 1:
+        message = f"limit must be a number from 1, not {limit!r}"
+        raise UsageError(message)
+
+
+def check_rate(rate: object) -> None:
+    """Refuse what is no number of messages a second."""
+    if rate is None:
+        return
+    if not isinstance(rate, int | float) or not 0 < rate < math.inf:
+        message = f"rate must be a number of messages a second above 0, not {rate!r}"
+        raise UsageError(message)
+
+
+def check_ids(ids: object) -> None:
+    """Refuse one id where a list of them is expected: it would be read letter by letter."""
+    if ids is not None and (isinstance(ids, str | bytes) or not isinstance(ids, Sequence)):
+        message = f"ids must be a list of message ids, not {ids!r}"
+        raise UsageError(message)
+
+
+def check_cursor(after: object) -> None:
+    """Refuse what no dead letter has as its cursor."""
+    if after is not None and not (isinstance(after, str) and _CURSOR.fullmatch(after)):
+        message = f"after must be the cursor of a dead letter, not {after!r}"
+        raise UsageError(message)

@@ -1,0 +1,69 @@
+"""The demo's worker, as a user would write it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+import warnings
+from pathlib import Path
+
+import msgspec
+
+from millstream.aio.delivery import Delivery
+from millstream.cli.demo.count import Figures, count_file
+from millstream.declare import Queue
+from millstream.worker import Worker
+
+__all__ = ["FILES", "RESULTS", "Counted", "now", "worker"]
+
+
+class Counted(msgspec.Struct, frozen=True, kw_only=True):
+    """The result for one file.
+
+    Attributes:
+        file: its path. A message may be handled twice, so whoever adds up results goes by this.
+        figures: what is in it.
+        pid: of the process that counted.
+        crashes: how many processes died with this message in hand before.
+        began: when the handler began, by ``now``.
+    """
+
+    file: str
+    figures: Figures
+    pid: int
+    crashes: int
+    began: float
+
+
+# The supervisor hands a dead worker's deliveries over at once. The lease is the safety net below
+# it, and short so that nobody would have to wait half a minute to see that hold.
+FILES: Queue[str] = Queue("demo.files", str, lease=5)
+RESULTS: Queue[Counted] = Queue("demo.results", Counted)
+
+worker = Worker(shutdown_timeout=5)
+
+
+def now() -> float:
+    """Tell the time in seconds, by a clock that all processes of a machine share."""
+    return time.clock_gettime(time.CLOCK_MONOTONIC)
+
+
+@worker.on_startup
+async def hush() -> None:
+    """Leave it to the authors what the parser warns of in their files."""
+    warnings.simplefilter("ignore")
+
+
+# One at a time: it is all computation, and when threads parse at once, Python 3.11 sometimes raises
+# SystemError (CPython issue 106905). Nine more are at hand for the next moment.
+@worker.on(FILES, concurrency=1, prefetch=10)
+async def count(path: str, delivery: Delivery[str]) -> None:
+    """Count what is in a file, and send the result before the message is acknowledged."""
+    began = now()
+    # In a thread, so that the event loop can fetch and settle meanwhile.
+    figures = await asyncio.to_thread(count_file, Path(path))
+    result = Counted(
+        file=path, figures=figures, pid=os.getpid(), crashes=delivery.crashes, began=began
+    )
+    await worker.client.send(RESULTS, result)

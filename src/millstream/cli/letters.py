@@ -1,0 +1,169 @@
+"""``millstream peek`` and ``millstream dead``: look at messages without touching them."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from millstream.cli.options import Json, Limit, Namespace, QueueName, Url, queue_of
+from millstream.cli.output import (
+    age,
+    body_text,
+    body_value,
+    clean,
+    number,
+    say,
+    sent_at,
+    show_json,
+    show_table,
+    show_text,
+)
+from millstream.errors import UsageError
+from millstream.message import DeadLetter, Message
+from millstream.sync.client import Client
+
+__all__ = ["dead", "peek"]
+
+_CURSOR = re.compile(r"\d+-\d+")
+
+
+def peek(
+    queue: QueueName,
+    limit: Limit = 10,
+    delayed: Annotated[
+        bool, typer.Option("--delayed", help="Those that wait for their time instead.")
+    ] = False,
+    json_output: Json = False,
+    url: Url = None,
+    namespace: Namespace = "ms",
+) -> None:
+    """Show the next messages of a queue without taking them."""
+    with Client(url, namespace=namespace) as client:
+        messages = client.peek(queue_of(queue), limit=limit, delayed=delayed)
+    if json_output:
+        for message in messages:
+            show_json(_peeked(message))
+    elif messages:
+        _peek_table(messages, delayed=delayed)
+    else:
+        say(f"no {'delayed' if delayed else 'ready'} message in queue {queue!r}")
+
+
+def _peeked(message: Message) -> dict[str, object]:
+    return {
+        "id": message.id,
+        "body": body_value(message.body),
+        "headers": message.headers,
+        "attempts": message.attempts,
+        "crashes": message.crashes,
+        "sent_at": sent_at(message.id),
+        "due": message.due,
+    }
+
+
+def _peek_table(messages: list[Message], *, delayed: bool) -> None:
+    now = datetime.now(UTC)
+    columns = ["id", ">age", *([">due in"] if delayed else []), ">attempts", ">crashes", "body…"]
+    rows: list[list[str | Text]] = []
+    for message in messages:
+        due = [age(now, message.due)] if message.due is not None else []
+        counts = [number(message.attempts), number(message.crashes, "red")]
+        written = age(sent_at(message.id), now)
+        rows.append([clean(message.id), written, *due, *counts, body_text(message.body)])
+    show_table(columns, rows)
+
+
+def dead(
+    queue: QueueName,
+    limit: Limit = 100,
+    after: Annotated[
+        str | None,
+        typer.Option(
+            "--after",
+            metavar="CURSOR",
+            help="Go on behind this one: the cursor of the last one of the page before.",
+            show_default=False,
+        ),
+    ] = None,
+    traceback: Annotated[
+        bool, typer.Option("--traceback", help="Show tracebacks, headers and whole bodies, too.")
+    ] = False,
+    json_output: Json = False,
+    url: Url = None,
+    namespace: Namespace = "ms",
+) -> None:
+    """List the dead letters of a queue, the oldest first."""
+    if after is not None and not _CURSOR.fullmatch(after):
+        message = f"--after takes a cursor such as 1718000000000-0, not {after!r}"
+        raise UsageError(message)
+    with Client(url, namespace=namespace) as client:
+        letters = client.dead(queue_of(queue), limit=limit, after=after)
+    if json_output:
+        for letter in letters:
+            show_json(_dead_letter(letter))
+        return
+    if not letters:
+        say(f"no {'more ' if after else ''}dead letters in queue {queue!r}")
+    elif traceback:
+        show_text("\n\n".join(_dead_page(letter) for letter in letters))
+    else:
+        _dead_table(letters)
+    if len(letters) == limit:
+        say(f"there may be more: millstream dead {queue} --after {letters[-1].cursor}")
+
+
+def _dead_letter(letter: DeadLetter) -> dict[str, object]:
+    return {
+        "id": letter.id,
+        "body": body_value(letter.body),
+        "headers": letter.headers,
+        "reason": letter.reason,
+        "error": letter.error,
+        "traceback": letter.traceback,
+        "attempts": letter.attempts,
+        "crashes": letter.crashes,
+        "sent_at": sent_at(letter.id),
+        "died_at": letter.died_at,
+        "cursor": letter.cursor,
+    }
+
+
+def _dead_table(letters: list[DeadLetter]) -> None:
+    now = datetime.now(UTC)
+    columns = ("id", ">died", "reason…", ">attempts", ">crashes", "error…", "body…")
+    rows = [
+        (
+            clean(letter.id),
+            f"{age(letter.died_at, now)} ago",
+            clean(letter.reason),
+            number(letter.attempts),
+            number(letter.crashes, "red"),
+            clean(letter.error or ""),
+            body_text(letter.body),
+        )
+        for letter in letters
+    ]
+    show_table(columns, rows)
+
+
+def _dead_page(letter: DeadLetter) -> str:
+    """Write all that is known of one dead letter."""
+    now = datetime.now(UTC)
+    sent = sent_at(letter.id)
+    lines = [
+        f"{clean(letter.id)}  {clean(letter.reason)}",
+        f"  died      {age(letter.died_at, now)} ago, {letter.died_at.isoformat(' ', 'seconds')}",
+        f"  sent      {'at an unknown time' if sent is None else f'{age(sent, now)} ago'}",
+        f"  attempts  {letter.attempts:,}, crashes {letter.crashes:,}",
+        *(f"  header    {clean(f'{name}: {value}')}" for name, value in letter.headers.items()),
+        f"  body      {body_text(letter.body, shorten=False)}",
+    ]
+    if letter.error:
+        lines.append(f"  error     {clean(letter.error)}")
+    if letter.traceback:
+        lines += ["", *(f"  {clean(line)}" for line in letter.traceback.splitlines())]
+    return "\n".join(lines)

@@ -1,0 +1,162 @@
+"""``millstream send``."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, BinaryIO
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from millstream.cli.json_input import BadInput, JsonInput, why_not_json
+from millstream.cli.options import Json, Namespace, QueueName, Url, queue_of
+from millstream.cli.output import Failed, duration, plural, show_json, show_text
+from millstream.declare import Queue
+from millstream.errors import BrokerError, UsageError
+from millstream.sync.client import Client
+
+__all__ = ["send"]
+
+STDIN = "-"
+LONG = 2**20
+"""From so many bytes on a file is worth a progress bar."""
+
+
+def send(
+    queue: QueueName,
+    bodies: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="BODY", help="JSON values, one a message.", show_default=False),
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="FILE",
+            help="Send each line of a file of JSON lines, or each element of a JSON array. "
+            "- is standard input.",
+            show_default=False,
+        ),
+    ] = None,
+    header: Annotated[
+        list[str] | None,
+        typer.Option("--header", metavar="NAME=VALUE", help="Metadata. May be repeated."),
+    ] = None,
+    json_output: Json = False,
+    url: Url = None,
+    namespace: Namespace = "ms",
+) -> None:
+    """Send messages and print their ids."""
+    target = queue_of(queue)
+    headers = _headers(header or [])
+    if bool(bodies) == (source is not None):
+        message = "give either BODY arguments or --from FILE (--from - reads standard input)"
+        raise UsageError(message)
+    if source is None:
+        encoded = [_checked(body, at) for at, body in enumerate(bodies or [], 1)]
+        with Client(url, namespace=namespace) as client:
+            for receipt in client.send_many(target, encoded, headers=headers):
+                if json_output:
+                    show_json(receipt)
+                else:
+                    show_text(receipt.id)
+        return
+    start = time.monotonic()
+    with _opened(source) as file, Client(url, namespace=namespace) as client:
+        sent = _send_file(client, target, file, headers, source)
+    seconds = time.monotonic() - start
+    if json_output:
+        show_json({"queue": queue, "sent": sent, "seconds": round(seconds, 3)})
+    else:
+        show_text(f"{plural(sent)} sent to {queue} in {duration(seconds)}")
+
+
+def _headers(options: list[str]) -> Mapping[str, str]:
+    headers = {}
+    for option in options:
+        name, found, value = option.partition("=")
+        if not (name and found):
+            message = f"--header takes NAME=VALUE, not {option!r}"
+            raise UsageError(message)
+        headers[name] = value
+    return headers
+
+
+def _checked(body: str, number: int) -> bytes:
+    data = os.fsencode(body.strip())  # what the shell passed, even if it is not text
+    reason = why_not_json(data)
+    if reason is not None:
+        message = f"BODY {number} is {reason}: {body[:50]!r}. A text needs its quotes: '\"text\"'"
+        raise UsageError(message)
+    return data
+
+
+@contextlib.contextmanager
+def _opened(source: str) -> Iterator[BinaryIO]:
+    if source == STDIN:
+        if sys.stdin is None:
+            message = "standard input is closed"
+            raise UsageError(message)
+        yield sys.stdin.buffer
+        return
+    try:
+        file = open(source, "rb")  # noqa: PTH123, SIM115 - a name as the user wrote it; closed below
+    except OSError as error:
+        message = f"cannot read {source}: {error.strerror}"
+        raise UsageError(message) from error
+    with file:
+        yield file
+
+
+def _send_file(
+    client: Client, queue: Queue[bytes], file: BinaryIO, headers: Mapping[str, str], name: str
+) -> int:
+    """Send what a file holds; return how many messages that were."""
+    reader = JsonInput(file, queue.max_body)
+    sent, next_line = 0, None
+    name = "standard input" if name == STDIN else name
+    try:
+        with _progress(file) as advance:
+            for batch in reader.batches():
+                sent += len(client.send_many(queue, batch.bodies, headers=headers))
+                next_line = batch.next_line
+                advance(reader.read, sent)
+    except BadInput as error:
+        message = f"{name}: {error}; {_so_far(sent, next_line)}"
+        raise Failed(message, status=2) from error
+    except BrokerError as error:
+        # The batch on its way may have arrived. A script that repeats it may send it twice.
+        raise Failed(f"{error}; {_so_far(sent, next_line)}", status=1) from error
+    except KeyboardInterrupt:
+        raise Failed(f"stopped; {_so_far(sent, next_line)}", status=130) from None
+    return sent
+
+
+def _so_far(sent: int, next_line: int | None) -> str:
+    rest = f": go on with line {next_line}" if next_line is not None else ""
+    return f"{plural(sent)} {'was' if sent == 1 else 'were'} sent before{rest}"
+
+
+@contextlib.contextmanager
+def _progress(file: BinaryIO) -> Iterator[Callable[[int, int], None]]:
+    """Show how far a long file has got, to somebody who watches."""
+    status = os.fstat(file.fileno())
+    size = status.st_size if stat.S_ISREG(status.st_mode) else None
+    if not sys.stderr.isatty() or file.isatty() or (size is not None and size < LONG):
+        yield lambda _read, _sent: None
+        return
+    columns = (
+        TextColumn("{task.fields[sent]:,} messages"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=size, sent=0)
+        yield lambda read, sent: bar.update(task, completed=read, sent=sent)

@@ -1,0 +1,176 @@
+"""Bodies: typed values to bytes and back.
+
+msgspec does the work for Structs, dataclasses, TypedDicts, attrs classes and plain values;
+pydantic models bring their own methods; ``bytes`` pass through. Never pickle: who can write to
+the server must not be able to run code in a worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar, get_origin, is_typeddict
+
+import msgspec
+import msgspec.inspect
+
+from millstream.errors import UsageError
+
+__all__ = ["Codec", "CodecName", "NotDecodable", "codec_for"]
+
+T = TypeVar("T")
+CodecName = Literal["json", "msgpack"]
+
+NotDecodable = Exception
+"""What ``Codec.decode`` may raise for foreign bytes: anything, since a body type may check itself
+in code of its own (``__post_init__``, a validator). A message must not end a worker by it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Codec(Generic[T]):
+    """The two directions for one body type.
+
+    Args:
+        encode: a value to bytes; raises UsageError for a value of the wrong type.
+        decode: bytes to a value; raises one of ``NotDecodable``.
+    """
+
+    encode: Callable[[T], bytes]
+    decode: Callable[[bytes], T]
+
+
+def codec_for(body_type: Any, name: str, codec: CodecName) -> Codec[Any]:
+    """Choose how bodies of a type are written and read.
+
+    Args:
+        body_type: any type that msgspec knows, a pydantic model, or bytes.
+        name: of the queue, for errors.
+        codec: ``json`` (the default: any language can read it) or ``msgpack`` (smaller).
+
+    Raises:
+        UsageError: the type cannot be decoded, or the codec has no such name.
+    """
+    if codec not in ("json", "msgpack"):
+        message = f"queue {name!r}: codec must be 'json' or 'msgpack', not {codec!r}"
+        raise UsageError(message)
+    if body_type is bytes:
+        return Codec(encode=_checked(_as_is, bytes, name), decode=_as_is)
+    if hasattr(body_type, "model_validate_json") and isinstance(body_type, type):
+        return _pydantic(body_type, name, codec)
+    encoder = msgspec.json.Encoder() if codec == "json" else msgspec.msgpack.Encoder()
+    try:
+        decoder: Any = (
+            msgspec.json.Decoder(body_type)
+            if codec == "json"
+            else msgspec.msgpack.Decoder(body_type)
+        )
+        _refuse_unknown(msgspec.inspect.type_info(body_type), set())
+    except (TypeError, RuntimeError) as error:
+        message = f"queue {name!r}: cannot decode bodies of type {body_type!r}: {error}"
+        raise UsageError(message) from error
+    if body_type is Any:
+        return Codec(encode=_guarded(encoder.encode, name), decode=decoder.decode)
+    if isinstance(body_type, type) and get_origin(body_type) is None and not _loose(body_type):
+        return Codec(_checked(encoder.encode, body_type, name), decode=decoder.decode)
+    return Codec(_proven(encoder.encode, decoder.decode, body_type, name), decode=decoder.decode)
+
+
+_PLAIN = (dict, list, str, int, float, bool, type(None))
+"""What a value of a class that msgspec does not know is decoded to (for ``object``, say)."""
+
+
+def _refuse_unknown(node: Any, seen: set[int]) -> None:
+    """Look for classes inside a type that no decoded value can ever be an instance of.
+
+    Raises:
+        TypeError: there is one. msgspec itself would say so only when a message comes.
+    """
+    unknown = isinstance(node, msgspec.inspect.CustomType)
+    if unknown and not any(issubclass(plain, node.cls) for plain in _PLAIN):
+        message = f"{node.cls.__qualname__} is no type of a body"
+        raise TypeError(message)
+    if isinstance(node, tuple):
+        for part in node:
+            _refuse_unknown(part, seen)
+    # Types may contain themselves.
+    elif isinstance(node, msgspec.inspect.Type | msgspec.inspect.Field) and id(node) not in seen:
+        seen.add(id(node))
+        for name in node.__struct_fields__:
+            _refuse_unknown(getattr(node, name), seen)
+
+
+def _as_is(body: bytes) -> bytes:
+    return body
+
+
+def _loose(body_type: type) -> bool:
+    """Tell whether isinstance says nothing, or not enough, about values of this type."""
+    return is_typeddict(body_type) or body_type in (int, float, dict, list, tuple, set)
+
+
+def _wrong(name: str, body: object, expected: object, reason: object = "") -> UsageError:
+    shown = expected.__name__ if isinstance(expected, type) else repr(expected)
+    detail = f" ({reason})" if reason else ""
+    message = f"queue {name!r} takes {shown}, not {type(body).__name__}{detail}"
+    return UsageError(message)
+
+
+def _guarded(encode: Callable[[Any], bytes], name: str) -> Callable[[Any], bytes]:
+    """Turn an encoder's complaint into a UsageError that names the queue."""
+
+    def guarded(body: Any) -> bytes:
+        try:
+            return encode(body)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise _wrong(name, body, "a JSON-like value", error) from error
+
+    return guarded
+
+
+def _checked(encode: Callable[[Any], bytes], body_type: type, name: str) -> Callable[[Any], bytes]:
+    """Check the class of a value; its fields are the business of its type checker."""
+
+    def checked(body: Any) -> bytes:
+        if not isinstance(body, body_type):
+            raise _wrong(name, body, body_type)
+        try:
+            return encode(body)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise _wrong(name, body, body_type, error) from error
+
+    return checked
+
+
+def _proven(
+    encode: Callable[[Any], bytes], decode: Callable[[bytes], Any], body_type: Any, name: str
+) -> Callable[[Any], bytes]:
+    """Check by decoding, for types that isinstance cannot check."""
+
+    def proven(body: Any) -> bytes:
+        try:
+            data = encode(body)
+            decode(data)
+        except NotDecodable as error:
+            raise _wrong(name, body, body_type, error) from error
+        return data
+
+    return proven
+
+
+def _pydantic(model: Any, name: str, codec: CodecName) -> Codec[Any]:
+    if codec == "json":
+
+        def encode(body: Any) -> bytes:
+            # By alias, since that is what validation takes.
+            return bytes(body.model_dump_json(by_alias=True), "utf-8")
+
+        return Codec(_checked(encode, model, name), decode=model.model_validate_json)
+    packer, unpacker = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder()
+
+    def pack(body: Any) -> bytes:
+        return packer.encode(body.model_dump(mode="json", by_alias=True))
+
+    def unpack(data: bytes) -> Any:
+        return model.model_validate(unpacker.decode(data))
+
+    return Codec(_checked(pack, model, name), decode=unpack)

@@ -1,0 +1,122 @@
+"""Declarations: what producers and workers import alike. Values without a connection."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypedDict, TypeVar, Unpack, overload
+
+from millstream.codec import Codec, CodecName, codec_for
+from millstream.errors import UsageError
+from millstream.policy import Duration, Retry, milliseconds
+
+__all__ = ["Queue", "check_name"]
+
+T = TypeVar("T")
+
+# Braces would change the hash tag, a slash separates partitions; both would move keys to another
+# slot of a cluster. Whitespace and control characters make names that nobody can type, and lone
+# surrogates have no bytes.
+_NAME = re.compile(r"[^\s{}/\x00-\x1f\x7f\ud800-\udfff]{1,200}")
+
+DEFAULT_MAX_BODY = 16 * 2**20
+
+
+def check_name(name: object, kind: str) -> str:
+    """Return the name when it can be part of a key.
+
+    Raises:
+        UsageError: it is empty, too long, or has whitespace, a brace or a slash in it.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        message = (
+            f"{kind} must be 1 to 200 characters without whitespace, braces and slashes, "
+            f"not {name!r}"
+        )
+        raise UsageError(message)
+    return name
+
+
+class QueueOptions(TypedDict, total=False):
+    """The keyword parameters of ``Queue``, for type checkers."""
+
+    retry: Retry | None
+    lease: Duration
+    codec: CodecName
+    max_body: int
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Queue(Generic[T]):
+    """A point-to-point queue: each message is handled by one consumer, at least once.
+
+    Args:
+        name: 1 to 200 characters; producers and workers in any language share it.
+        body_type: what a body is: a msgspec Struct, dataclass, TypedDict, attrs class, pydantic
+            model, plain type, or bytes. Default: any JSON value.
+        retry: attempts, backoff and crash limit. Default: 5 attempts, 1 s doubling, 3 crashes.
+        lease: seconds that a consumer owns a delivery before others may take it over. A worker
+            extends it while the handler runs. From 0.1; default 30.
+        codec: ``json`` (default) or ``msgpack``. All users of a queue must agree.
+        max_body: the largest body in bytes; a larger one is a UsageError at the sender.
+
+    Raises:
+        UsageError: a parameter does not make sense; it names the parameter.
+    """
+
+    name: str
+    body_type: Any
+    retry: Retry
+    lease_ms: int
+    max_body: int
+    codec: Codec[T] = field(repr=False, compare=False)
+
+    @overload
+    def __init__(self, name: str, body_type: type[T], **options: Unpack[QueueOptions]) -> None: ...
+
+    # Unions and other types that are no class, which type checkers cannot express yet.
+    @overload
+    def __init__(
+        self: Queue[Any], name: str, body_type: Any = ..., **options: Unpack[QueueOptions]
+    ) -> None: ...
+
+    def __init__(
+        self,
+        name: str,
+        body_type: Any = Any,
+        *,
+        retry: Retry | None = None,
+        lease: Duration = 30.0,
+        codec: CodecName = "json",
+        max_body: int = DEFAULT_MAX_BODY,
+    ) -> None:
+        check_name(name, "the queue's name")
+        if retry is not None and not isinstance(retry, Retry):
+            message = f"queue {name!r}: retry must be a Retry, not {retry!r}"
+            raise UsageError(message)
+        if not isinstance(max_body, int) or isinstance(max_body, bool) or max_body < 1:
+            message = f"queue {name!r}: max_body must be a number of bytes, not {max_body!r}"
+            raise UsageError(message)
+        # The dataclass is frozen, so its own constructor sets fields in this way, too.
+        put = object.__setattr__
+        put(self, "name", name)
+        put(self, "body_type", body_type)
+        put(self, "retry", retry or Retry())
+        put(self, "lease_ms", milliseconds(lease, f"queue {name!r}: lease", minimum=0.1))
+        put(self, "max_body", max_body)
+        put(self, "codec", codec_for(body_type, name, codec))
+
+    def encode(self, body: T) -> bytes:
+        """Turn a body into the bytes that are stored.
+
+        Raises:
+            UsageError: it has the wrong type or is too large.
+        """
+        data = self.codec.encode(body)
+        if len(data) > self.max_body:
+            message = (
+                f"queue {self.name!r}: the body has {len(data)} bytes, "
+                f"{self.max_body} are allowed (max_body)"
+            )
+            raise UsageError(message)
+        return data

@@ -1,0 +1,209 @@
+"""Runs operations on asyncio: tries again after a loss, and says what failed in our errors."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any, TypeVar
+
+from redis import exceptions
+
+from millstream.driver.aio_listener import AsyncListener
+from millstream.driver.aio_sender import AsyncSender
+from millstream.driver.aio_wire import AsyncWire
+from millstream.driver.blocking import BlockingDriver
+from millstream.driver.faults import DEMOTED, ERROR_REPLIES, Tries, code_of, refusal, translate
+from millstream.driver.packing import pack
+from millstream.driver.server_check import check_server, server_info
+from millstream.driver.target import Target, resolve
+from millstream.errors import BrokerError, NotConnected, TimedOut, UsageError
+from millstream.protocol.keys import QueueKeys
+from millstream.protocol.op import Command, Op, Pause, Plan
+from millstream.protocol.reading import BLOCK_MS
+
+__all__ = ["AsyncDriver"]
+
+T = TypeVar("T")
+
+
+class AsyncDriver:
+    """One server, seen from one event loop.
+
+    Args:
+        source: a URL, a redis-py client, or None (see ``resolve``).
+        connect_timeout: seconds in which the first connection must succeed.
+        timeout: seconds that an operation may take in all, reconnects included.
+    """
+
+    def __init__(self, source: object, *, connect_timeout: float, timeout: float) -> None:
+        self._source = source
+        self._connect_timeout = connect_timeout
+        self._timeout = timeout
+        self._target: Target | None = None
+        self._wire: AsyncWire | None = None
+        self._opening = asyncio.Lock()
+        self._closed = False
+        self._pid = os.getpid()
+
+    @property
+    def url(self) -> str:
+        """The server's address, its password hidden; empty before the first connection."""
+        return self._target.url if self._target is not None else ""
+
+    async def open(self) -> None:
+        """Connect and check the server, once.
+
+        Raises:
+            NotConnected: nobody answers; at once, without further tries.
+            UnsupportedServer: it is too old.
+            UsageError: the driver is closed, or its URL makes no sense.
+        """
+        async with self._opening:
+            self._check_open()
+            if self._wire is not None:
+                return
+            # Starting an embedded server takes a while, and must not stop the event loop.
+            target = await asyncio.to_thread(resolve, self._source)
+            wire = AsyncWire(target, connect_timeout=self._connect_timeout, timeout=self._timeout)
+            try:
+                await self._check(wire, target)
+            except BaseException:
+                await wire.close()
+                if target.embedded is not None:
+                    await asyncio.to_thread(target.embedded.close)
+                raise
+            self._target, self._wire = target, wire
+
+    def _check_open(self) -> None:
+        if self._closed:
+            message = "this client is closed"
+            raise UsageError(message)
+
+    async def _check(self, wire: AsyncWire, target: Target) -> None:
+        op = server_info()
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                replies = await wire.call(pack(op.commands), len(op.commands))
+        except _LOSSES as error:
+            raise translate(error, target.url) from error
+        if any(isinstance(reply, exceptions.NoPermissionError) for reply in replies):
+            return
+        for reply in replies:
+            if isinstance(reply, ERROR_REPLIES):
+                raise refusal(reply, target.url) from reply
+        check_server(op.decode(replies), target.url)
+
+    async def run(self, op: Op[T]) -> T:
+        """Run one operation.
+
+        It is sent again after a lost connection or a passing refusal, for as long as the timeout
+        allows, if it is repeatable.
+
+        Raises:
+            NotConnected, TimedOut: the server cannot be reached, or did not answer.
+            ServerRefused: the server answered with an error.
+        """
+        if self._wire is None or self._closed:
+            await self.open()
+        wire, url = self._wire, self.url
+        assert wire is not None  # noqa: S101 - open() raises or sets it
+        clock = asyncio.get_running_loop().time
+        if os.getpid() != self._pid:
+            # Two processes on one connection, with the same batch numbers, would lose messages.
+            message = "this client was made before a fork: make one in each process"
+            raise UsageError(message)
+        tries = Tries(clock() + self._timeout)
+        payload = pack(op.commands)
+        while True:
+            try:
+                replies = await wire.call(payload, len(op.commands))
+                error = await self._load_scripts(wire, op, replies)
+                if error is None:
+                    return op.decode(replies)
+                problem, cause = refusal(error, url), error
+            except _LOSSES as loss:
+                problem, cause = translate(loss, url), loss
+            again = op.repeatable and isinstance(problem, NotConnected | TimedOut)
+            if code_of(cause) in DEMOTED:
+                await wire.reset()
+            pause = tries.next_pause(clock()) if again else None
+            if pause is None or self._closed:
+                raise problem from cause
+            await asyncio.sleep(pause)
+
+    async def _load_scripts(
+        self, wire: AsyncWire, op: Op[Any], replies: list[Any]
+    ) -> Exception | None:
+        """Repeat commands whose script the server did not know; return the first other error."""
+        for index, reply in enumerate(replies):
+            script = op.commands[index].script
+            if isinstance(reply, exceptions.NoScriptError) and script is not None:
+                load = Command(("SCRIPT", "LOAD", script.source))
+                payload = pack([load, op.commands[index]])
+                replies[index] = (await wire.call(payload, 2))[1]
+            if isinstance(replies[index], ERROR_REPLIES):
+                error: Exception = replies[index]
+                return error
+        return None
+
+    async def drive(self, plan: Plan[T]) -> T:
+        """Run a plan's operations one after the other and return its result."""
+        answer: Any = None
+        problem: BrokerError | None = None
+        while True:
+            try:
+                # A plan may know what to do about a failure of the server.
+                step = plan.send(answer) if problem is None else plan.throw(problem)
+            except StopIteration as done:
+                result: T = done.value
+                return result
+            answer = problem = None
+            if isinstance(step, Pause):
+                await asyncio.sleep(step.seconds)
+                continue
+            try:
+                answer = await self.run(step)
+            except BrokerError as error:
+                problem = error
+
+    def lock(self) -> asyncio.Lock:
+        """Return a lock for tasks."""
+        return asyncio.Lock()
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait, as this driver's users do."""
+        await asyncio.sleep(seconds)
+
+    def sender(self, keys: QueueKeys) -> AsyncSender:
+        """Return what gathers the sends of many tasks into batches."""
+        return AsyncSender(self.run, keys)
+
+    async def listener(self) -> AsyncListener:
+        """Return a connection of its own for reads that sleep at the server."""
+        await self.open()
+        assert self._target is not None  # noqa: S101 - open() sets it
+        return AsyncListener(
+            self._target, connect_timeout=self._connect_timeout, longest=BLOCK_MS / 1000 + 5
+        )
+
+    def blocking(self, *, timeout: float) -> BlockingDriver:
+        """Return a blocking driver of the same server, for a thread, as patient as told."""
+        source = self._target if self._target is not None else self._source
+        return BlockingDriver(
+            source,
+            connect_timeout=min(self._connect_timeout, timeout),
+            timeout=min(self._timeout, timeout),
+        )
+
+    async def close(self) -> None:
+        """Disconnect. Safe to repeat."""
+        self._closed = True
+        wire, target = self._wire, self._target
+        if wire is not None:
+            await wire.close()
+        if target is not None and target.embedded is not None:
+            await asyncio.to_thread(target.embedded.close)
+
+
+_LOSSES = (exceptions.RedisError, OSError)
+"""redis-py's own errors, and the socket's (TimeoutError is an OSError)."""

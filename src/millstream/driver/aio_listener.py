@@ -1,0 +1,140 @@
+"""A connection for reads that sleep at the server, on asyncio.
+
+A read stays outstanding while its reader does other things, such as serving a message that is
+due: the server's own timers are only as fine as its cron (100 ms), ours are not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, TypeVar
+
+from redis import exceptions
+
+from millstream.driver.faults import ERROR_REPLIES, refusal, translate
+from millstream.driver.packing import pack
+from millstream.driver.target import Target
+from millstream.protocol.op import Command, Op
+
+__all__ = ["AsyncListener"]
+
+T = TypeVar("T")
+
+
+class AsyncListener:
+    """One sleeping read at a time, on a connection of its own.
+
+    Args:
+        target: the server.
+        connect_timeout: seconds to connect and log in.
+        longest: seconds after which a read without a reply means that the connection is dead.
+    """
+
+    def __init__(self, target: Target, *, connect_timeout: float, longest: float) -> None:
+        self._target = target
+        self._connect_timeout = connect_timeout
+        self._longest = longest
+        self._overdue = 0.0
+        self._connection: Any = None
+        self._reading: asyncio.Task[Any] | None = None
+        self.client_id = 0
+
+    @property
+    def listening(self) -> bool:
+        """Whether a read is outstanding."""
+        return self._reading is not None
+
+    @property
+    def done(self) -> bool:
+        """Whether the outstanding read has ended, so that its result can be taken."""
+        return self._reading is not None and self._reading.done()
+
+    async def listen(self, op: Op[Any]) -> asyncio.Task[Any]:
+        """Begin a read unless one is outstanding; the task is done when its reply is there.
+
+        Raises:
+            NotConnected, TimedOut: the server cannot be reached.
+        """
+        if self._reading is None:
+            try:
+                async with asyncio.timeout(self._connect_timeout):
+                    await self._begin(op)
+            except (exceptions.RedisError, OSError) as error:
+                await self.close()
+                raise translate(error, self._target.url) from error
+            except BaseException:
+                # Cancelled between a command and its reply, it would be out of step.
+                await self.close()
+                raise
+            self._reading = asyncio.create_task(
+                self._connection.read_response(disable_decoding=True, disconnect_on_error=False),
+                name="millstream-listener",
+            )
+        return self._reading
+
+    async def _begin(self, op: Op[Any]) -> None:
+        if self._connection is None:
+            self._connection = self._target.async_connection(self._connect_timeout)
+            await self._connection.connect()
+            payload = pack([Command(("CLIENT", "ID"))])
+            await self._connection.send_packed_command(payload, check_health=False)
+            self.client_id = await self._connection.read_response()
+        await self._connection.send_packed_command(pack(op.commands), check_health=False)
+        self._overdue = asyncio.get_running_loop().time() + self._longest
+
+    async def check(self) -> None:
+        """Give up a connection that has been silent for too long.
+
+        Raises:
+            TimedOut: it was.
+        """
+        silent = self._reading is not None and not self._reading.done()
+        if silent and asyncio.get_running_loop().time() >= self._overdue:
+            await self.close()
+            raise translate(TimeoutError("a sleeping read did not end"), self._target.url)
+
+    async def take(self, op: Op[T]) -> T:
+        """Return the result of the outstanding read, which must be done.
+
+        Raises:
+            NotConnected: the connection is lost.
+            ServerRefused: the server answered with an error.
+        """
+        reading, self._reading = self._reading, None
+        assert reading is not None  # noqa: S101 - listen() comes first
+        if reading.cancelled():
+            # With all tasks of this event loop; what it was to bring is not known.
+            await self.close()
+            raise translate(ConnectionError("the read was cancelled"), self._target.url)
+        try:
+            return op.decode([reading.result()])
+        except ERROR_REPLIES as error:
+            raise refusal(error, self._target.url) from error
+        except (exceptions.RedisError, OSError) as error:
+            await self.close()
+            raise translate(error, self._target.url) from error
+
+    async def poll(self, op: Op[T], timeout: float) -> T | None:  # noqa: ASYNC109 - it leaves the read outstanding, a cancellation would not
+        """Wait for a read's result; None if the time is over, and the read stays outstanding.
+
+        Raises:
+            NotConnected, TimedOut, ServerRefused: as for ``listen`` and ``take``.
+        """
+        reading = await self.listen(op)
+        # A timeout may be hours; a connection that is dead is to be noticed before.
+        patience = max(0.0, self._overdue - asyncio.get_running_loop().time())
+        done, _ = await asyncio.wait([reading], timeout=min(timeout, patience))
+        if done:
+            return await self.take(op)
+        await self.check()
+        return None
+
+    async def close(self) -> None:
+        """Disconnect, whatever is outstanding."""
+        reading, self._reading = self._reading, None
+        connection, self._connection = self._connection, None
+        if reading is not None:
+            reading.cancel()
+            await asyncio.wait([reading])
+        if connection is not None:
+            await connection.disconnect(nowait=True)

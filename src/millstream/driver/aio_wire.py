@@ -1,0 +1,149 @@
+"""One connection for asyncio, shared by all tasks: requests go out at once, replies come in order.
+
+Many calls are on the wire at a time, so concurrent operations need no pool of connections. A
+cancelled caller leaves its reply to be read and dropped; the connection stays in step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Any
+
+from redis import exceptions
+
+from millstream.driver.faults import ERROR_REPLIES
+from millstream.driver.target import Target
+
+__all__ = ["AsyncWire"]
+
+
+class AsyncWire:
+    """A connection that many tasks share.
+
+    Args:
+        target: the server.
+        connect_timeout: seconds to connect, log in and get the first answer.
+        timeout: seconds to wait for the replies of a call; then the connection is given up.
+    """
+
+    def __init__(self, target: Target, *, connect_timeout: float, timeout: float) -> None:
+        self._target = target
+        self._connect_timeout = connect_timeout
+        self._timeout = timeout
+        self._connection: Any = None
+        self._waiting: deque[tuple[asyncio.Future[list[Any]], int]] = deque()
+        self._reader: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._connecting = asyncio.Lock()
+        self._closed = False
+
+    async def connect(self) -> None:
+        """Connect unless connected.
+
+        Raises:
+            redis-py's errors, or TimeoutError.
+        """
+        async with self._connecting:
+            if self._closed:
+                message = "the client is closed"
+                raise exceptions.ConnectionError(message)
+            if self._connection is not None:
+                return
+            connection = self._target.async_connection(self._connect_timeout)
+            try:
+                async with asyncio.timeout(self._connect_timeout):
+                    await connection.connect()
+                if self._closed:
+                    message = "the client was closed meanwhile"
+                    raise exceptions.ConnectionError(message)  # noqa: TRY301 - as any other loss
+            except BaseException:
+                await connection.disconnect(nowait=True)
+                raise
+            self._connection = connection
+            self._reader = asyncio.create_task(self._read(connection), name="millstream-wire")
+
+    async def call(self, payload: bytes, replies: int) -> list[Any]:
+        """Send packed commands in one write and return their replies.
+
+        An error that the server answers stands in the place of its reply.
+
+        Raises:
+            redis-py's connection errors, or TimeoutError: the connection is given up.
+        """
+        if self._connection is None:
+            await self.connect()
+        future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((future, replies))
+        connection = self._connection
+        # redis-py's own method would disconnect everybody when one caller is cancelled. This
+        # takes all of the payload at once, so calls go out whole and in the order of entry.
+        writer: asyncio.StreamWriter = connection._writer  # noqa: SLF001
+        writer.write(payload)
+        try:
+            async with asyncio.timeout(self._timeout):
+                await writer.drain()
+                return await future
+        except TimeoutError:
+            self._drop(connection, TimeoutError("no reply"))
+            raise
+        except Exception as error:
+            self._drop(connection, error)
+            raise
+
+    async def _read(self, connection: Any) -> None:
+        """Hand replies to those who wait, in order. It always reads, so it sees a cut at once."""
+        received: list[Any] = []
+        try:
+            while True:
+                try:
+                    reply = await connection.read_response(
+                        disable_decoding=True, disconnect_on_error=False
+                    )
+                except ERROR_REPLIES as error:
+                    reply = error
+                received.append(reply)
+                if len(received) == self._waiting[0][1]:
+                    future, _ = self._waiting.popleft()
+                    if not future.done():
+                        future.set_result(received)
+                    received = []
+        except IndexError:
+            self._drop(connection, exceptions.ConnectionError("a reply that nobody asked for"))
+        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must know
+            self._drop(connection, error)
+        except asyncio.CancelledError:
+            # By _drop, or with all tasks of this event loop: nobody would read any more.
+            self._drop(connection, exceptions.ConnectionError("its reader was cancelled"))
+            raise
+
+    def _drop(self, connection: Any, error: BaseException) -> None:
+        """Give up a connection: whoever waits on it gets the error."""
+        if connection is not self._connection:
+            return
+        self._connection = None
+        # Whoever waits to write hears of it, too; closing would first write out what is buffered.
+        connection._writer.transport.abort()  # noqa: SLF001
+        waiting, self._waiting = self._waiting, deque()
+        for future, _ in waiting:
+            if not future.done():
+                future.set_exception(exceptions.ConnectionError(str(error) or repr(error)))
+                # The caller may be gone (timed out, cancelled); that is no news for the log.
+                future.exception()
+        if self._reader is not None and self._reader is not asyncio.current_task():
+            self._reader.cancel()
+        self._closing = asyncio.create_task(connection.disconnect(nowait=True))
+
+    async def reset(self) -> None:
+        """Give the connection up; the next call makes a new one. Calls that still wait fail."""
+        if self._connection is not None:
+            self._drop(self._connection, exceptions.ConnectionError("the server was demoted"))
+
+    async def close(self) -> None:
+        """Disconnect. Calls that still wait fail, and so do later ones."""
+        self._closed = True
+        connection = self._connection
+        if connection is not None:
+            self._drop(connection, exceptions.ConnectionError("the client is closed"))
+            tasks = [task for task in (self._reader, self._closing) if task is not None]
+            await asyncio.wait(tasks)

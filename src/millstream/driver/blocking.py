@@ -1,0 +1,296 @@
+"""Runs operations with blocking calls, from any number of threads. The twin of ``aio``."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import Any, TypeVar
+
+from redis import exceptions
+
+from millstream.driver.blocking_listener import BlockingListener
+from millstream.driver.blocking_sender import BlockingSender
+from millstream.driver.faults import DEMOTED, ERROR_REPLIES, Tries, code_of, refusal, translate
+from millstream.driver.packing import pack
+from millstream.driver.server_check import check_server, server_info
+from millstream.driver.target import Target, resolve
+from millstream.errors import BrokerError, NotConnected, TimedOut, UsageError
+from millstream.protocol.keys import QueueKeys
+from millstream.protocol.op import Command, Op, Pause, Plan
+from millstream.protocol.reading import BLOCK_MS
+
+__all__ = ["BlockingDriver"]
+
+T = TypeVar("T")
+
+
+class BlockingWire:
+    """One connection that threads use in turn.
+
+    Args:
+        target: the server.
+        connect_timeout: seconds to connect and log in.
+        timeout: seconds to wait for a reply.
+    """
+
+    def __init__(self, target: Target, *, connect_timeout: float, timeout: float) -> None:
+        self._connection = target.blocking_connection(connect_timeout, timeout)
+        self._timeout = timeout
+        self._lock = threading.Lock()
+        self._connected = self._closed = False
+
+    def call(self, payload: bytes, replies: int) -> list[Any]:
+        """Send packed commands in one write and return their replies.
+
+        An error that the server answers stands in the place of its reply.
+
+        Raises:
+            redis-py's connection errors, or TimeoutError; the connection is closed, and the next
+            call opens it.
+        """
+        # Those who wait for a server that hangs give up together, not one after the other.
+        if not self._lock.acquire(timeout=self._timeout):
+            message = "calls of other threads wait for it, too"
+            raise TimeoutError(message)
+        try:
+            self._connect()
+            self._connection.send_packed_command([payload], check_health=False)
+            return [self._reply() for _ in range(replies)]
+        except BaseException:
+            # Half a reply would make every later one belong to another call.
+            self._connected = False
+            self._connection.disconnect()
+            raise
+        finally:
+            self._lock.release()
+
+    def _connect(self) -> None:
+        if self._closed:
+            message = "the client is closed"
+            raise exceptions.ConnectionError(message)
+        if self._connected and self._is_stale():
+            self._connected = False
+            self._connection.disconnect()
+        if not self._connected:
+            self._connection.connect()
+            self._connected = True
+
+    def _is_stale(self) -> bool:
+        """Tell whether the server has closed the connection while nobody looked.
+
+        Found out by a call, it would cost one that is not repeatable.
+        """
+        try:
+            # Whatever there is to read before a call is no reply to it.
+            return bool(self._connection.can_read(0))
+        except (exceptions.RedisError, OSError):
+            return True
+
+    def _reply(self) -> Any:
+        try:
+            return self._connection.read_response(disable_decoding=True, disconnect_on_error=False)
+        except ERROR_REPLIES as error:
+            return error
+
+    def reset(self) -> None:
+        """Give the connection up; the next call makes a new one."""
+        with self._lock:
+            self._connected = False
+            self._connection.disconnect()
+
+    def close(self) -> None:
+        """Disconnect. Later calls fail."""
+        self._closed = True
+        # A signal handler that raises can leave the lock taken for ever; closing must not hang.
+        taken = self._lock.acquire(timeout=self._timeout)
+        try:
+            self._connected = False
+            self._connection.disconnect()
+        finally:
+            if taken:
+                self._lock.release()
+
+
+class BlockingDriver:
+    """One server, seen from threads.
+
+    Args:
+        source: a URL, a redis-py client, a Target, or None (see ``resolve``).
+        connect_timeout: seconds in which the first connection must succeed.
+        timeout: seconds that an operation may take in all, reconnects included.
+    """
+
+    def __init__(self, source: object, *, connect_timeout: float, timeout: float) -> None:
+        self._source = source
+        self._connect_timeout = connect_timeout
+        self._timeout = timeout
+        self._target: Target | None = None
+        self._wire: BlockingWire | None = None
+        self._opening = threading.Lock()
+        self._closed = False
+        self._pid = os.getpid()
+
+    @property
+    def url(self) -> str:
+        """The server's address, its password hidden; empty before the first connection."""
+        return self._target.url if self._target is not None else ""
+
+    def open(self) -> None:
+        """Connect and check the server, once.
+
+        Raises:
+            NotConnected: nobody answers; at once, without further tries.
+            UnsupportedServer: it is too old.
+            UsageError: the driver is closed, or its URL makes no sense.
+        """
+        with self._opening:
+            self._check_open()
+            if self._wire is not None:
+                return
+            owned = not isinstance(self._source, Target)
+            target = self._source if isinstance(self._source, Target) else resolve(self._source)
+            patience = self._connect_timeout
+            # Of its own, since a connection has one timeout, and operations may take longer.
+            first = BlockingWire(target, connect_timeout=patience, timeout=patience)
+            try:
+                self._check(first, target)
+            except BaseException:
+                if owned and target.embedded is not None:
+                    target.embedded.close()
+                raise
+            finally:
+                first.close()
+            self._wire = BlockingWire(target, connect_timeout=patience, timeout=self._timeout)
+            self._target, self._owned = target, owned
+
+    def _check_open(self) -> None:
+        if self._closed:
+            message = "this client is closed"
+            raise UsageError(message)
+
+    def _check(self, wire: BlockingWire, target: Target) -> None:
+        op = server_info()
+        try:
+            replies = wire.call(pack(op.commands), len(op.commands))
+        except _LOSSES as error:
+            raise translate(error, target.url) from error
+        if any(isinstance(reply, exceptions.NoPermissionError) for reply in replies):
+            return
+        for reply in replies:
+            if isinstance(reply, ERROR_REPLIES):
+                raise refusal(reply, target.url) from reply
+        check_server(op.decode(replies), target.url)
+
+    def run(self, op: Op[T]) -> T:
+        """Run one operation.
+
+        It is sent again after a lost connection or a passing refusal, for as long as the timeout
+        allows, if it is repeatable.
+
+        Raises:
+            NotConnected, TimedOut: the server cannot be reached, or did not answer.
+            ServerRefused: the server answered with an error.
+        """
+        if self._wire is None or self._closed:
+            self.open()
+        wire, url = self._wire, self.url
+        assert wire is not None  # noqa: S101 - open() raises or sets it
+        if os.getpid() != self._pid:
+            # Two processes on one connection, with the same batch numbers, would lose messages.
+            message = "this client was made before a fork: make one in each process"
+            raise UsageError(message)
+        tries = Tries(time.monotonic() + self._timeout)
+        payload = pack(op.commands)
+        while True:
+            try:
+                replies = wire.call(payload, len(op.commands))
+                error = self._load_scripts(wire, op, replies)
+                if error is None:
+                    return op.decode(replies)
+                problem, cause = refusal(error, url), error
+            except _LOSSES as loss:
+                problem, cause = translate(loss, url), loss
+            again = op.repeatable and isinstance(problem, NotConnected | TimedOut)
+            if code_of(cause) in DEMOTED:
+                wire.reset()
+            pause = tries.next_pause(time.monotonic()) if again else None
+            if pause is None or self._closed:
+                raise problem from cause
+            time.sleep(pause)
+
+    def _load_scripts(
+        self, wire: BlockingWire, op: Op[Any], replies: list[Any]
+    ) -> Exception | None:
+        """Repeat commands whose script the server did not know; return the first other error."""
+        for index, reply in enumerate(replies):
+            script = op.commands[index].script
+            if isinstance(reply, exceptions.NoScriptError) and script is not None:
+                load = Command(("SCRIPT", "LOAD", script.source))
+                replies[index] = wire.call(pack([load, op.commands[index]]), 2)[1]
+            if isinstance(replies[index], ERROR_REPLIES):
+                error: Exception = replies[index]
+                return error
+        return None
+
+    def drive(self, plan: Plan[T]) -> T:
+        """Run a plan's operations one after the other and return its result."""
+        answer: Any = None
+        problem: BrokerError | None = None
+        while True:
+            try:
+                # A plan may know what to do about a failure of the server.
+                step = plan.send(answer) if problem is None else plan.throw(problem)
+            except StopIteration as done:
+                result: T = done.value
+                return result
+            answer = problem = None
+            if isinstance(step, Pause):
+                time.sleep(step.seconds)
+                continue
+            try:
+                answer = self.run(step)
+            except BrokerError as error:
+                problem = error
+
+    def lock(self) -> threading.RLock:
+        """Return a lock for threads. A signal handler may close what its own thread uses."""
+        return threading.RLock()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait, as this driver's users do."""
+        time.sleep(seconds)
+
+    def sender(self, keys: QueueKeys) -> BlockingSender:
+        """Return what gathers the sends of many threads into batches."""
+        return BlockingSender(self.run, keys)
+
+    def listener(self) -> BlockingListener:
+        """Return a connection of its own for reads that sleep at the server."""
+        self.open()
+        assert self._target is not None  # noqa: S101 - open() sets it
+        return BlockingListener(
+            self._target, connect_timeout=self._connect_timeout, longest=BLOCK_MS / 1000 + 5
+        )
+
+    def blocking(self, *, timeout: float) -> BlockingDriver:
+        """Return a further driver of the same server, for another thread, as patient as told."""
+        source = self._target if self._target is not None else self._source
+        return BlockingDriver(
+            source,
+            connect_timeout=min(self._connect_timeout, timeout),
+            timeout=min(self._timeout, timeout),
+        )
+
+    def close(self) -> None:
+        """Disconnect. Safe to repeat."""
+        self._closed = True
+        wire, target = self._wire, self._target
+        if wire is not None:
+            wire.close()
+        if target is not None and target.embedded is not None and self._owned:
+            target.embedded.close()
+
+
+_LOSSES = (exceptions.RedisError, OSError)
+"""redis-py's own errors, and the socket's (TimeoutError is an OSError)."""

@@ -1,0 +1,136 @@
+"""What can go wrong at the server: redis-py's errors to ours, and when to try again."""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import dataclass, field
+
+from redis import exceptions
+
+from millstream.errors import BrokerError, NotConnected, ServerRefused, TimedOut
+
+__all__ = [
+    "CONNECTION_LOSS",
+    "ERROR_REPLIES",
+    "Tries",
+    "code_of",
+    "is_connection_loss",
+    "refusal",
+    "translate",
+]
+
+TRY_AGAIN = frozenset(
+    {
+        # A replica was promoted, is being promoted, or is loading; a script or slot is busy.
+        *("LOADING", "READONLY", "MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN"),
+        *("TRYAGAIN", "UNBLOCKED", "BUSY"),
+    }
+)
+"""Answers that pass by themselves."""
+
+DEMOTED = frozenset({"READONLY", "MASTERDOWN"})
+"""Answers of a server that is no master any more. Its address may lead to another one by now, so
+the connection is made anew."""
+
+_HINTS = {
+    "OOM": "it is out of memory: raise maxmemory, or let the workers catch up",
+    "NOPERM": "the user of this connection lacks a permission",
+    "NOAUTH": "it wants a password",
+    "WRONGPASS": "the user or password is wrong",
+    "WRONGTYPE": "another program uses a key of this name",
+}
+
+CONNECTION_LOSS = (exceptions.ConnectionError, exceptions.TimeoutError, OSError, TimeoutError)
+"""What redis-py and Python raise when a connection ends or does not answer."""
+
+ERROR_REPLIES = (
+    exceptions.ResponseError,
+    exceptions.AuthenticationError,
+    exceptions.AuthorizationError,
+    exceptions.BusyLoadingError,
+)
+"""Answers of the server that redis-py raises. The last three count as lost connections there, but
+the connection is fine."""
+
+_CODES = (
+    (exceptions.MovedError, "MOVED"),
+    (exceptions.AskError, "ASK"),
+    (exceptions.AuthenticationError, "WRONGPASS"),
+    (exceptions.BusyLoadingError, "LOADING"),
+    (exceptions.ClusterCrossSlotError, "CROSSSLOT"),
+    (exceptions.MasterDownError, "MASTERDOWN"),
+    (exceptions.ClusterDownError, "CLUSTERDOWN"),
+    (exceptions.NoPermissionError, "NOPERM"),
+    (exceptions.NoScriptError, "NOSCRIPT"),
+    (exceptions.OutOfMemoryError, "OOM"),
+    (exceptions.ReadOnlyError, "READONLY"),
+    (exceptions.TryAgainError, "TRYAGAIN"),
+)
+"""redis-py cuts these codes off; only its newer versions keep them as ``status_code``. Derived
+classes stand before their bases."""
+
+_IN_SCRIPT = re.compile(r"@user_script: ?\d+: -?([A-Z]{3,}) ")
+"""How Redis 6.2 reports a command's error in a script: behind an ``ERR`` and the position."""
+
+
+def code_of(error: BaseException) -> str:
+    """Return the first word of a server's error; that of the command, if a script ran it."""
+    text = str(error)
+    code = getattr(error, "status_code", None)
+    if not code:
+        if text.startswith("Authentication required"):
+            return "NOAUTH"
+        code = next((code for kind, code in _CODES if isinstance(error, kind)), None)
+    if code in (None, "ERR") and (inner := _IN_SCRIPT.search(text)):
+        return inner[1]
+    first = text.partition(" ")[0]
+    # A text that begins in small letters has lost an ERR.
+    return str(code) if code else first if first.isupper() else "ERR"
+
+
+def is_connection_loss(error: BaseException) -> bool:
+    """Tell whether the connection is at fault, rather than the command or the password."""
+    return isinstance(error, CONNECTION_LOSS) and not isinstance(error, ERROR_REPLIES)
+
+
+def translate(error: BaseException, url: str) -> BrokerError:
+    """Turn an error of redis-py into ours, naming the server."""
+    if isinstance(error, exceptions.TimeoutError | TimeoutError):
+        text = str(error) or "no reply"
+        return TimedOut(f"{url} did not answer in time ({text})", url=url)
+    if is_connection_loss(error):
+        return NotConnected(f"cannot reach {url}: {error}", url=url)
+    return refusal(error, url)
+
+
+def refusal(error: BaseException, url: str) -> BrokerError:
+    """Turn the server's error into ours, with what it means."""
+    code = code_of(error)
+    if code in TRY_AGAIN:
+        return NotConnected(f"{url} cannot serve at the moment: {code} {error}", url=url)
+    hint = f" ({_HINTS[code]})" if code in _HINTS else ""
+    text = str(error) if str(error).startswith(code) else f"{code} {error}"
+    return ServerRefused(f"{url} refused: {text}{hint}", code=code)
+
+
+@dataclass(slots=True)
+class Tries:
+    """When to try again after a loss: soon, then less often, until the time is over.
+
+    Args:
+        deadline: on the caller's clock, in seconds.
+        pause: seconds before the next try; it doubles up to a second, with jitter, so that
+            clients of a restarted server do not all come at once.
+    """
+
+    deadline: float
+    pause: float = field(default=0.02)
+
+    def next_pause(self, now: float) -> float | None:
+        """Return how long to wait before the next try; None: give up."""
+        pause = self.pause * (0.5 + random.random())  # noqa: S311 - spreads load, no secret
+        self.pause = min(self.pause * 2, 1.0)
+        remaining = self.deadline - now
+        # The last try is at the deadline: a short timeout would be cut by half otherwise.
+        return min(pause, remaining) if remaining > 0 else None

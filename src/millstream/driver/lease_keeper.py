@@ -1,0 +1,165 @@
+"""Keeps leases alive from a thread of its own, with a connection of its own.
+
+A handler that blocks the event loop, or holds it for long, must not cost a lease: this thread
+goes on as long as the process lives. One thread serves all consumers of a client.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from millstream.driver.blocking import BlockingDriver
+from millstream.errors import BrokerError
+from millstream.protocol.consume import extend
+from millstream.protocol.keys import QueueKeys
+
+__all__ = ["Held", "LeaseKeeper"]
+
+logger = logging.getLogger("millstream.lease")
+
+EXTENSIONS_PER_LEASE = 3
+"""An extension may fail twice before a lease is in danger."""
+
+CALL_TIMEOUT = 3.0
+"""Seconds after which an extension is given up and tried again: other leases wait behind it."""
+
+TOKENS_A_CALL = 500
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """The deliveries of one consumer, as the keeper sees them.
+
+    Attributes:
+        keys: of the queue.
+        consumer: who holds them.
+        lease_ms: of the queue.
+        until: token -> time on the monotonic clock up to which its lease is kept
+            (``math.inf``: until it is taken out). Its owner adds and removes tokens at any time;
+            the keeper removes those whose time is over.
+        on_lost: called in the keeper's thread with tokens that are lost.
+        leaving: whether the keeper is to drop it once nothing is left to extend.
+    """
+
+    keys: QueueKeys
+    consumer: str
+    lease_ms: int
+    until: dict[bytes, float]
+    on_lost: Callable[[list[bytes]], None]
+    next_at: float = field(default=0.0)
+    leaving: bool = field(default=False)
+
+    def keep_for(self, token: bytes, lease_ms: int) -> None:
+        """Note that a lease that begins now is to last so long, be it longer or shorter."""
+        # One period more: the last extension may come that much before this time.
+        rest = (lease_ms - self.lease_ms) / 1000 + _period(self)
+        if lease_ms > self.lease_ms:
+            self.until[token] = time.monotonic() + rest
+        else:
+            self.until.pop(token, None)
+
+
+class LeaseKeeper:
+    """The thread that extends leases.
+
+    Args:
+        driver: a blocking driver that nobody else uses.
+    """
+
+    def __init__(self, driver: BlockingDriver) -> None:
+        self._driver = driver
+        self._held: list[Held] = []
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+
+    def keep(self, held: Held) -> None:
+        """Extend what is in ``held.until`` from now on."""
+        with self._changed:
+            held.leaving = False
+            held.next_at = time.monotonic() + _period(held)
+            if held not in self._held:
+                self._held.append(held)
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._work, name="millstream-leases", daemon=True
+                )
+                self._thread.start()
+            self._changed.notify()
+
+    def drop(self, held: Held, *, when_empty: bool = False) -> None:
+        """Stop extending: at once, or when nothing is left to extend."""
+        with self._changed:
+            held.leaving = True
+            if held in self._held and not (when_empty and held.until):
+                self._held.remove(held)
+
+    def close(self) -> None:
+        """End the thread. Leases run out from now on."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        # First, since it may be trying to reach a server that is away.
+        self._driver.close()
+        # A signal handler that raises may have come before its start.
+        if self._thread is not None and self._thread.ident is not None:
+            self._thread.join()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                if self._stopping:
+                    return
+                now = time.monotonic()
+                due = [held for held in self._held if held.next_at <= now]
+                if not due:
+                    nearest = min((held.next_at for held in self._held), default=None)
+                    self._changed.wait(None if nearest is None else nearest - now)
+                    continue
+            for held in due:
+                held.next_at = time.monotonic() + self._try_to_extend(held)
+                if held.leaving:
+                    self.drop(held, when_empty=True)
+
+    def _try_to_extend(self, held: Held) -> float:
+        """Extend, and outlive whatever goes wrong: the others' leases hang on this thread."""
+        try:
+            return self._extend(held)
+        except Exception:
+            if not self._stopping:
+                logger.exception("queue %r: could not extend leases", held.keys.name)
+            return min(1.0, _period(held))
+
+    def _extend(self, held: Held) -> float:
+        """Extend one consumer's leases; return the seconds until they are due again."""
+        now = time.monotonic()
+        tokens = []
+        # copy() is atomic under the interpreter's lock; iterating while the owner writes is not.
+        for token, until in held.until.copy().items():
+            if until > now:
+                tokens.append(token)
+            else:
+                held.until.pop(token, None)
+        lost: list[bytes] = []
+        try:
+            for start in range(0, len(tokens), TOKENS_A_CALL):
+                some = tokens[start : start + TOKENS_A_CALL]
+                lost += self._driver.run(extend(held.keys, held.consumer, some))
+        except BrokerError as error:
+            if self._stopping:
+                return 0.0
+            logger.warning("queue %r: could not extend leases: %s", held.keys.name, error)
+            return min(1.0, _period(held))
+        # What its owner has settled meanwhile is not lost, it is done.
+        lost = [token for token in lost if token in held.until]
+        if lost:
+            held.on_lost(lost)
+        return _period(held)
+
+
+def _period(held: Held) -> float:
+    return held.lease_ms / 1000 / EXTENSIONS_PER_LEASE

@@ -1,0 +1,59 @@
+"""What a server must be able to do, checked once when a client connects."""
+
+from __future__ import annotations
+
+import logging
+
+from millstream.errors import UnsupportedServer
+from millstream.protocol.op import Command, Op
+
+__all__ = ["check_server", "server_info"]
+
+logger = logging.getLogger("millstream.driver")
+
+OLDEST = (6, 2)
+STREAM_CRASHES = {"8.2.0", "8.2.1"}
+"""Redis versions that a stream command can crash (CVE-2025-62507)."""
+
+
+def server_info() -> Op[dict[str, str]]:
+    """Ask for what ``check_server`` looks at."""
+    sections = ("server", "memory")
+    return Op(tuple(Command(("INFO", section)) for section in sections), decode=_parse)
+
+
+def _parse(replies: list[bytes]) -> dict[str, str]:
+    text = b"\r\n".join(replies).decode("utf-8", "replace")
+    lines = (line.partition(":") for line in text.splitlines())
+    return {name: value for name, separator, value in lines if separator}
+
+
+def check_server(info: dict[str, str], url: str) -> None:
+    """Refuse a server that is too old, and warn of what can lose messages.
+
+    Raises:
+        UnsupportedServer: it is older than Redis 6.2.
+    """
+    version = info.get("redis_version", "")
+    valkey = info.get("valkey_version")
+    if _numbers(version) < OLDEST:
+        message = f"{url} runs Redis {version or '?'}; Millstream needs Redis 6.2 or Valkey 7.2"
+        raise UnsupportedServer(message, version=version)
+    if valkey is None and version in STREAM_CRASHES:
+        logger.warning(
+            "%s runs Redis %s, which stream commands can crash (CVE-2025-62507): use 8.2.3 or later",
+            url,
+            version,
+        )
+    policy = info.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        logger.warning(
+            "%s may evict keys (maxmemory-policy %s), which loses messages: "
+            "CONFIG SET maxmemory-policy noeviction",
+            url,
+            policy,
+        )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())

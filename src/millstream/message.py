@@ -1,0 +1,143 @@
+"""What is sent and what comes back: frozen values without behaviour."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+__all__ = ["ConsumerStats", "DeadLetter", "Message", "QueueStats", "Receipt", "time_of"]
+
+
+_LAST_MS = 253_402_300_799_000
+"""The end of the year 9999, where datetime ends."""
+
+
+def time_of(message_id: str) -> datetime:
+    """Return when a message was accepted: its id begins with the server's milliseconds.
+
+    A foreign producer may have given an id that is no time; far ones are cut to the year 9999.
+    """
+    return datetime.fromtimestamp(min(int(message_id.partition("-")[0]), _LAST_MS) / 1000, UTC)
+
+
+class Receipt(msgspec.Struct, frozen=True, gc=False):
+    """What a send returns once the server has the message.
+
+    Attributes:
+        id: of the message; it stays the same through retries, dead letters and redrive.
+        duplicate: whether an earlier message stands for this one, and nothing was stored.
+        durability: how far the message is known to have got: ``memory`` means the server has it,
+            and its persistence settings decide what a crash of the server costs.
+    """
+
+    id: str
+    duplicate: bool = False
+    durability: str = "memory"
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """A message as ``peek`` shows it.
+
+    Attributes:
+        id: of the message.
+        body: the decoded body, or the raw bytes if they do not fit the type of the queue.
+        headers: the metadata that the sender gave.
+        attempts: how often a handler has failed with it.
+        crashes: how many of its deliveries were lost to dead consumers.
+        due: when it becomes ready, for a delayed message.
+    """
+
+    id: str
+    body: Any
+    headers: Mapping[str, str]
+    attempts: int = 0
+    crashes: int = 0
+    due: datetime | None = None
+
+    @property
+    def sent_at(self) -> datetime:
+        """When the server accepted the message."""
+        return time_of(self.id)
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """A message that will not be delivered again unless it is redriven.
+
+    Attributes:
+        id: of the message.
+        body: the decoded body, or the raw bytes if they do not fit the type of the queue.
+        headers: the metadata that the sender gave.
+        reason: ``attempts`` (the handler failed too often), ``crashed`` (its consumers died),
+            ``undecodable``, ``malformed``, or what the handler said when it rejected it.
+        error: the last error as one line, or None.
+        traceback: the last lines of its traceback, or None.
+        attempts: how often a handler failed with it.
+        crashes: how many of its deliveries were lost to dead consumers.
+        died_at: when it came here.
+        cursor: where the next page of a listing starts (``after=``).
+    """
+
+    id: str
+    body: Any
+    headers: Mapping[str, str]
+    reason: str
+    error: str | None
+    traceback: str | None
+    attempts: int
+    crashes: int
+    died_at: datetime
+    cursor: str
+
+    @property
+    def sent_at(self) -> datetime:
+        """When the server accepted the message."""
+        return time_of(self.id)
+
+
+class ConsumerStats(msgspec.Struct, frozen=True, kw_only=True):
+    """One consumer of a queue.
+
+    Attributes:
+        name: ``host:pid:random``.
+        in_flight: deliveries that it owns.
+        idle: seconds since it last asked for messages.
+    """
+
+    name: str
+    in_flight: int
+    idle: float
+
+
+class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
+    """A queue at one moment. Every unhandled message is in exactly one of the first four.
+
+    Attributes:
+        name: of the queue.
+        ready: messages that wait for a consumer.
+        delayed: messages that wait for their time, retries included.
+        in_flight: messages that a consumer owns.
+        dead: messages in the dead letters.
+        oldest_ready: age in seconds of the message that has been ready longest; None if none is.
+        sent: accepted by the queue so far (foreign XADDs are not counted).
+        acked: handled so far.
+        retried: sent back after a failure so far.
+        died: moved to the dead letters so far.
+        crashed: deliveries lost to dead consumers so far.
+        consumers: who reads from the queue.
+    """
+
+    name: str
+    ready: int
+    delayed: int
+    in_flight: int
+    dead: int
+    oldest_ready: float | None
+    sent: int
+    acked: int
+    retried: int
+    died: int
+    crashed: int
+    consumers: tuple[ConsumerStats, ...]

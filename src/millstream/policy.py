@@ -1,0 +1,116 @@
+"""Policies: frozen values and their arithmetic, without a clock.
+
+Durations are seconds (a number or a ``timedelta``) where a user writes them, and whole
+milliseconds everywhere inside; ``milliseconds`` is the only place where one becomes the other.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from millstream.errors import UsageError
+
+__all__ = ["Backoff", "Duration", "Retry", "milliseconds"]
+
+Duration = float | timedelta
+"""Seconds as a number, or a timedelta."""
+
+LONGEST = 100 * 365 * 86_400
+"""A duration above a hundred years is a mistake in units, and would overflow a score."""
+
+
+def milliseconds(duration: Duration, name: str, *, minimum: float = 0) -> int:
+    """Turn a duration into whole milliseconds.
+
+    Args:
+        duration: seconds, or a timedelta.
+        name: the parameter's name, for the error.
+        minimum: the smallest allowed number of seconds.
+
+    Raises:
+        UsageError: it is not a duration, is not finite, or is out of bounds.
+    """
+    seconds = duration.total_seconds() if isinstance(duration, timedelta) else duration
+    if not _is_number(seconds):
+        message = f"{name} must be seconds or a timedelta, not {duration!r}"
+        raise UsageError(message)
+    if not minimum <= seconds <= LONGEST:  # not for NaN, either
+        message = f"{name} must be between {minimum:g} and {LONGEST} seconds, not {seconds!r}"
+        raise UsageError(message)
+    return round(seconds * 1000)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backoff:
+    """How long a failed message waits before it is tried again.
+
+    The wait after failure number n is ``first * factor ** (n - 1)``, at most ``max``, and is
+    spread by ``jitter`` so that messages that failed together do not come back together.
+
+    Args:
+        first: seconds to wait after the first failure.
+        factor: by how much each further wait grows; 1 keeps it constant.
+        max: the longest wait in seconds.
+        jitter: the spread as a share of the wait: 0.1 means 10 % more or less.
+    """
+
+    first: Duration = 1.0
+    factor: float = 2.0
+    max: Duration = 600.0
+    jitter: float = 0.1
+
+    def __post_init__(self) -> None:
+        milliseconds(self.first, "Backoff.first")
+        milliseconds(self.max, "Backoff.max")
+        if not (_is_number(self.factor) and 1 <= self.factor < math.inf):
+            message = f"Backoff.factor must be 1 or more, not {self.factor!r}"
+            raise UsageError(message)
+        if not (_is_number(self.jitter) and 0 <= self.jitter <= 1):
+            message = f"Backoff.jitter must be between 0 and 1, not {self.jitter!r}"
+            raise UsageError(message)
+
+    def delay(self, failures: int, luck: float) -> int:
+        """Return the wait in milliseconds.
+
+        Args:
+            failures: how often the message has failed, 1 or more.
+            luck: a random number from 0 to 1; it places the wait within the jitter.
+        """
+        first = milliseconds(self.first, "Backoff.first")
+        longest = milliseconds(self.max, "Backoff.max")
+        # A power that overflows is far above any maximum.
+        exponent = min(failures - 1, 1000 / math.log2(self.factor)) if self.factor > 1 else 0
+        wait: float = min(first * self.factor**exponent, longest)
+        return round(wait * (1 + self.jitter * (2 * luck - 1)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """How often a message is tried before it goes to the dead letters.
+
+    Failures and crashes are counted apart: a handler that raises is one thing, a message whose
+    consumer dies again and again another.
+
+    Args:
+        max_attempts: how often a handler may fail with the message; 1 means no retry.
+        backoff: how long to wait between attempts.
+        max_crashes: how many deliveries may be lost to dead consumers. One more, and the message
+            goes to the dead letters with the reason ``crashed``.
+    """
+
+    max_attempts: int = 5
+    backoff: Backoff = field(default_factory=Backoff)
+    max_crashes: int = 3
+
+    def __post_init__(self) -> None:
+        for name, smallest in (("max_attempts", 1), ("max_crashes", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < smallest:
+                message = f"Retry.{name} must be a whole number from {smallest}, not {value!r}"
+                raise UsageError(message)

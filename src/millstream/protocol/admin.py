@@ -1,0 +1,155 @@
+"""What operators ask: counts, listings, redrive and purge. Never used on the way of a message."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from millstream.message import ConsumerStats, QueueStats
+from millstream.protocol.envelope import Envelope, entries_of
+from millstream.protocol.keys import GROUP, QueueKeys
+from millstream.protocol.op import Command, Op, Pause, Plan, load_script
+
+__all__ = ["dead", "peek_delayed", "peek_ready", "purge", "purge_dead", "redrive", "stats"]
+
+_STATS = load_script("stats")
+_PEEK = load_script("peek")
+_PEEK_DELAYED = load_script("peek_delayed")
+_REDRIVE = load_script("redrive")
+_PURGE = load_script("purge")
+
+ENTRIES_A_CALL = 500
+
+
+def stats(keys: QueueKeys) -> Op[QueueStats]:
+    """Count a queue's messages by state, at one moment."""
+    command = _STATS.call([*keys.lanes, keys.dead, keys.counters, keys.due], [GROUP])
+
+    def decode(replies: list[Any]) -> QueueStats:
+        ready, in_flight, delayed, dead, oldest, now, counters, consumers = replies[0]
+        totals = {name: int(n) for name, n in zip(counters[::2], counters[1::2], strict=True)}
+        age = max(0, now - int(oldest.partition(b"-")[0])) / 1000 if oldest else None
+        return QueueStats(
+            name=keys.name,
+            ready=ready,
+            delayed=delayed,
+            in_flight=in_flight,
+            dead=dead,
+            oldest_ready=age,
+            sent=totals.get(b"sent", 0),
+            acked=totals.get(b"acked", 0),
+            retried=totals.get(b"retried", 0),
+            died=totals.get(b"died", 0),
+            crashed=totals.get(b"crashed", 0),
+            consumers=_consumers(consumers),
+        )
+
+    return Op((command,), decode)
+
+
+def _consumers(rows: Sequence[tuple[bytes, int, int]]) -> tuple[ConsumerStats, ...]:
+    """Merge what the lanes say of each consumer."""
+    merged: dict[bytes, tuple[int, int]] = {}
+    for name, in_flight, idle in rows:
+        before, shortest = merged.get(name, (0, idle))
+        merged[name] = (before + in_flight, min(shortest, idle))
+    return tuple(
+        ConsumerStats(name=name.decode("utf-8", "replace"), in_flight=in_flight, idle=idle / 1000)
+        for name, (in_flight, idle) in sorted(merged.items())
+    )
+
+
+def peek_ready(keys: QueueKeys, limit: int) -> Op[list[Envelope]]:
+    """Return the next messages without delivering them."""
+    command = _PEEK.call([keys.front, keys.suspect, keys.ready], [GROUP, limit])
+    return Op((command,), decode=_entries)
+
+
+def peek_delayed(keys: QueueKeys, limit: int) -> Op[list[tuple[Envelope, int]]]:
+    """Return delayed messages with their due times in ms, the next one first."""
+    command = _PEEK_DELAYED.call([keys.due, keys.delayed], [limit])
+
+    def decode(replies: list[Any]) -> list[tuple[Envelope, int]]:
+        return [(Envelope(message, fields), due) for message, fields, due in replies[0]]
+
+    return Op((command,), decode)
+
+
+def dead(keys: QueueKeys, after: str | None, limit: int) -> Op[list[Envelope]]:
+    """Return a page of dead letters, the oldest first; the tokens are the cursors."""
+    start = f"({after}" if after else "-"
+    command = Command(("XRANGE", keys.dead, start, "+", "COUNT", limit))
+    return Op((command,), decode=_entries)
+
+
+def redrive(
+    keys: QueueKeys,
+    *,
+    ids: Sequence[str] | None,
+    reason: str | None,
+    rate: float | None,
+) -> Plan[int]:
+    """Send dead letters back to the queue; the result is how many.
+
+    Args:
+        keys: of the queue.
+        ids: of messages; None: all.
+        reason: only those with this reason; ``*`` stands for any text.
+        rate: most messages a second; None: as fast as the server can.
+
+    What dies again meanwhile is not redriven a second time.
+    """
+    last = yield Op((Command(("XREVRANGE", keys.dead, "+", "-", "COUNT", 1)),), decode=_first)
+    if not last:
+        return 0
+    # A tenth of a second's worth a step, so that a low rate does not come in bursts.
+    most = ENTRIES_A_CALL if rate is None else max(1, min(ENTRIES_A_CALL, round(rate / 10)))
+    start: bytes | str = "-"
+    total = 0
+    while start:
+        command = _REDRIVE.call(
+            [keys.dead, keys.ready, keys.counters],
+            [start, last[0][0], ENTRIES_A_CALL, most, lua_pattern(reason), *(ids or ())],
+        )
+        start, moved = yield Op((command,), decode=_first)
+        total += moved
+        if start and moved and rate is not None:
+            yield Pause(moved / rate)
+    return total
+
+
+def purge(keys: QueueKeys) -> Plan[int]:
+    """Delete what is ready or delayed; the result is how many messages."""
+    total = 0
+    lanes_and_delayed = [*keys.lanes, keys.due, keys.delayed, keys.counters]
+    while True:
+        command = _PURGE.call(lanes_and_delayed, [GROUP, ENTRIES_A_CALL])
+        deleted: int = yield Op((command,), decode=_first)
+        total += deleted
+        if deleted < ENTRIES_A_CALL:
+            return total
+
+
+def purge_dead(keys: QueueKeys) -> Plan[int]:
+    """Delete all dead letters; the result is how many."""
+    trim = Command(("XTRIM", keys.dead, "MAXLEN", 0))
+    deleted: int = yield Op((trim,), decode=_first)
+    return deleted
+
+
+def lua_pattern(glob: str | None) -> str:
+    """Translate a reason with ``*`` in it to an anchored Lua pattern; None becomes ''."""
+    if glob is None:
+        return ""
+    escaped = (re.sub(r"([^\w\s])", r"%\1", part, flags=re.ASCII) for part in glob.split("*"))
+    # Lua 5.1 ends a pattern at a zero byte; %z stands for one.
+    return f"^{'.*'.join(escaped)}$".replace("%\0", "%z")
+
+
+def _first(replies: list[Any]) -> Any:
+    return replies[0]
+
+
+def _entries(replies: list[Any]) -> list[Envelope]:
+    return entries_of(replies[0])

@@ -1,0 +1,277 @@
+"""Consuming: settle what is done, promote what is due and read the next batch in one round trip.
+
+The settling is a script; the reading is a plain XREADGROUP behind it in the same write, since a
+batch that a script returns costs a third of the throughput (docs/adr/0002).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from millstream.errors import NotConnected, ServerRefused, TimedOut
+from millstream.protocol.envelope import Envelope, entries_of
+from millstream.protocol.keys import GROUP, LANES, QueueKeys
+from millstream.protocol.op import Argument, Command, Op, Plan, load_script
+from millstream.protocol.settlement import Settlement
+
+__all__ = [
+    "Fetched",
+    "extend",
+    "fetch",
+    "own_pending",
+    "owns",
+    "register",
+    "settle",
+    "unblock",
+    "wait",
+]
+
+_REGISTER = load_script("register")
+_SETTLE = load_script("settle")
+
+PROMOTED_AT_ONCE = 200
+"""Bounds the time that one call keeps the server busy: about a millisecond."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetched:
+    """What a fetch or a wait brings.
+
+    Attributes:
+        envelopes: messages that this consumer owns from now on.
+        lost: tokens whose settlement was refused: another consumer owns the message by now.
+        kept: token -> why it could not be settled now (the server is out of memory). This
+            consumer still owns it and has to settle it again.
+        next_due_ms: time to the next due message; None: none waits.
+        front: unread messages in the lane that is read first.
+        suspect: unread messages in the lane that is read one at a time.
+        woken: ids of wake entries, to be settled with the next fetch.
+    """
+
+    envelopes: list[Envelope]
+    lost: Sequence[bytes] = ()
+    kept: Mapping[bytes, str] = field(default_factory=dict)
+    next_due_ms: int | None = None
+    front: int = 0
+    suspect: int = 0
+    woken: Sequence[bytes] = ()
+
+
+def register(keys: QueueKeys, consumer: str, lease_ms: int) -> Op[None]:
+    """Create what a consumer needs, and make its lease known. Safe to repeat.
+
+    The groups start at the first entry: what was sent before the first consumer came is
+    delivered, too.
+    """
+    command = _REGISTER.call([*keys.lanes, keys.wake, keys.consumers], [GROUP, consumer, lease_ms])
+    return Op((command,), decode=_nothing)
+
+
+def fetch(
+    keys: QueueKeys,
+    consumer: str,
+    settlements: Sequence[Settlement] = (),
+    reads: Iterable[tuple[str, int]] = (),
+    *,
+    acks: Sequence[bytes] = (),
+    wake: bool = False,
+    now_ms: int | None = None,
+) -> Op[Fetched]:
+    """Settle, promote and read, in one round trip.
+
+    Args:
+        keys: of the queue.
+        consumer: who owns the deliveries.
+        settlements: ends of deliveries, other than plain acks of the ready lane.
+        reads: prefixes of lanes, each with how many messages to read from it.
+        acks: tokens of the ready lane to acknowledge: the fast path.
+        wake: whether to wake a sleeping reader for a retry that is due before anything else;
+            a caller that reads again by itself need not.
+        now_ms: the time, for tests; None: the server's clock.
+
+    Guarantee: a delivery that this consumer does not own any more is not settled, but reported
+    as lost. It is not repeatable: a lost reply may have brought messages (see ``own_pending``).
+    """
+    arguments: list[Argument] = [
+        GROUP,
+        consumer,
+        "" if now_ms is None else now_ms,
+        PROMOTED_AT_ONCE,
+        int(wake),
+        len(acks),
+        *acks,
+    ]
+    for end in settlements:
+        arguments += [end.verb, end.token, end.delay_ms, int(end.failed), end.note]
+    script_keys = [*keys.lanes, keys.dead, keys.counters, keys.due, keys.delayed, keys.wake]
+    commands = [_SETTLE.call(script_keys, arguments)]
+    prefixes = []
+    for prefix, count in reads:
+        prefixes.append(prefix.encode())
+        read = ("XREADGROUP", "GROUP", GROUP, consumer, "COUNT", count, "STREAMS")
+        commands.append(Command((*read, keys.lane(prefix), ">")))
+
+    def decode(replies: list[Any]) -> Fetched:
+        return _fetched(prefixes, replies)
+
+    return Op(tuple(commands), decode, repeatable=False)
+
+
+def _fetched(prefixes: Sequence[bytes], replies: list[Any]) -> Fetched:
+    """Read what settle.lua and the reads behind it answered."""
+    lost, kept, due, front, suspect = replies[0]
+    envelopes: list[Envelope] = []
+    for prefix, reply in zip(prefixes, replies[1:], strict=True):
+        if reply:
+            envelopes += entries_of(reply[0][1], prefix)
+    return Fetched(
+        envelopes=envelopes,
+        lost=lost,
+        kept={token: problem.decode("utf-8", "replace") for token, problem in kept},
+        next_due_ms=None if due < 0 else due,
+        front=front,
+        suspect=suspect,
+    )
+
+
+def wait(keys: QueueKeys, consumer: str, block_ms: int, *, suspects: bool) -> Op[Fetched]:
+    """Sleep at the server until a message comes, and bring one.
+
+    Args:
+        keys: of the queue.
+        consumer: who sleeps.
+        block_ms: the longest sleep.
+        suspects: whether the consumer may take a suspect.
+    """
+    names = [keys.wake, *(keys.lane(prefix) for prefix in LANES if suspects or prefix != "s")]
+    # All lanes: the reply may belong to a read that was begun with the other choice.
+    prefixes = {keys.lane(prefix): prefix.encode() for prefix in LANES}
+    read: tuple[Argument, ...] = (
+        "XREADGROUP",
+        "GROUP",
+        GROUP,
+        consumer,
+        "COUNT",
+        1,
+        "BLOCK",
+        block_ms,
+        "STREAMS",
+    )
+    command = Command((*read, *names, *(">" for _ in names)))
+
+    def decode(replies: list[Any]) -> Fetched:
+        envelopes: list[Envelope] = []
+        woken: list[bytes] = []
+        for name, entries in replies[0] or ():
+            stream = name.decode()
+            if stream == keys.wake:
+                woken += [entry_id for entry_id, _ in entries]
+            else:
+                envelopes += entries_of(entries, prefixes[stream])
+        return Fetched(envelopes=envelopes, woken=woken)
+
+    return Op((command,), decode, repeatable=False)
+
+
+def own_pending(keys: QueueKeys, consumer: str) -> Plan[list[Envelope]]:
+    """Return everything that a consumer owns, bodies included.
+
+    After a lost reply it tells what was delivered without being received, and which
+    settlements arrived. Entries that were deleted meanwhile are left out.
+    """
+    found: list[Envelope] = []
+    for prefix in LANES:
+        start: bytes | None = b"0"
+        while start is not None:
+            read = ("XREADGROUP", "GROUP", GROUP, consumer, "COUNT", 500, "STREAMS")
+            op = Op((Command((*read, keys.lane(prefix), start)),), decode=_first)
+            reply = yield op
+            entries = reply[0][1] if reply else []
+            found += entries_of(entries, prefix.encode())
+            start = entries[-1][0] if entries else None
+    return found
+
+
+def extend(
+    keys: QueueKeys, consumer: str, tokens: Sequence[bytes], *, idle_ms: int = 0
+) -> Op[list[bytes]]:
+    """Begin the leases of deliveries anew; the result is the tokens that are lost.
+
+    Args:
+        keys: of the queue.
+        consumer: who owns them.
+        tokens: at most some thousand.
+        idle_ms: how much of the lease counts as used up already.
+
+    XCLAIM would take a delivery from another consumer, too, but a message that changes hands
+    gets a new entry, so an entry that is pending at all is pending for its one owner.
+    """
+    by_lane: dict[bytes, list[bytes]] = {}
+    for token in tokens:
+        prefix = token[:1] if token[:1] in (b"f", b"s") else b""
+        by_lane.setdefault(prefix, []).append(token[len(prefix) :])
+    options = ("IDLE", idle_ms, "JUSTID")
+    commands = tuple(
+        Command(("XCLAIM", keys.lane(prefix.decode()), GROUP, consumer, 0, *ids, *options))
+        for prefix, ids in by_lane.items()
+    )
+
+    def decode(replies: list[Any]) -> list[bytes]:
+        held = {
+            prefix + entry_id
+            for prefix, reply in zip(by_lane, replies, strict=True)
+            for entry_id in reply
+        }
+        return [token for token in tokens if token not in held]
+
+    return Op(commands, decode)
+
+
+def unblock(client_id: int) -> Op[None]:
+    """End the sleep of a connection at once, as if its time had passed."""
+    return Op((Command(("CLIENT", "UNBLOCK", client_id)),), decode=_nothing)
+
+
+def _nothing(_: list[Any]) -> None:
+    return None
+
+
+def _first(replies: list[Any]) -> Any:
+    return replies[0]
+
+
+def owns(keys: QueueKeys, consumer: str, token: bytes) -> Op[bool]:
+    """Tell whether a consumer owns a delivery."""
+    prefix = token[:1] if token[:1] in (b"f", b"s") else b""
+    entry = token[len(prefix) :]
+    command = Command(("XPENDING", keys.lane(prefix.decode()), GROUP, entry, entry, 1))
+
+    def decode(replies: list[Any]) -> bool:
+        return bool(replies[0]) and replies[0][0][1] == consumer.encode()
+
+    return Op((command,), decode)
+
+
+def settle(keys: QueueKeys, consumer: str, settlement: Settlement) -> Plan[bool]:
+    """End one delivery; the result is whether this consumer still owned it.
+
+    Raises:
+        ServerRefused: it could not be stored (out of memory); it is still owned.
+    """
+    op = fetch(keys, consumer, [settlement], wake=True)
+    try:
+        done: Fetched = yield op
+    except (NotConnected, TimedOut):
+        # Did it arrive? What is not ours any more was settled then: by us, most likely, and if
+        # not, the message is with somebody else and nothing is left to do.
+        still_ours: bool = yield owns(keys, consumer, settlement.token)
+        if not still_ours:
+            return True
+        done = yield op
+    if settlement.token in done.kept:
+        problem = done.kept[settlement.token]
+        message = f"queue {keys.name!r}: the server could not store the message: {problem}"
+        raise ServerRefused(message, code=problem.partition(" ")[0])
+    return not done.lost

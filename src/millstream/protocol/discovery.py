@@ -1,0 +1,52 @@
+"""Which queues are there? Nobody registers them, so their keys are the only witnesses."""
+
+from __future__ import annotations
+
+from dataclasses import astuple
+from typing import Any
+
+from millstream.declare import check_name
+from millstream.errors import UsageError
+from millstream.protocol.keys import queue_keys
+from millstream.protocol.op import Command, Op, Plan
+
+__all__ = ["list_queues"]
+
+KEYS_A_CALL = 1000
+"""Bounds the time that one call keeps the server busy: well below a millisecond."""
+
+
+def list_queues(namespace: str) -> Plan[list[str]]:
+    """Find the queues of a namespace; the result is their names, sorted.
+
+    A queue is known from its first message or its first consumer on. It looks at every key of the
+    server, some a call: for people and dashboards, not for the way of a message.
+
+    Args:
+        namespace: first part of all keys.
+    """
+    # Namespaces may have characters that mean something in a pattern.
+    literal = "".join(f"\\{char}" if char in "*?[]^-\\" else char for char in namespace)
+    pattern = f"{queue_keys(literal, '*').prefix}:*"
+    found: set[str] = set()
+    cursor: bytes | str = "0"
+    while cursor != b"0":
+        command = Command(("SCAN", cursor, "MATCH", pattern, "COUNT", KEYS_A_CALL))
+        cursor, keys = yield Op((command,), decode=_first)
+        found.update(name for key in keys if (name := _queue_of(namespace, key)) is not None)
+    return sorted(found)
+
+
+def _queue_of(namespace: str, key: bytes) -> str | None:
+    """Return the queue that a key belongs to; None when it belongs to none."""
+    prefix = queue_keys(namespace, "").prefix  # ms:{}
+    try:
+        text = key.decode()
+        name = check_name(text.removeprefix(prefix[:-1]).partition(prefix[-1])[0], "queue")
+    except (UnicodeDecodeError, UsageError):
+        return None  # somebody else's key of a similar shape
+    return name if text in astuple(queue_keys(namespace, name)) else None
+
+
+def _first(replies: list[Any]) -> Any:
+    return replies[0]

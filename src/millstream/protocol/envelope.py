@@ -1,0 +1,165 @@
+"""The wire format: a stream entry's fields to a message's parts, and back.
+
+An entry has the field ``b`` (body), ``h`` (headers, a JSON object of strings) when there are any,
+and ``s`` (state, a JSON object) once Millstream has moved it. docs/wire-format.md is the contract.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from millstream.codec import NotDecodable
+from millstream.errors import Undecodable, UsageError
+
+__all__ = ["Envelope", "State", "encode_headers", "entries_of", "read_body"]
+
+T = TypeVar("T")
+
+_NO_HEADERS: Mapping[str, str] = {}
+
+
+class State(msgspec.Struct, kw_only=True, frozen=True):
+    """What the field ``s`` holds. The last four stand in dead letters and retried messages."""
+
+    id: Annotated[str, msgspec.Meta(pattern=r"\A[0-9]{1,20}-[0-9]{1,20}\Z")]
+    attempts: Annotated[int, msgspec.Meta(ge=0)] = 0
+    crashes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    reason: str = ""
+    error: str | None = None
+    traceback: str | None = None
+    at: float = 0
+
+
+_decode_state = msgspec.json.Decoder(State).decode
+_decode_headers = msgspec.json.Decoder(dict[str, str]).decode
+_encode_json = msgspec.json.Encoder().encode
+
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What a decoder may raise for foreign bytes."""
+
+
+def encode_headers(headers: Mapping[str, str]) -> bytes:
+    """Write headers.
+
+    Raises:
+        UsageError: a name or a value is not a string.
+    """
+    for name, value in headers.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            message = f"headers must map strings to strings, not {name!r}: {value!r}"
+            raise UsageError(message)
+    try:
+        return _encode_json(dict(headers))
+    except UnicodeEncodeError as error:
+        message = f"headers must be valid unicode: {error}"
+        raise UsageError(message) from error
+
+
+class Envelope:
+    """One stream entry, read as far as somebody asks.
+
+    Args:
+        token: prefix of the lane and id of the entry; it names the delivery when it is settled.
+        fields: names and values in turn, as the server sends them.
+    """
+
+    __slots__ = ("_parsed", "fields", "token")
+
+    def __init__(self, token: bytes, fields: Sequence[bytes]) -> None:
+        self.token = token
+        self.fields = fields
+        self._parsed: tuple[State, Mapping[str, str], str | None] | None = None
+
+    @property
+    def body(self) -> bytes | None:
+        """The body's bytes; None when the entry has none."""
+        fields = self.fields
+        if fields[0] == b"b":
+            return fields[1]
+        return self.raw.get(b"b")
+
+    @property
+    def raw(self) -> dict[bytes, bytes]:
+        """The entry's fields."""
+        return dict(zip(self.fields[::2], self.fields[1::2], strict=False))
+
+    @property
+    def state(self) -> State:
+        """Id and counts; those of a new message when the entry was never moved."""
+        return self._parse()[0]
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """What the sender gave; empty when it is not readable (see ``malformed``)."""
+        return self._parse()[1]
+
+    @property
+    def malformed(self) -> str | None:
+        """Why this entry cannot be a message; None when it can."""
+        if len(self.fields) == 2 and self.fields[0] == b"b":  # noqa: PLR2004 - name and value
+            return None
+        return self._parse()[2]
+
+    def _parse(self) -> tuple[State, Mapping[str, str], str | None]:
+        if self._parsed is None:
+            self._parsed = _parse(self.token, self.raw)
+        return self._parsed
+
+
+def _parse(
+    token: bytes, fields: Mapping[bytes, bytes]
+) -> tuple[State, Mapping[str, str], str | None]:
+    entry_id = token.lstrip(b"fs").decode()
+    state, headers, problem = State(id=entry_id), _NO_HEADERS, None
+    if b"s" in fields:
+        try:
+            state = _read_state(fields[b"s"])
+        except _UNREADABLE as error:
+            problem = f"the field s is not readable: {error}"
+    if b"h" in fields:
+        try:
+            headers = _decode_headers(fields[b"h"])
+        except _UNREADABLE as error:
+            problem = f"the field h is not a JSON object of strings: {error}"
+    if b"b" not in fields:
+        names = ", ".join(repr(name.decode("utf-8", "replace")) for name in list(fields)[:5])
+        problem = f"the entry has no field b (its fields: {names})"
+    return state, headers, problem
+
+
+def _read_state(data: bytes) -> State:
+    try:
+        return _decode_state(data)
+    except _UNREADABLE:
+        # Lua passes bytes on that are no unicode; for those in a reason no state is given up.
+        return _decode_state(data.decode("utf-8", "replace"))
+
+
+def read_body(envelope: Envelope, decode: Callable[[bytes], T], queue: str) -> T:
+    """Decode the body of an entry.
+
+    Raises:
+        Undecodable: the entry is no message (reason ``malformed``), or its body does not fit
+            the declared type (reason ``undecodable``).
+    """
+    fields = envelope.fields
+    plain = len(fields) == 2 and fields[0] == b"b"  # noqa: PLR2004 - name and value
+    problem = None if plain else envelope.malformed
+    if problem is not None:
+        message = f"queue {queue!r}: message {envelope.state.id} is malformed: {problem}"
+        raise Undecodable(message, queue=queue, id=envelope.state.id, reason="malformed")
+    try:
+        return decode(fields[1] if plain else envelope.body or b"")
+    except NotDecodable as error:
+        message = f"queue {queue!r}: message {envelope.state.id} is undecodable: {error}"
+        raise Undecodable(
+            message, queue=queue, id=envelope.state.id, reason="undecodable"
+        ) from error
+
+
+def entries_of(reply: Any, prefix: bytes = b"") -> list[Envelope]:
+    """Turn entries as XRANGE returns them into envelopes; deleted ones (no fields) are skipped."""
+    return [Envelope(prefix + entry_id, fields) for entry_id, fields in reply or () if fields]

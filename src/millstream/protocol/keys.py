@@ -1,0 +1,94 @@
+"""Every key name. No other module spells one.
+
+All keys of one queue share a hash tag, so that scripts may use them together on a cluster.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["GROUP", "LANES", "QueueKeys", "in_special_lane", "queue_keys"]
+
+GROUP = "workers"
+"""The consumer group of a queue's streams: all consumers of the queue share the work."""
+
+LANES = {"": "ready", "f": "front", "s": "suspect"}
+"""Prefix of a delivery's token -> the stream that it was read from.
+
+``front`` holds messages that were handed back or taken over: they are read before ``ready``.
+``suspect`` holds messages whose consumers died twice: each worker reads one at a time, so that
+a message that kills workers cannot drag its neighbours along (docs/adr/0004).
+"""
+
+
+def in_special_lane(token: bytes) -> bool:
+    """Tell whether a delivery was read from another lane than ready: its token has a prefix."""
+    return token[0] > _NINE
+
+
+_NINE = ord("9")
+
+
+@dataclass(frozen=True, slots=True)
+class QueueKeys:
+    """The keys of one queue.
+
+    Attributes:
+        ready: stream of messages that wait for a consumer.
+        front: stream that is read before ready.
+        suspect: stream that is read one message at a time.
+        wake: stream whose entries wake a sleeping reader, when a message is due earlier than
+            the reader knows.
+        due: sorted set, message id -> the time in ms at which it becomes ready.
+        delayed: hash, message id -> its fields, while it waits in ``due``.
+        dead: stream of dead letters.
+        counters: hash of totals.
+        consumers: hash, consumer -> its lease in ms.
+        sweeper: hash, who takes over expired leases at present, and how far it got.
+    """
+
+    name: str
+    ready: str
+    front: str
+    suspect: str
+    wake: str
+    due: str
+    delayed: str
+    dead: str
+    counters: str
+    consumers: str
+    sweeper: str
+    prefix: str
+
+    def producer(self, producer: str) -> str:
+        """Return the key that remembers the last batch of one producer; it expires."""
+        return f"{self.prefix}:producer:{producer}"
+
+    def lane(self, prefix: str) -> str:
+        """Return the stream of a lane, by the prefix of its tokens."""
+        name: str = getattr(self, LANES[prefix])
+        return name
+
+    @property
+    def lanes(self) -> tuple[str, str, str]:
+        """The streams that messages are read from, in the order of ``LANES``."""
+        return self.ready, self.front, self.suspect
+
+
+def queue_keys(namespace: str, name: str) -> QueueKeys:
+    """Return the keys of a queue in a namespace."""
+    prefix = f"{namespace}:{{{name}}}"
+    return QueueKeys(
+        name=name,
+        ready=f"{prefix}:ready",
+        front=f"{prefix}:front",
+        suspect=f"{prefix}:suspect",
+        wake=f"{prefix}:wake",
+        due=f"{prefix}:due",
+        delayed=f"{prefix}:delayed",
+        dead=f"{prefix}:dead",
+        counters=f"{prefix}:counters",
+        consumers=f"{prefix}:consumers",
+        sweeper=f"{prefix}:sweeper",
+        prefix=prefix,
+    )

@@ -1,0 +1,35 @@
+-- Take every delivery from a consumer that is gone, and remove it once it owns nothing.
+-- KEYS[1] ready  KEYS[2] front  KEYS[3] suspect  KEYS[4] dead  KEYS[5] counters
+-- KEYS[6] consumers  KEYS[7] wake  KEYS[8] due
+-- ARGV[1] group  ARGV[2] consumer  ARGV[3] now in ms or ''  ARGV[4] most deliveries to take
+-- ARGV[5] '1': it crashed, '0': it left  ARGV[6] allowed crashes
+-- Returns deliveries moved, messages that died, 1 when the consumer is removed and 0 if not.
+-- @include clock
+-- @include moves
+-- @include take_over
+local now = clock(ARGV[3])
+local blame = ARGV[5] == '1'
+local outcomes = { moved = 0, died = 0, gone = 0, kept = 0 }
+local left = tonumber(ARGV[4])
+for i = 1, 3 do
+  if left > 0 and redis.call('EXISTS', KEYS[i]) == 1 then
+    for _, entry in ipairs(redis.call('XPENDING', KEYS[i], ARGV[1], '-', '+', left, ARGV[2])) do
+      local outcome = take_over(KEYS[i], ARGV[1], entry[1], blame, tonumber(ARGV[6]), now)
+      outcomes[outcome] = outcomes[outcome] + 1
+      left = left - 1
+    end
+  end
+end
+count(outcomes.moved, outcomes.died, blame)
+if left == 0 or outcomes.kept > 0 then return { outcomes.moved, outcomes.died, 0 } end
+for _, i in ipairs({ 1, 2, 3, 7 }) do
+  if redis.call('EXISTS', KEYS[i]) == 1 then
+    redis.call('XGROUP', 'DELCONSUMER', KEYS[i], ARGV[1], ARGV[2])
+  end
+end
+redis.call('HDEL', KEYS[6], ARGV[2])
+-- It may have been the only one that knew when the next message is due: let another one look.
+if redis.call('EXISTS', KEYS[7], KEYS[8]) == 2 then
+  redis.pcall('XADD', KEYS[7], 'MAXLEN', 16, '*', 'due', 'unknown')
+end
+return { outcomes.moved, outcomes.died, 1 }

@@ -1,0 +1,72 @@
+-- The verbs of settle.lua.
+local function owned(lane, id)
+  local pending = redis.call('XPENDING', lane, ARGV[1], id, id, 1)[1]
+  return pending and pending[2] == ARGV[2]
+end
+
+-- An id in ready has one owner in its life: a message that changes hands gets a new entry. So
+-- XACK refuses a late owner by itself, and only a short count asks for a closer look.
+local function ack_all(number, lost)
+  local settled = 0
+  for from = 7, 6 + number, 1000 do
+    local ids = { unpack(ARGV, from, math.min(from + 999, 6 + number)) }
+    local acked = redis.call('XACK', KEYS[1], ARGV[1], unpack(ids))
+    settled = settled + acked
+    if acked == #ids then
+      redis.call('XDEL', KEYS[1], unpack(ids))
+    else
+      for _, id in ipairs(ids) do
+        if redis.call('XDEL', KEYS[1], id) == 0 then lost[#lost + 1] = id end
+      end
+    end
+  end
+  return settled
+end
+
+local function ack(lane, id, _, _, counts)
+  remove(lane, ARGV[1], id)
+  counts.acked = counts.acked + 1
+end
+
+local function annotate(state, i)
+  if ARGV[i + 3] == '1' then state.attempts = state.attempts + 1 end
+  for name, value in pairs(cjson.decode(ARGV[i + 4])) do state[name] = value end
+end
+
+local function retry(lane, id, i, now, counts)
+  local state, rest = read(lane, id)
+  if state then
+    annotate(state, i)
+    local packed = cmsgpack.pack(with_state(state, rest))
+    local name = state.id
+    -- Foreign entries may claim the same id; none of them may push another one out.
+    if redis.call('HEXISTS', KEYS[7], name) == 1 then name = name .. '/' .. ARGV[i + 1] end
+    local problem = failed(redis.pcall('HSET', KEYS[7], name, packed))
+    if problem then return problem end
+    redis.call('ZADD', KEYS[6], now + tonumber(ARGV[i + 2]), name)
+  end
+  remove(lane, ARGV[1], id)
+  counts.retried = counts.retried + 1
+end
+
+local function reject(lane, id, i, now, counts)
+  local state, rest = read(lane, id)
+  if state then
+    annotate(state, i)
+    local problem = failed(bury(KEYS[4], state, rest, now))
+    if problem then return problem end
+  end
+  remove(lane, ARGV[1], id)
+  counts.died = counts.died + 1
+end
+
+local function release(lane, id)
+  local state, rest = read(lane, id)
+  if state then
+    -- A suspect stays one: its crashes are not forgotten by handing it back.
+    local target = lane == KEYS[3] and KEYS[3] or KEYS[2]
+    local problem = failed(redis.pcall('XADD', target, '*', unpack(with_state(state, rest))))
+    if problem then return problem end
+  end
+  remove(lane, ARGV[1], id)
+end

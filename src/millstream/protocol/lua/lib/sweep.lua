@@ -1,0 +1,67 @@
+-- One lane's share of a sweep, and the end of consumers that nobody misses.
+local leases = {}
+local function lease_of(consumer)
+  if not leases[consumer] then
+    leases[consumer] = tonumber(redis.call('HGET', KEYS[6], consumer) or ARGV[5])
+  end
+  return leases[consumer]
+end
+
+-- A delivery made just now expires no sooner than the shortest lease, so an idle queue needs
+-- no look before that.
+local function shortest_lease()
+  local shortest = tonumber(ARGV[5])
+  for _, lease in ipairs(redis.call('HVALS', KEYS[6])) do
+    shortest = math.min(shortest, tonumber(lease))
+  end
+  return shortest
+end
+
+-- Returns how many entries it looked at, the last one's id, and ms until the first lease ends.
+local function sweep_lane(lane, cursor, limit, outcomes, now)
+  local first_expiry = math.huge
+  if redis.call('EXISTS', lane) == 0 then return 0, nil, first_expiry end
+  local pending = redis.call('XPENDING', lane, ARGV[1], cursor, '+', limit)
+  local last
+  for _, entry in ipairs(pending) do
+    last = entry[1]
+    local remaining = lease_of(entry[2]) - entry[3]
+    if remaining > 0 then
+      first_expiry = math.min(first_expiry, remaining)
+    else
+      local outcome = take_over(lane, ARGV[1], last, true, tonumber(ARGV[6]), now)
+      outcomes[outcome] = outcomes[outcome] + 1
+    end
+  end
+  return #pending, last, first_expiry
+end
+
+-- Before 7.2 a read that finds nothing does not count as a sign of life, so a consumer that waits
+-- for messages looked dead. Reading its own entries behind the last possible one does count.
+local function show_life()
+  redis.pcall('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', 1, 'STREAMS', KEYS[1],
+    '18446744073709551615-0')
+end
+
+-- XGROUP DELCONSUMER drops what the consumer owns, so it must own nothing in any lane.
+local function remove_dead_consumers()
+  local alive, idle_in = {}, {}
+  for i = 1, 3 do
+    -- An error (there is no such lane) has no elements.
+    for _, info in ipairs(redis.pcall('XINFO', 'CONSUMERS', KEYS[i], ARGV[1])) do
+      local name, pending, idle = info[2], info[4], info[6]
+      if pending > 0 or idle < tonumber(ARGV[7]) then alive[name] = true end
+      idle_in[name] = true
+    end
+  end
+  for name in pairs(idle_in) do
+    if not alive[name] and name ~= ARGV[2] then
+      for _, i in ipairs({ 1, 2, 3, 7 }) do
+        if redis.call('EXISTS', KEYS[i]) == 1 then
+          redis.call('XGROUP', 'DELCONSUMER', KEYS[i], ARGV[1], name)
+        end
+      end
+      redis.call('HDEL', KEYS[6], name)
+    end
+  end
+end

@@ -1,0 +1,29 @@
+-- Takes a delivery from a consumer that is gone. With blame it counts as a crash: at the second
+-- the message becomes a suspect, above the limit a dead letter. Returns 'moved', 'died', 'gone'.
+local function take_over(lane, group, id, blame, max_crashes, now)
+  local state, rest = read(lane, id)
+  local outcome = 'moved'
+  local reply
+  if not state then
+    -- Somebody deleted the entry; only the pending record is left.
+    outcome = 'gone'
+  else
+    if blame then state.crashes = state.crashes + 1 end
+    if state.crashes > max_crashes then
+      outcome = 'died'
+      state.reason = 'crashed'
+      reply = bury(KEYS[4], state, rest, now)
+    else
+      local target = state.crashes > 1 and KEYS[3] or KEYS[2]
+      reply = redis.pcall('XADD', target, '*', unpack(with_state(state, rest)))
+    end
+  end
+  if failed(reply) then return 'kept' end
+  remove(lane, group, id)
+  return outcome
+end
+
+local function count(moved, died, blame)
+  if died > 0 then redis.pcall('HINCRBY', KEYS[5], 'died', died) end
+  if blame and moved + died > 0 then redis.pcall('HINCRBY', KEYS[5], 'crashed', moved + died) end
+end

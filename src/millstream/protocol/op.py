@@ -1,0 +1,95 @@
+"""Operations as values: what to send in one round trip, and how to read the answer.
+
+An ``Op`` is one or more commands that go out in one write. A ``Plan`` is a generator that yields
+Ops (and Pauses) and returns a result; drivers run both, blocking or on asyncio, so that all logic
+exists once and can be tested without a server.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, Generic, TypeVar
+
+__all__ = ["Argument", "Command", "Op", "Pause", "Plan", "Script", "load_script"]
+
+T = TypeVar("T", covariant=True)  # noqa: PLC0105 - one letter, as everywhere in typing
+
+Argument = str | bytes | int
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A Lua script, known to the server by the hash of its source.
+
+    Args:
+        name: the file's name without ``.lua``.
+        source: what the server runs, includes resolved.
+        sha: how EVALSHA names it.
+        keys: how many KEYS its header declares.
+    """
+
+    name: str
+    source: str
+    sha: str
+    keys: int
+
+    def call(self, keys: Sequence[str], arguments: Sequence[Argument]) -> Command:
+        """Return the command that runs this script."""
+        if len(keys) != self.keys:
+            message = f"{self.name}.lua takes {self.keys} keys, not {len(keys)}"
+            raise ValueError(message)
+        return Command(("EVALSHA", self.sha, len(keys), *keys, *arguments), self)
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command, ready to be packed; with its script when it runs one."""
+
+    arguments: Sequence[Argument]
+    script: Script | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Op(Generic[T]):
+    """One round trip: commands that go out in one write, and how to read their replies.
+
+    Args:
+        commands: in the order in which the server runs them. Their keys share one hash slot.
+        decode: raw replies (RESP2 types, one for each command) to the result.
+        repeatable: whether the driver may send it again when the reply was lost.
+    """
+
+    commands: tuple[Command, ...]
+    decode: Callable[[list[Any]], T]
+    repeatable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A plan's wish to wait; the driver knows how."""
+
+    seconds: float
+
+
+Plan = Generator[Op[Any] | Pause, Any, T]
+
+_INCLUDE = re.compile(r"^-- @include (\w+)\n", re.MULTILINE)
+_HEADER = re.compile(r"^--.*", re.MULTILINE)
+_KEY = re.compile(r"KEYS\[(\d+)\]")
+
+
+def load_script(name: str) -> Script:
+    """Read ``lua/<name>.lua``, put its includes in place, and count the keys of its header."""
+    folder = resources.files(__package__) / "lua"
+    source = (folder / f"{name}.lua").read_text("utf-8")
+    header = " ".join(_HEADER.findall(source))
+    source = _INCLUDE.sub(
+        lambda match: (folder / "lib" / f"{match[1]}.lua").read_text("utf-8"), source
+    )
+    sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+    keys = max((int(number) for number in _KEY.findall(header)), default=0)
+    return Script(name, source, sha, keys)

@@ -1,0 +1,96 @@
+"""What a reader knows of its queue, and what it does next. Time comes in as a parameter."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from millstream.protocol.consume import Fetched
+
+__all__ = ["BLOCK_MS", "Reading"]
+
+BLOCK_MS = 20_000
+"""How long a read sleeps at the server. It bounds how long a connection that died without a word
+goes unnoticed; a shorter one would cost an idle reader more than a command a second."""
+
+
+@dataclass(slots=True)
+class Reading:
+    """The state of one reader.
+
+    Attributes:
+        more: whether a fetch may find something.
+        front: whether messages wait in the lane that is read first.
+        suspect: whether messages wait in the lane that is read one at a time.
+        suspect_held: token of the suspect that this consumer has; it gets no second one.
+        woken: wake entries to settle.
+        due_at: when the next delayed message is due; inf: none is.
+        sweep_at: when to offer to sweep.
+    """
+
+    more: bool = True
+    # A consumer that starts is often one that starts again: what its forerunner held comes first.
+    front: bool = True
+    suspect: bool = False
+    suspect_held: bytes | None = None
+    woken: list[bytes] = field(default_factory=list)
+    due_at: float = math.inf
+    sweep_at: float = -math.inf
+
+    def reads(self, free: int) -> list[tuple[str, int]]:
+        """Return which lanes to read, and how much from each.
+
+        One lane fills what is free, so that no more arrives than was asked for; a suspect comes
+        on top, alone.
+        """
+        if free <= 0:
+            return []
+        lanes = [("f" if self.front else "", free)]
+        if self.suspect and self.suspect_held is None:
+            lanes.insert(0, ("s", 1))
+        return lanes
+
+    def fetched(self, found: Fetched, reads: list[tuple[str, int]], now: float) -> None:
+        """Take note of what a fetch brought.
+
+        Args:
+            found: its result.
+            reads: what it was to read; empty: it only settled.
+            now: seconds.
+        """
+        self._hold_suspects(found)
+        self.front = found.front > 0
+        self.suspect = found.suspect > 0
+        self.due_at = math.inf if found.next_due_ms is None else now + found.next_due_ms / 1000
+        if not reads:
+            return
+        # What the script saw was before the reads behind it, so one more look may be in vain.
+        waiting = self.front or (self.suspect and self.suspect_held is None)
+        full = len(found.envelopes) >= sum(count for _, count in reads)
+        self.more = waiting or full or reads[-1][0] == "f"
+
+    def woke(self, found: Fetched) -> None:
+        """Take note of what a sleeping read brought."""
+        self._hold_suspects(found)
+        self.woken += found.woken
+        self.more = True
+
+    def settled(self, token: bytes) -> None:
+        """A delivery has ended."""
+        if token == self.suspect_held:
+            self.suspect_held = None
+            # A read that sleeps at the server was begun without that lane.
+            self.more = True
+
+    def is_due(self, now: float) -> bool:
+        """Tell whether a fetch would promote a message now."""
+        return self.due_at <= now
+
+    def sleep(self, now: float) -> float:
+        """Return for how many seconds nothing is to be done but to wait for messages."""
+        return max(0.0, min(self.due_at, self.sweep_at) - now)
+
+    def _hold_suspects(self, found: Fetched) -> None:
+        for envelope in found.envelopes:
+            if envelope.token.startswith(b"s"):
+                self.suspect_held = envelope.token

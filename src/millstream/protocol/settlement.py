@@ -1,0 +1,113 @@
+"""How deliveries end: acknowledged, tried again, rejected or handed back."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from millstream.policy import Retry
+from millstream.protocol.envelope import Envelope
+
+__all__ = ["Settlement", "ack", "describe", "failure", "reject", "release"]
+
+Verb = Literal["ack", "retry", "reject", "release", "woken"]
+
+_LONGEST_TEXT = 2000
+_TRACEBACK_LINES = 5
+
+_WORKER = str(Path(__file__).parents[1] / "worker")
+
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """The end of one delivery.
+
+    Args:
+        verb: what to do with the message.
+        token: which delivery.
+        delay_ms: for a retry: how long it waits.
+        failed: whether the handler failed, which counts as an attempt.
+        note: JSON object merged into the message's state: reason, error, traceback.
+    """
+
+    verb: Verb
+    token: bytes
+    delay_ms: int = 0
+    failed: bool = False
+    note: bytes = b"{}"
+
+
+def ack(token: bytes) -> Settlement:
+    """The message is done."""
+    return Settlement("ack", token)
+
+
+def release(token: bytes) -> Settlement:
+    """Hand the message back at once, without blame."""
+    return Settlement("release", token)
+
+
+def reject(
+    token: bytes, reason: str, *, error: str | None = None, trace: str | None = None
+) -> Settlement:
+    """Move the message to the dead letters."""
+    return Settlement("reject", token, note=_note(reason, error, trace))
+
+
+def failure(
+    envelope: Envelope,
+    policy: Retry,
+    *,
+    reason: str,
+    luck: float,
+    delay_ms: int | None = None,
+    error: str | None = None,
+    trace: str | None = None,
+) -> Settlement:
+    """Try the message again, or move it to the dead letters when its attempts are used up.
+
+    Args:
+        envelope: the delivery that failed.
+        policy: attempts and backoff.
+        reason: why, kept with the message.
+        luck: random number from 0 to 1 for the jitter.
+        delay_ms: the wait; None: by the policy's backoff.
+        error: the exception as one line.
+        trace: the last lines of its traceback.
+    """
+    failures = envelope.state.attempts + 1
+    if failures >= policy.max_attempts:
+        note = _note("attempts", error or reason, trace)
+        return Settlement("reject", envelope.token, failed=True, note=note)
+    if delay_ms is None:
+        delay_ms = policy.backoff.delay(failures, luck)
+    note = _note(reason, error, trace)
+    return Settlement("retry", envelope.token, delay_ms=delay_ms, failed=True, note=note)
+
+
+def describe(error: BaseException) -> tuple[str, str]:
+    """Return an exception as one line, and the last lines of its traceback."""
+    text = "".join(traceback.format_exception_only(error))
+    line = " ".join(part.strip() for part in text.splitlines()).strip()
+    frames = traceback.extract_tb(error.__traceback__)
+    # How the worker came to the handler is no news.
+    theirs = [frame for frame in frames if not frame.filename.startswith(_WORKER)]
+    frames = traceback.StackSummary.from_list((theirs or frames)[-_TRACEBACK_LINES:])
+    return _cut(line), _cut("".join(traceback.format_list(frames)).rstrip())
+
+
+def _note(reason: str, error: str | None, trace: str | None) -> bytes:
+    texts = {"reason": reason, "error": error, "traceback": trace}
+    return _encode({name: _cut(text) for name, text in texts.items() if text is not None})
+
+
+def _cut(text: str) -> str:
+    """Bound a text that goes to the server, and make it encodable."""
+    clean = text.encode("utf-8", "replace").decode()
+    return clean if len(clean) <= _LONGEST_TEXT else clean[:_LONGEST_TEXT] + "…"

@@ -1,0 +1,54 @@
+"""Messages and dead letters as people see them: decoded where that is possible."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from millstream.codec import NotDecodable
+from millstream.declare import Queue
+from millstream.message import DeadLetter, Message
+from millstream.protocol.envelope import Envelope
+
+__all__ = ["dead_letter", "message"]
+
+
+def message(queue: Queue[Any], envelope: Envelope, due: int | None) -> Message:
+    """Return an entry of a lane or of the delayed messages; due: its time in ms, if it has one."""
+    state = envelope.state
+    return Message(
+        id=state.id,
+        body=_readable(queue, envelope),
+        headers=envelope.headers,
+        attempts=state.attempts,
+        crashes=state.crashes,
+        due=None if due is None else datetime.fromtimestamp(due / 1000, UTC),
+    )
+
+
+def dead_letter(queue: Queue[Any], envelope: Envelope) -> DeadLetter:
+    """Return an entry of the dead letters."""
+    state = envelope.state
+    return DeadLetter(
+        id=state.id,
+        body=_readable(queue, envelope),
+        headers=envelope.headers,
+        reason=state.reason,
+        error=state.error,
+        traceback=state.traceback,
+        attempts=state.attempts,
+        crashes=state.crashes,
+        died_at=datetime.fromtimestamp(state.at / 1000, UTC),
+        cursor=envelope.token.decode(),
+    )
+
+
+def _readable(queue: Queue[Any], envelope: Envelope) -> Any:
+    """Decode a body for people: one that does not fit is shown as it is."""
+    data = envelope.body
+    if data is None:
+        return None
+    try:
+        return queue.codec.decode(data)
+    except NotDecodable:
+        return data

@@ -1,0 +1,184 @@
+# GENERATED from src/millstream/aio/delivery.py by tools/unasync.py - do not edit
+"""A message in the hands of a consumer."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Generic, Protocol, TypeVar
+
+from millstream.declare import Queue
+from millstream.errors import LeaseLost
+from millstream.message import time_of
+from millstream.policy import Duration, Retry, milliseconds
+from millstream.protocol import settlement
+from millstream.protocol.envelope import Envelope
+from millstream.protocol.settlement import Settlement
+
+__all__ = ["Owner", "SyncDelivery"]
+
+T = TypeVar("T")
+
+
+class Owner(Protocol):
+    """Who read the message, and so must settle it."""
+
+    def holds(self, token: bytes) -> bool:
+        """Tell whether the delivery is still ours, as far as is known."""
+        ...
+
+    def settle(self, end: Settlement) -> bool:
+        """End a delivery; False: it was not ours any more."""
+        ...
+
+    def extend(self, token: bytes, lease_ms: int) -> bool:
+        """Begin the lease anew; False: it is lost."""
+        ...
+
+
+class SyncDelivery(Generic[T]):
+    """One hand-over of a message: settle it by exactly one of ack, retry, reject and release.
+
+    Whoever does not settle it loses it when the lease runs out; then it is delivered again, and
+    counts as a crash.
+
+    Attributes:
+        body: the decoded body.
+        envelope: the entry as the server sent it.
+    """
+
+    __slots__ = ("_owner", "_queue", "_retry", "_settled", "body", "envelope")
+
+    def __init__(
+        self, body: T, envelope: Envelope, queue: Queue[T], retry: Retry, owner: Owner
+    ) -> None:
+        self.body = body
+        self.envelope = envelope
+        self._settled = False
+        self._queue = queue
+        self._retry = retry
+        self._owner = owner
+
+    def __repr__(self) -> str:
+        """Name the message without its body, which may be large or secret."""
+        return f"<SyncDelivery {self.id} of queue {self._queue.name!r}, attempt {self.attempt}>"
+
+    @property
+    def id(self) -> str:
+        """Id of the message; the same in every delivery of it."""
+        return self.envelope.state.id
+
+    @property
+    def queue(self) -> Queue[T]:
+        """The queue that it came from."""
+        return self._queue
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt this is; 1 is the first."""
+        return self.envelope.state.attempts + 1
+
+    @property
+    def crashes(self) -> int:
+        """How many earlier deliveries were lost to dead consumers."""
+        return self.envelope.state.crashes
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The metadata that the sender gave."""
+        return self.envelope.headers
+
+    @property
+    def sent_at(self) -> datetime:
+        """When the server accepted the message."""
+        return time_of(self.id)
+
+    @property
+    def lease_lost(self) -> bool:
+        """Whether another consumer may have the message by now, as far as is known here.
+
+        A handler that runs in a thread may look at it in long work; an async one is cancelled.
+        """
+        return not self._settled and not self._owner.holds(self.envelope.token)
+
+    def ack(self) -> None:
+        """The message is done: remove it.
+
+        Raises:
+            LeaseLost: another consumer owns it by now; nothing was done.
+        """
+        self._settle(settlement.ack(self.envelope.token))
+
+    def retry(self, *, delay: Duration | None = None, reason: str = "retried") -> None:
+        """Have it delivered again later. It counts as a failed attempt.
+
+        After the last attempt it goes to the dead letters. The wait is kept at the server.
+
+        Args:
+            delay: seconds to wait; None: the backoff of the retry policy.
+            reason: why, kept with the message.
+
+        Raises:
+            LeaseLost: another consumer owns it by now; nothing was done.
+        """
+        delay_ms = None if delay is None else milliseconds(delay, "delay")
+        self._settle(
+            settlement.failure(
+                self.envelope,
+                self._retry,
+                reason=reason,
+                # Should this be the last attempt, its reason is `attempts`, and this the error.
+                error=reason,
+                luck=random.random(),  # noqa: S311 - jitter, no secret
+                delay_ms=delay_ms,
+            )
+        )
+
+    def reject(self, reason: str) -> None:
+        """Move it to the dead letters.
+
+        Args:
+            reason: why, kept with the dead letter.
+
+        Raises:
+            LeaseLost: another consumer owns it by now; nothing was done.
+        """
+        self._settle(settlement.reject(self.envelope.token, reason))
+
+    def release(self) -> None:
+        """Hand it back at once, without blame: another consumer gets it next.
+
+        Raises:
+            LeaseLost: another consumer owns it by now; nothing was done.
+        """
+        self._settle(settlement.release(self.envelope.token))
+
+    def extend(self, seconds: Duration) -> None:
+        """Own the message for so long from now on.
+
+        A worker extends leases by itself while the handler runs; this is for deliveries from
+        ``receive``. Beyond the queue's lease it is kept up from this process, so that a crash
+        does not hold the message for longer than one lease.
+
+        Args:
+            seconds: from now; may be shorter than the rest of the lease.
+
+        Raises:
+            LeaseLost: another consumer owns it by now.
+        """
+        lease_ms = milliseconds(seconds, "seconds")
+        if not self._owner.extend(self.envelope.token, lease_ms):
+            raise self._lost()
+
+    def _settle(self, end: Settlement) -> None:
+        if not self._owner.settle(end):
+            raise self._lost()
+        self._settled = True
+
+    def _lost(self) -> LeaseLost:
+        message = (
+            f"queue {self._queue.name!r}: message {self.id} is not ours any more: it was settled "
+            "already, or its lease ran out and another consumer has it"
+        )
+        return LeaseLost(message, queue=self._queue.name, id=self.id)

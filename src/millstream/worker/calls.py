@@ -1,0 +1,103 @@
+"""From a declared handler to one awaitable call: thread or coroutine, timeout, middleware."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from millstream.aio.delivery import Delivery, Owner
+from millstream.protocol.settlement import Settlement
+from millstream.sync.delivery import SyncDelivery
+from millstream.worker.handler import Handler, Middleware
+from millstream.worker.slots import Call
+from millstream.worker.threads import ThreadSlots
+
+__all__ = ["build_call"]
+
+
+def build_call(
+    handler: Handler, middleware: Sequence[Middleware], threads: ThreadSlots | None, owner: Owner
+) -> Call:
+    """Compose what runs for each message. Without options, it is the handler itself.
+
+    Args:
+        handler: as declared.
+        middleware: the first is the outermost.
+        threads: where plain functions run.
+        owner: of the deliveries.
+    """
+    if threads is not None:
+        call = _in_thread(handler, threads, owner)
+    else:
+        call = _as_coroutine(handler)
+        if handler.timeout is not None:
+            call = _limited(call, handler.timeout)
+    for layer in reversed(middleware):
+        call = _wrapped(layer, call)
+    return call
+
+
+def _as_coroutine(handler: Handler) -> Call:
+    function = handler.function
+    if handler.takes_delivery:
+        return function
+    return lambda body, _: function(body)
+
+
+def _limited(inner: Call, seconds: float) -> Call:
+    async def limited(body: Any, delivery: Delivery[Any]) -> None:
+        async with asyncio.timeout(seconds) as limit:
+            await inner(body, delivery)
+        if limit.expired():
+            # It has swallowed its cancellation. It was too late, as a thread would be.
+            message = "the handler took longer than its timeout"
+            raise TimeoutError(message)
+
+    return limited
+
+
+def _wrapped(layer: Middleware, inner: Call) -> Call:
+    async def wrapped(body: Any, delivery: Delivery[Any]) -> None:
+        await layer(delivery, lambda: inner(body, delivery))
+
+    return wrapped
+
+
+def _in_thread(handler: Handler, threads: ThreadSlots, owner: Owner) -> Call:
+    function, timeout = handler.function, handler.timeout
+    if not handler.takes_delivery:
+
+        async def call(body: Any, _: Delivery[Any]) -> None:
+            await threads.run(lambda: function(body), timeout)
+
+        return call
+
+    bridge = _Bridge(owner, asyncio.get_running_loop())
+
+    async def call_with_delivery(body: Any, delivery: Delivery[Any]) -> None:
+        blocking = SyncDelivery(body, delivery.envelope, handler.queue, handler.retry, bridge)
+        await threads.run(lambda: function(body, blocking), timeout)
+
+    return call_with_delivery
+
+
+class _Bridge:
+    """Lets a handler in a thread settle its delivery, which the event loop owns."""
+
+    def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop) -> None:
+        self._owner = owner
+        self._loop = loop
+
+    def holds(self, token: bytes) -> bool:
+        """Tell whether the delivery is still ours, as far as is known."""
+        return self._owner.holds(token)
+
+    def settle(self, end: Settlement) -> bool:
+        """End a delivery; False: it was not ours any more."""
+        return asyncio.run_coroutine_threadsafe(self._owner.settle(end), self._loop).result()
+
+    def extend(self, token: bytes, lease_ms: int) -> bool:
+        """Begin the lease anew; False: it is lost."""
+        extending = self._owner.extend(token, lease_ms)
+        return asyncio.run_coroutine_threadsafe(extending, self._loop).result()

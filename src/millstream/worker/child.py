@@ -1,0 +1,145 @@
+"""A worker process under a supervisor: ``python -m millstream.worker.child MODULE:WORKER …``.
+
+It reports its consumers on one pipe, so that the supervisor can hand their deliveries over when
+this process dies. The other pipe ends when the supervisor dies; then this process stops, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from millstream.aio.client import AsyncClient
+from millstream.errors import BrokerError, UsageError
+from millstream.worker.consumer import Consumer
+from millstream.worker.run import Run
+from millstream.worker.worker import Worker
+
+__all__ = ["load_worker", "main"]
+
+LOG_LEVEL_VARIABLE = "MILLSTREAM_LOG_LEVEL"
+
+USAGE, BROKER, FORCED = 2, 1, 130
+"""Exit statuses. Any other that is not 0 is a crash."""
+
+
+def load_worker(target: str) -> Worker:
+    """Import ``module:worker``, from the current folder, too.
+
+    Raises:
+        UsageError: there is no such module or worker. What the module itself raises passes.
+    """
+    module_name, colon, name = target.partition(":")
+    if not (module_name and colon and name):
+        message = f"expected MODULE:WORKER, such as tasks:worker, not {target!r}"
+        raise UsageError(message)
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise
+        message = f"there is no module {module_name!r} here"
+        raise UsageError(message) from error
+    worker: Any = module
+    for part in name.split("."):
+        worker = getattr(worker, part, None)
+    if not isinstance(worker, Worker):
+        message = f"{target!r} is no Worker, but {type(worker).__name__}"
+        raise UsageError(message)
+    return worker
+
+
+async def _work(worker: Worker, options: argparse.Namespace) -> None:
+    async with AsyncClient(namespace=options.namespace) as mq:
+        run = worker.prepare(
+            mq, concurrency=options.concurrency, shutdown_timeout=options.shutdown_timeout
+        )
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, _stop, run)
+        if options.lifeline is not None:
+            # Nobody writes to it: it becomes readable when its other end is closed.
+            loop.add_reader(options.lifeline, _orphaned, loop, options.lifeline, run)
+        await run.work(
+            burst=options.burst, announce=lambda consumers: _report(options.report, run, consumers)
+        )
+
+
+def _stop(run: Run) -> None:
+    """Stop in order; when asked a second time, at once."""
+    if run.stopping:
+        # Leases and the supervisor see to what is left in hand.
+        os._exit(FORCED)
+    run.stop()
+
+
+def _orphaned(loop: asyncio.AbstractEventLoop, lifeline: int, run: Run) -> None:
+    loop.remove_reader(lifeline)
+    run.stop()
+
+
+def _report(pipe: int | None, run: Run, consumers: Sequence[Consumer]) -> None:
+    """Tell the supervisor which consumers die with this process, and how long an end may take."""
+    if pipe is None:
+        return
+    names = [
+        {
+            "queue": consumer.handler.queue.name,
+            "consumer": consumer.name,
+            "max_crashes": consumer.handler.retry.max_crashes,
+        }
+        for consumer in consumers
+    ]
+    told = {"shutdown_timeout": run.shutdown_timeout, "consumers": names}
+    os.write(pipe, json.dumps(told).encode() + b"\n")
+    os.close(pipe)
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="millstream.worker.child")
+    parser.add_argument("target")
+    parser.add_argument("--namespace", default="ms")
+    parser.add_argument("--concurrency", type=int)
+    parser.add_argument("--burst", action="store_true")
+    parser.add_argument("--shutdown-timeout", type=float)
+    parser.add_argument("--silent", action="store_true")
+    parser.add_argument("--report", type=int)
+    parser.add_argument("--lifeline", type=int)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a worker until it is stopped; the exit status."""
+    options = _options(arguments)
+    logging.basicConfig(
+        level=os.environ.get(LOG_LEVEL_VARIABLE, "INFO").upper(),
+        format="%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s",
+    )
+    try:
+        asyncio.run(_work(load_worker(options.target), options))
+    except UsageError as error:
+        if not options.silent:
+            sys.stderr.write(f"millstream: {error}\n")
+        return USAGE
+    except BrokerError as error:
+        sys.stderr.write(f"millstream: {error}\n")
+        return BROKER
+    return 0
+
+
+if __name__ == "__main__":
+    status = main()
+    logging.shutdown()
+    sys.stdout.flush()
+    # A handler may still block in a thread; its message is left to its lease.
+    os._exit(status)

@@ -1,0 +1,117 @@
+"""Ends of deliveries on their way to the server."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+from millstream.protocol.consume import Fetched
+from millstream.protocol.keys import in_special_lane
+from millstream.protocol.settlement import Settlement
+
+__all__ = ["Outbox", "Parcel"]
+
+
+@dataclass(slots=True)
+class Parcel:
+    """What goes out in one round trip.
+
+    Attributes:
+        acks: tokens of the ready lane that are done: the fast path.
+        others: every other end.
+    """
+
+    acks: list[bytes] = field(default_factory=list)
+    others: list[Settlement] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.acks) + len(self.others)
+
+    def tokens(self) -> list[bytes]:
+        """Name the deliveries that end with it."""
+        return self.acks + [end.token for end in self.others]
+
+
+class Outbox:
+    """Gathers ends of deliveries until the reader takes them along."""
+
+    __slots__ = ("parcel", "since", "urgent", "waiters")
+
+    def __init__(self) -> None:
+        self.parcel = Parcel()
+        self.since = 0.0
+        self.urgent = False
+        self.waiters: dict[bytes, asyncio.Future[bool]] = {}
+
+    def __len__(self) -> int:
+        return len(self.parcel)
+
+    def ack(self, token: bytes) -> int:
+        """A message is done. Return how many ends are here now."""
+        if in_special_lane(token):
+            self.parcel.others.append(Settlement("ack", token))
+        else:
+            self.parcel.acks.append(token)
+        return self._added()
+
+    def add(self, end: Settlement) -> int:
+        """A delivery ends in any way. Return how many ends are here now."""
+        if end.verb == "ack":
+            return self.ack(end.token)
+        self.parcel.others.append(end)
+        return self._added()
+
+    def _added(self) -> int:
+        parcel = self.parcel
+        count = len(parcel.acks) + len(parcel.others)
+        if count == 1:
+            self.since = time.monotonic()
+        return count
+
+    def expect(self, token: bytes) -> asyncio.Future[bool]:
+        """Return a future that tells whether the delivery was still ours when it ended."""
+        self.urgent = True
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.waiters[token] = future
+        return future
+
+    def take(self) -> Parcel:
+        """Return what is to go out now."""
+        parcel, self.parcel = self.parcel, Parcel()
+        self.urgent = False
+        return parcel
+
+    def put_back(self, parcel: Parcel) -> None:
+        """Take back what could not be sent; it goes out first next time."""
+        parcel.acks += self.parcel.acks
+        parcel.others += self.parcel.others
+        self.parcel = parcel
+
+    def confirmed(self, parcel: Parcel, found: Fetched) -> list[Settlement]:
+        """Tell who waits for what the server has settled; return what it could not store."""
+        if self.waiters:
+            lost = set(found.lost)
+            for token in parcel.tokens():
+                if token not in found.kept:
+                    self.ended(token, owned=token not in lost)
+        return [end for end in parcel.others if end.token in found.kept] if found.kept else []
+
+    def arrived(self, owned: set[bytes]) -> list[bytes]:
+        """After a lost reply: keep the ends of what is still ours; return the other tokens.
+
+        Those were settled before the reply was lost, as far as anybody can tell.
+        """
+        parcel = self.take()
+        settled = [token for token in parcel.tokens() if token not in owned]
+        for token in settled:
+            self.ended(token, owned=True)
+        acks = [token for token in parcel.acks if token in owned]
+        self.put_back(Parcel(acks, [end for end in parcel.others if end.token in owned]))
+        return settled
+
+    def ended(self, token: bytes, *, owned: bool) -> None:
+        """Tell who waits for the end of a delivery."""
+        waiter = self.waiters.pop(token, None)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(owned)

@@ -1,0 +1,141 @@
+"""One run of a worker, from its start to its orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+from millstream.aio.client import AsyncClient
+from millstream.errors import BrokerError
+from millstream.worker.consumer import Consumer
+from millstream.worker.handler import Handler, Middleware
+
+__all__ = ["Run"]
+
+logger = logging.getLogger("millstream.worker")
+
+Hooks = Sequence[Callable[[], Awaitable[None]]]
+
+DRAINED_CHECK = 0.05
+"""Seconds between looks at the queues when a burst run has nothing in hand."""
+
+
+class Run:
+    """Runs handlers.
+
+    Args:
+        client: to the server.
+        handlers: to run.
+        middleware: around each of them.
+        startup: called before the first message.
+        shutdown: called after the last one, in reverse.
+        shutdown_timeout: seconds that running handlers get at the end.
+    """
+
+    def __init__(
+        self,
+        client: AsyncClient,
+        handlers: Sequence[Handler],
+        *,
+        middleware: Sequence[Middleware],
+        startup: Hooks,
+        shutdown: Hooks,
+        shutdown_timeout: float,
+    ) -> None:
+        self.client = client
+        self.over = False
+        self._handlers = handlers
+        self._middleware = middleware
+        self._startup = startup
+        self._shutdown = shutdown
+        self.shutdown_timeout = shutdown_timeout
+        self._stop = asyncio.Event()
+        self._consumers: list[Consumer] = []
+
+    async def work(
+        self, *, burst: bool, announce: Callable[[Sequence[Consumer]], None] | None = None
+    ) -> None:
+        """Work until stopped, cancelled, or (in a burst) drained.
+
+        Args:
+            burst: stop when drained.
+            announce: called with the consumers before they read anything.
+        """
+        try:
+            for hook in self._startup:
+                await hook()
+            async with contextlib.AsyncExitStack() as stack:
+                # In reverse, and each of them even if another one raises.
+                for hook in self._shutdown:
+                    stack.push_async_callback(hook)
+                await self._consume(burst=burst, announce=announce)
+        finally:
+            self.over = True
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it was asked to stop."""
+        return self._stop.is_set()
+
+    def stop(self) -> None:
+        """Come to an end in order."""
+        self._stop.set()
+
+    async def _consume(
+        self, *, burst: bool, announce: Callable[[Sequence[Consumer]], None] | None
+    ) -> None:
+        for handler in self._handlers:
+            self._consumers.append(await Consumer.start(self.client, handler, self._middleware))
+        if announce is not None:
+            announce(self._consumers)
+        tasks = [
+            asyncio.create_task(consumer.run(), name=f"millstream-{consumer.handler.queue.name}")
+            for consumer in self._consumers
+        ]
+        stopped = asyncio.create_task(self._drained() if burst else self._stop.wait())
+        grace = self.shutdown_timeout
+        try:
+            # A consumer never ends by itself; if one does, it is a bug, and must not go unseen.
+            await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            grace = 0.0
+            raise
+        finally:
+            stopped.cancel()
+            await self._finish(tasks, grace)
+        for task in tasks:
+            task.result()
+
+    async def _finish(self, tasks: Sequence[asyncio.Task[None]], grace: float) -> None:
+        try:
+            for consumer in self._consumers:
+                consumer.stop()
+            await asyncio.wait(tasks)
+            await asyncio.gather(*(consumer.finish(grace) for consumer in self._consumers))
+        finally:
+            # Also when this is cancelled: what nobody works on must not be kept from others.
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            for consumer in self._consumers:
+                await consumer.let_go()
+
+    async def _drained(self) -> None:
+        """Return when nothing is ready, delayed or in flight in any queue, or when stopped."""
+        while not self._stop.is_set():
+            if all(consumer.idle for consumer in self._consumers):
+                try:
+                    counts = [await self.client.stats(one.queue) for one in self._handlers]
+                except BrokerError as error:
+                    # Nobody knows whether anything is left. The reader says it louder.
+                    logger.debug("cannot count what is left: %s", error)
+                else:
+                    if not any(n.ready + n.delayed + n.in_flight for n in counts):
+                        return
+            try:
+                async with asyncio.timeout(DRAINED_CHECK):
+                    await self._stop.wait()
+            except TimeoutError:
+                continue

@@ -1,0 +1,156 @@
+"""Threads for handlers that are plain functions."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import ctypes
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["ThreadSlots"]
+
+
+class _Job:
+    """One call, from the loop's order to its outcome."""
+
+    __slots__ = ("context", "done", "function", "future", "guard", "interrupted", "thread")
+
+    def __init__(self, function: Callable[[], Any], future: asyncio.Future[Any]) -> None:
+        self.function = function
+        self.future = future
+        self.context = contextvars.copy_context()
+        self.guard = threading.Lock()
+        self.thread: int | None = None
+        self.done = False
+        self.interrupted = False
+
+
+class ThreadSlots:
+    """Runs functions in threads; their outcomes come back to the loop in bunches.
+
+    Args:
+        count: most threads; they start when they are needed.
+        name: for their names.
+    """
+
+    def __init__(self, count: int, name: str) -> None:
+        self._count = count
+        self._name = name
+        self._loop = asyncio.get_running_loop()
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._outcomes: list[tuple[_Job, Any, BaseException | None]] = []
+        self._collecting = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self._busy = 0
+
+    async def run(self, function: Callable[[], Any], timeout: float | None) -> Any:  # noqa: ASYNC109 - it ends the call in the thread, where a cancellation cannot reach
+        """Call a function in a thread and return its result.
+
+        Args:
+            function: to call.
+            timeout: seconds after which TimeoutError is raised in the function, at its next line
+                of Python. What blocks in C (such as a sleep) ends first.
+
+        Raises:
+            TimeoutError: it took longer, also if it ended well in spite of that.
+            Whatever the function raises.
+        """
+        job = _Job(function, self._loop.create_future())
+        self._busy += 1
+        if self._busy > len(self._threads) < self._count:
+            thread = threading.Thread(
+                target=self._work, name=f"{self._name}-{len(self._threads)}", daemon=True
+            )
+            self._threads.append(thread)
+            thread.start()
+        self._jobs.put(job)
+        timer = self._loop.call_later(timeout, _interrupt, job) if timeout is not None else None
+        try:
+            return await job.future
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            result, error = _run(job)
+            # Who finds the list empty wakes the loop; two that finish together must agree on one.
+            with self._collecting:
+                first = not self._outcomes
+                self._outcomes.append((job, result, error))
+            if first:
+                try:
+                    self._loop.call_soon_threadsafe(self._collect)
+                except RuntimeError:
+                    # The loop is closed: the worker was stopped without waiting for us.
+                    return
+
+    def _collect(self) -> None:
+        with self._collecting:
+            outcomes, self._outcomes = self._outcomes, []
+        for job, result, error in outcomes:
+            self._busy -= 1
+            if job.future.done():
+                continue
+            if job.interrupted:
+                message = "the handler took longer than its timeout"
+                timeout = TimeoutError(message)
+                timeout.__cause__ = error
+                job.future.set_exception(timeout)
+            elif error is not None:
+                job.future.set_exception(error)
+            else:
+                job.future.set_result(result)
+
+    def close(self) -> None:
+        """Let the threads end after what they do now. It does not wait for them."""
+        for _ in self._threads:
+            self._jobs.put(None)
+
+
+def _run(job: _Job) -> tuple[Any, BaseException | None]:
+    """Call the function; an interruption may hit anywhere in here, and must not leave."""
+    result: Any = None
+    error: BaseException | None = None
+    try:
+        with job.guard:
+            job.thread = threading.get_ident()
+            if job.interrupted:
+                # Its time was over before a thread was free.
+                return None, None
+        try:
+            result = job.context.run(job.function)
+        except BaseException as problem:  # noqa: BLE001 - it is handed to the loop
+            error = problem
+        with job.guard:
+            job.done = True
+            if job.interrupted:
+                # It may still be on its way; the next job must not get it.
+                _raise_in(threading.get_ident(), None)
+    except TimeoutError as late:
+        job.done = True
+        error = error or late
+    if isinstance(error, StopIteration):
+        # A future cannot carry it.
+        wrapped = RuntimeError("the handler raised StopIteration")
+        wrapped.__cause__ = error
+        error = wrapped
+    return result, error
+
+
+def _interrupt(job: _Job) -> None:
+    """Raise TimeoutError in the job's thread, if it still runs."""
+    with job.guard:
+        if not job.done:
+            job.interrupted = True
+            if job.thread is not None:
+                _raise_in(job.thread, TimeoutError)
+
+
+def _raise_in(thread: int, exception: type[BaseException] | None) -> None:
+    """CPython's one way to reach a running thread; None takes it back."""
+    argument = ctypes.py_object(exception) if exception is not None else None
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), argument)

@@ -1,0 +1,193 @@
+"""The worker as users see it: handlers are declared on it, and it runs until it is stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from millstream.aio.client import AsyncClient
+from millstream.declare import Queue
+from millstream.errors import UsageError
+from millstream.policy import Duration, Retry, milliseconds
+from millstream.worker.handler import Handler, Middleware, declare_handler
+from millstream.worker.run import Run
+
+__all__ = ["Worker"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+Hook = TypeVar("Hook", bound=Callable[[], Awaitable[None]])
+M = TypeVar("M", bound=Middleware)
+
+
+class Worker:
+    """Handles messages of any number of queues.
+
+    A handler takes the body, and the delivery if it has a second parameter. When it returns, the
+    message is acknowledged. When it raises, the message is tried again by the retry policy, and
+    goes to the dead letters after the last attempt. ``RetryLater`` and ``Reject`` say it
+    explicitly. While it runs, the lease of its message is extended.
+
+    Args:
+        shutdown_timeout: seconds that running handlers get when the worker is stopped; then
+            coroutines are cancelled and their messages handed back.
+
+    Guarantee: a message is handled at least once. Handlers should be idempotent.
+    """
+
+    def __init__(self, *, shutdown_timeout: Duration = 30.0) -> None:
+        self._shutdown_timeout = milliseconds(shutdown_timeout, "shutdown_timeout") / 1000
+        self._handlers: dict[str, Handler] = {}
+        self._middleware: list[Middleware] = []
+        self._startup: list[Callable[[], Awaitable[None]]] = []
+        self._shutdown: list[Callable[[], Awaitable[None]]] = []
+        self._run: Run | None = None
+
+    @property
+    def handlers(self) -> tuple[Handler, ...]:
+        """What was declared, in order."""
+        return tuple(self._handlers.values())
+
+    @property
+    def client(self) -> AsyncClient:
+        """The client that the worker runs with, for handlers that send.
+
+        Raises:
+            UsageError: the worker does not run.
+        """
+        if self._run is None or self._run.over:
+            message = "worker.client is there while the worker runs"
+            raise UsageError(message)
+        return self._run.client
+
+    def on(
+        self,
+        queue: Queue[Any],
+        *,
+        concurrency: int | None = None,
+        prefetch: int | None = None,
+        timeout: Duration | None = None,
+        retry: Retry | None = None,
+    ) -> Callable[[F], F]:
+        """Declare the handler of a queue: an ``async def``, or a ``def``, which runs in threads.
+
+        Args:
+            queue: where the messages come from.
+            concurrency: how many messages to handle at a time. Default: 100 coroutines, 8 threads.
+            prefetch: how many messages to hold, those in hand included; less than the concurrency
+                leaves handlers idle. Default: adapted to the speed of the handler; slow ones hold
+                little more than they handle.
+            timeout: seconds for one message; longer is a failure (TimeoutError). In a thread it is
+                raised at the next line of Python.
+            retry: instead of the queue's policy.
+
+        Returns:
+            A decorator that leaves the function as it is.
+
+        Raises:
+            UsageError: the queue has a handler here, or a parameter makes no sense.
+        """
+
+        def declare(function: F) -> F:
+            handler = declare_handler(
+                queue,
+                function,
+                concurrency=concurrency,
+                prefetch=prefetch,
+                timeout=timeout,
+                retry=retry,
+            )
+            if queue.name in self._handlers:
+                message = f"queue {queue.name!r} has a handler in this worker already"
+                raise UsageError(message)
+            self._handlers[queue.name] = handler
+            return function
+
+        return declare
+
+    def middleware(self, function: M) -> M:
+        """Put an ``async def`` of a delivery and ``call_next`` around every handler.
+
+        It awaits ``call_next()`` once, or raises as a handler may. The first one declared is the
+        outermost.
+        """
+        self._middleware.append(function)
+        return function
+
+    def on_startup(self, function: Hook) -> Hook:
+        """Call an ``async def`` without parameters before the first message is read."""
+        self._startup.append(function)
+        return function
+
+    def on_shutdown(self, function: Hook) -> Hook:
+        """Call an ``async def`` without parameters after the last message is settled."""
+        self._shutdown.append(function)
+        return function
+
+    async def run(self, mq: AsyncClient | None = None, *, burst: bool = False) -> None:
+        """Work until stopped or cancelled.
+
+        Stopped, it reads no more, hands back what it has not begun, gives running handlers
+        ``shutdown_timeout`` seconds, and settles. Cancelled, it does the same without that time.
+
+        Args:
+            mq: a client, which stays open. Default: one of its own, by ``$MILLSTREAM_URL``.
+            burst: stop when the queues are drained: nothing ready, delayed or in flight.
+
+        Raises:
+            UsageError: there is no handler, or the worker runs already.
+            NotConnected: the server cannot be reached at the start. Later it keeps trying.
+        """
+        if mq is None:
+            async with AsyncClient() as own:
+                await self.run(own, burst=burst)
+            return
+        await self.prepare(mq).work(burst=burst)
+
+    def prepare(
+        self,
+        mq: AsyncClient,
+        *,
+        concurrency: int | None = None,
+        shutdown_timeout: float | None = None,
+    ) -> Run:
+        """Return a run of this worker, for those who need to see its consumers.
+
+        Args:
+            mq: the client.
+            concurrency: for every handler, instead of what was declared.
+            shutdown_timeout: seconds, instead of the worker's.
+
+        Raises:
+            UsageError: there is no handler, or the worker runs already.
+        """
+        if self._run is not None and not self._run.over:
+            message = "this worker runs already"
+            raise UsageError(message)
+        if not self._handlers:
+            message = "this worker has no handlers: declare one with @worker.on(queue)"
+            raise UsageError(message)
+        handlers = self.handlers
+        if concurrency is not None:
+            handlers = tuple(
+                dataclasses.replace(handler, concurrency=concurrency) for handler in handlers
+            )
+        self._run = Run(
+            mq,
+            handlers,
+            middleware=tuple(self._middleware),
+            startup=tuple(self._startup),
+            shutdown=tuple(self._shutdown),
+            shutdown_timeout=(
+                self._shutdown_timeout if shutdown_timeout is None else shutdown_timeout
+            ),
+        )
+        return self._run
+
+    def stop(self) -> None:
+        """Ask a running worker to stop in order. Safe to repeat, and from signal handlers.
+
+        Call it in the thread of the worker's event loop.
+        """
+        if self._run is not None:
+            self._run.stop()

@@ -1,0 +1,200 @@
+"""`millstream send`."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from millstream import Client, Queue
+from tests.cli.conftest import Cli, Spawn
+from tests.support.servers import Server
+from tests.support.wait import until
+
+
+def bodies(client: Client, queue: Queue[Any]) -> list[Any]:
+    return [message.body for message in client.peek(queue, limit=10_000)]
+
+
+def test_bodies_from_the_command_line(cli: Cli, client: Client, queue: Queue[Any]) -> None:
+    """Each BODY becomes a message, in order; their ids are printed."""
+    done = cli("send", "orders", '{"id": 1}', "2", '"three"', "null")
+
+    messages = client.peek(queue)
+    assert (done.status, done.err) == (0, "")
+    assert done.out.splitlines() == [message.id for message in messages]
+    assert [message.body for message in messages] == [{"id": 1}, 2, "three", None]
+
+
+def test_bodies_are_stored_as_they_are(cli: Cli, client: Client) -> None:
+    """Digits survive that a float would lose."""
+    text = '{"price": 1.10, "n": 123456789012345678901}'
+    cli("send", "orders", f" {text} ")
+
+    assert client.peek(Queue("orders", bytes))[0].body == text.encode()
+
+
+def test_receipts_as_json(cli: Cli, client: Client, queue: Queue[Any]) -> None:
+    """With --json it prints a receipt a line."""
+    done = cli("send", "orders", "1", "2", "--json")
+
+    assert done.objects == [
+        {"id": message.id, "duplicate": False, "durability": "memory"}
+        for message in client.peek(queue)
+    ]
+
+
+def test_headers(cli: Cli, client: Client, queue: Queue[Any]) -> None:
+    """Headers go with every message; a value may contain an equals sign or be empty."""
+    cli("send", "orders", "1", "2", "--header", "q=a=b", "--header", "empty=")
+
+    assert [message.headers for message in client.peek(queue)] == [{"q": "a=b", "empty": ""}] * 2
+
+
+def test_nothing_is_sent_when_one_body_is_bad(cli: Cli, client: Client, queue: Queue[Any]) -> None:
+    """All bodies are checked before the first is sent."""
+    done = cli("send", "orders", "1", "{")
+
+    assert done.status == 2
+    assert "BODY 2 is not JSON" in done.err
+    assert bodies(client, queue) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"id": 1}\n\n{"id": 2}\n', [{"id": 1}, {"id": 2}]),
+        ('[{"id": 1},\n {"id": 2}]', [{"id": 1}, {"id": 2}]),
+        ("[1]\n[2]\n", [[1], [2]]),
+        ('{\n  "id": 1\n}\n', [{"id": 1}]),
+        ("", []),
+    ],
+)
+def test_from_a_file(
+    cli: Cli, client: Client, queue: Queue[Any], tmp_path: Path, text: str, expected: list[Any]
+) -> None:
+    """--from sends lines, the elements of an array, or one document."""
+    file = tmp_path / "orders.json"
+    file.write_text(text)
+
+    done = cli("send", "orders", "--from", str(file), "--header", "a=b")
+
+    count = f"{len(expected)} message{'' if len(expected) == 1 else 's'}"
+    assert done.status == 0
+    assert re.fullmatch(rf"{count} sent to orders in [\d.]+s\n", done.out)
+    assert bodies(client, queue) == expected
+
+
+def test_from_standard_input(spawn: Spawn, client: Client, queue: Queue[Any]) -> None:
+    """--from - reads standard input; the summary can be JSON."""
+    out, err = spawn("send", "orders", "--from", "-", "--json").communicate("1\n2\n")
+
+    summary = json.loads(out)
+    assert err == ""
+    assert summary.pop("seconds") >= 0
+    assert summary == {"queue": "orders", "sent": 2}
+    assert bodies(client, queue) == [1, 2]
+
+
+def test_a_slow_pipe_does_not_hold_messages_up(
+    spawn: Spawn, client: Client, queue: Queue[Any]
+) -> None:
+    """A line is sent when it arrives, not when a batch is full."""
+    process = spawn("send", "orders", "--from", "-")
+    assert process.stdin is not None
+    process.stdin.write("1\n")
+    process.stdin.flush()
+
+    until(lambda: client.stats(queue).ready == 1)
+    process.communicate("2\n")
+    assert bodies(client, queue) == [1, 2]
+
+
+def test_a_big_file(cli: Cli, client: Client, queue: Queue[Any], tmp_path: Path) -> None:
+    """A file of many batches arrives whole and in order."""
+    file = tmp_path / "big.jsonl"
+    file.write_text("".join(f'{{"id":{n},"text":"{"x" * 90}"}}\n' for n in range(30_000)))
+
+    done = cli("send", "orders", "--from", str(file), "--json")
+
+    assert done.err == ""  # no progress bar where nobody watches
+    assert done.objects[0]["sent"] == 30_000 == client.stats(queue).ready
+    sample = client.peek(queue, limit=5000)
+    assert [message.body["id"] for message in sample] == list(range(5000))
+
+
+def test_a_bad_line(cli: Cli, client: Client, queue: Queue[Any], tmp_path: Path) -> None:
+    """It names the line, what was sent before, and where to go on, which then works."""
+    lines = [str(n) for n in range(2500)]
+    lines[2100] = "oops"
+    file = tmp_path / "orders.jsonl"
+    file.write_text("\n".join(lines) + "\n")
+
+    done = cli("send", "orders", "--from", str(file))
+
+    assert (done.status, done.out) == (2, "")
+    assert f"{file}: line 2101: not JSON" in done.err
+    assert "2,000 messages were sent before: go on with line 2001" in done.err
+    assert len(done.err.splitlines()) == 1
+    assert bodies(client, queue) == list(range(2000))
+
+
+def test_a_bad_line_with_nothing_before(cli: Cli, tmp_path: Path) -> None:
+    """When nothing was sent it says so."""
+    file = tmp_path / "orders.jsonl"
+    file.write_text("1\n2\noops\n")
+
+    done = cli("send", "orders", "--from", str(file))
+
+    assert done.status == 2
+    assert "line 3: not JSON" in done.err
+    assert "0 messages were sent before" in done.err
+
+
+@pytest.mark.slow
+def test_a_server_that_is_lost_on_the_way(spawn: Spawn) -> None:
+    """It says how much was sent for sure, and ends with 1."""
+    with Server() as server:
+        words = ["send", "orders", "--from", "-", "--url", server.url]
+        process = spawn(*words)
+        assert process.stdin is not None
+        process.stdin.write("1\n")
+        process.stdin.flush()
+        # Before the first message the server knows no such key.
+        until(lambda: server.admin().dbsize() >= 2)
+        server.kill()
+
+        out, err = process.communicate("2\n", timeout=40)
+
+    assert (process.returncode, out) == (1, "")
+    assert "1 message was sent before: go on with line 2" in err.splitlines()[-1]
+
+
+def test_interrupted_while_reading(spawn: Spawn, client: Client, queue: Queue[Any]) -> None:
+    """Ctrl-C says how much was sent, and ends with 130."""
+    process = spawn("send", "orders", "--from", "-")
+    assert process.stdin is not None
+    process.stdin.write("1\n")
+    process.stdin.flush()
+    until(lambda: client.stats(queue).ready == 1)
+    process.send_signal(signal.SIGINT)
+
+    # The end of the pipe stays open: it is the signal that ends the command.
+    assert process.wait(20) == 130
+    assert process.stderr is not None
+    assert process.stderr.read() == (
+        "millstream: stopped; 1 message was sent before: go on with line 2\n"
+    )
+
+
+def test_standard_input_that_is_closed(spawn: Spawn) -> None:
+    """Without a standard input --from - ends with 2 and not with a traceback."""
+    process = spawn("send", "orders", "--from", "-", stdin=None, preexec_fn=lambda: os.close(0))
+
+    _, err = process.communicate()
+    assert (process.returncode, err) == (2, "millstream: standard input is closed\n")

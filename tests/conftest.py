@@ -1,0 +1,87 @@
+"""Fixtures for every test: servers, a namespace of one's own, and the key-leak check."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Generator, Iterator
+
+import pytest
+import redis
+from hypothesis import settings
+
+from tests.support.leaks import leaked, wipe
+from tests.support.servers import SERVERS, Server, binary
+
+# A busy machine must not fail a property.
+settings.register_profile("suite", deadline=None)
+settings.load_profile("suite")
+
+_failed = pytest.StashKey[bool]()
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """Valkey 8.1 without persistence; one for each xdist worker."""
+    with Server("valkey-8.1") as server:
+        yield server
+
+
+@pytest.fixture(scope="session", params=SERVERS)
+def any_server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """Each supported server in turn: the test runs once on each that is installed."""
+    if binary(request.param) is None:
+        pytest.skip(f"no {request.param} is installed")
+    with Server(request.param) as server:
+        yield server
+
+
+@pytest.fixture
+def namespace() -> str:
+    """A namespace that no other test has."""
+    return f"t-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def url(server: Server) -> str:
+    """`server`, as a user who may touch only the tests' own keys and channels (`t-...`)."""
+    return server.limited_url
+
+
+@pytest.fixture
+def any_url(any_server: Server) -> str:
+    """`any_server`, as a user who may touch only the tests' own keys and channels (`t-...`)."""
+    return any_server.limited_url
+
+
+@pytest.fixture
+def admin(server: Server) -> redis.Redis:
+    """A blocking client of `server` that may do everything, for assertions."""
+    return server.admin()
+
+
+@pytest.fixture(autouse=True)
+def key_leak_check(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After a test with a namespace: what it left behind is permanent by design, or expires."""
+    used = {"server", "any_server"} & set(request.fixturenames)
+    if "namespace" not in request.fixturenames or not used:
+        yield
+        return
+    namespace: str = request.getfixturevalue("namespace")
+    servers: list[Server] = [request.getfixturevalue(name) for name in sorted(used)]
+    yield
+    for server in servers:
+        left = leaked(server.admin(), namespace)
+        wipe(server.admin(), namespace)
+        if not request.node.stash.get(_failed, False):  # a failed test has said enough
+            assert not left, f"keys without a time to live: {left}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Remember for the key-leak check that a test failed."""
+    report = yield
+    if report.failed:
+        item.stash[_failed] = True
+    return report

@@ -1,0 +1,37 @@
+"""Fixtures: a queue on each supported server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from millstream.driver.blocking import BlockingDriver
+from tests.lua.state import State
+from tests.support.servers import SERVERS, Server, binary
+
+
+@pytest.fixture
+def state(any_url: str, namespace: str) -> Iterator[State]:
+    """An empty queue, used as the user who may touch only the tests' own keys."""
+    driver = BlockingDriver(any_url, connect_timeout=5, timeout=5)
+    yield State(driver, namespace)
+    driver.close()
+
+
+@pytest.fixture(scope="session", params=SERVERS)
+def own_server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """Each supported server in turn, for tests that change its configuration."""
+    if binary(request.param) is None:
+        pytest.skip(f"no {request.param} is installed")
+    with Server(request.param) as server:
+        yield server
+
+
+@pytest.fixture
+def own_state(own_server: Server, namespace: str) -> Iterator[State]:
+    """An empty queue on `own_server`."""
+    driver = BlockingDriver(own_server.limited_url, connect_timeout=5, timeout=5)
+    yield State(driver, namespace)
+    driver.close()
+    own_server.admin().flushall()

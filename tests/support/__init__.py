@@ -1,0 +1,1 @@
+"""What the tests stand on: throwaway servers, a bad network, and waiting without sleeping."""

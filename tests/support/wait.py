@@ -1,0 +1,68 @@
+"""Wait until something is true. Nothing else in the suite waits, so no test guesses a time."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar, overload
+
+T = TypeVar("T")
+
+
+def until(
+    predicate: Callable[[], T], timeout: float = 10, every: float = 0.01, *, message: str = ""
+) -> T:
+    """Call `predicate` until its result is true, and return that result.
+
+    Raises AssertionError with `message` (or the name of the predicate) and the last result.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        result = predicate()
+        if result:
+            return result
+        if time.monotonic() > deadline:
+            raise AssertionError(_explain(predicate, result, timeout, message))
+        time.sleep(every)
+
+
+@overload
+async def auntil(
+    predicate: Callable[[], Awaitable[T]],
+    timeout: float = 10,  # noqa: ASYNC109 - the same signature as until()
+    every: float = 0.01,
+    *,
+    message: str = "",
+) -> T: ...
+@overload
+async def auntil(
+    predicate: Callable[[], T],
+    timeout: float = 10,  # noqa: ASYNC109 - the same signature as until()
+    every: float = 0.01,
+    *,
+    message: str = "",
+) -> T: ...
+async def auntil(
+    predicate: Callable[[], Awaitable[T] | T],
+    timeout: float = 10,  # noqa: ASYNC109 - the same signature as until()
+    every: float = 0.01,
+    *,
+    message: str = "",
+) -> T:
+    """Like `until`, for a running event loop; the predicate may return an awaitable."""
+    deadline = time.monotonic() + timeout
+    while True:
+        answer = predicate()
+        result = await answer if inspect.isawaitable(answer) else answer
+        if result:
+            return result
+        if time.monotonic() > deadline:
+            raise AssertionError(_explain(predicate, result, timeout, message))
+        await asyncio.sleep(every)
+
+
+def _explain(predicate: object, result: object, timeout: float, message: str) -> str:
+    condition = message or getattr(predicate, "__qualname__", repr(predicate))
+    return f"not within {timeout:g} s: {condition} (last result: {result!r})"

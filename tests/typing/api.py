@@ -1,0 +1,68 @@
+"""What type checkers see of the public API. `make check` reads this file; nothing runs it."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict, assert_type
+
+import msgspec
+
+import millstream as ms
+
+
+class Order(msgspec.Struct):
+    """A body."""
+
+    id: int
+
+
+class Row(TypedDict):
+    """A body without a class of its own at run time."""
+
+    id: int
+
+
+orders = ms.Queue("orders", Order, retry=ms.Retry(max_attempts=3), lease=10)
+rows = ms.Queue("rows", Row)
+numbers = ms.Queue("numbers", dict[str, int], codec="msgpack")
+anything = ms.Queue("anything")
+
+assert_type(orders, ms.Queue[Order])
+assert_type(rows, ms.Queue[Row])
+assert_type(numbers, ms.Queue[dict[str, int]])
+assert_type(anything, ms.Queue[Any])
+
+worker = ms.Worker()
+
+
+@worker.on(orders)
+async def one(order: Order) -> None:
+    """A handler keeps its type."""
+
+
+@worker.on(rows, concurrency=2, timeout=5)
+def two(row: Row, delivery: ms.SyncDelivery[Row]) -> None:
+    """A plain function, too."""
+    delivery.ack()
+
+
+async def use(mq: ms.AsyncClient) -> None:
+    """The asyncio client."""
+    assert_type(await mq.send(orders, Order(1), headers={"a": "b"}), ms.Receipt)
+    assert_type(await mq.send_many(orders, [Order(1)]), list[ms.Receipt])
+    async for delivery in mq.receive(orders, wait=1.5):
+        assert_type(delivery, ms.Delivery[Order])
+        assert_type(delivery.body.id, int)
+        await delivery.retry(delay=1)
+    assert_type(await mq.stats(orders), ms.QueueStats)
+    assert_type(await mq.dead(orders), list[ms.DeadLetter])
+    assert_type(await mq.peek(orders), list[ms.Message])
+    assert_type(await mq.redrive(orders, reason="failed*", rate=10), int)
+    await mq.send(orders, "no order")  # type: ignore[misc] # a wrong body is an error
+
+
+def use_blocking(mq: ms.Client) -> None:
+    """The blocking client."""
+    assert_type(mq.send(rows, Row(id=1)), ms.Receipt)
+    for delivery in mq.receive(orders):
+        assert_type(delivery, ms.SyncDelivery[Order])
+        assert_type(delivery.extend(5), None)

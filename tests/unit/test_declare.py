@@ -1,0 +1,143 @@
+"""Queues as values."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+import pytest
+
+from millstream.declare import DEFAULT_MAX_BODY, Queue, check_name
+from millstream.errors import UsageError
+from millstream.policy import Backoff, Retry
+
+
+class Order(msgspec.Struct):
+    id: int
+
+
+def test_the_defaults() -> None:
+    """A queue needs a name, and nothing else."""
+    queue: Queue[Any] = Queue("orders")
+
+    assert queue.name == "orders"
+    assert queue.body_type is Any
+    assert queue.retry == Retry(max_attempts=5, backoff=Backoff(), max_crashes=3)
+    assert queue.lease_ms == 30_000
+    assert queue.max_body == DEFAULT_MAX_BODY
+
+
+def test_everything_can_be_said() -> None:
+    """What is declared is what the queue has."""
+    retry = Retry(max_attempts=1)
+    queue = Queue(
+        "orders", Order, retry=retry, lease=timedelta(seconds=2), codec="msgpack", max_body=10
+    )
+
+    assert (queue.body_type, queue.retry, queue.lease_ms, queue.max_body) == (
+        Order,
+        retry,
+        2000,
+        10,
+    )
+    assert queue.encode(Order(1)) == b"\x81\xa2id\x01"
+
+
+def test_a_queue_is_a_value() -> None:
+    """Producers and workers may declare it apart; it cannot be changed, and shows itself."""
+    queue = Queue("orders", Order)
+
+    assert queue == Queue("orders", Order)
+    assert queue != Queue("orders", Order, lease=1)
+    assert len({queue, Queue("orders", Order), Queue("other", Order)}) == 2
+    assert repr(queue).startswith("Queue(name='orders', body_type=")
+    with pytest.raises(AttributeError):
+        queue.name = "other"  # type: ignore[misc] # that is the point
+
+
+NAMES = [
+    "orders",
+    "Orders.v2",
+    "a",
+    "x" * 200,
+    "b\u00fccher",
+    "a:b",
+    "a-b_c",
+    "*",
+    "\U0001f600",
+    "1",
+]
+NO_NAMES = [
+    "",
+    "x" * 201,
+    "a b",
+    "a\tb",
+    "a\nb",
+    "a\n",
+    "a\u00a0b",
+    "{a}",
+    "a{",
+    "a}",
+    "a/b",
+    "a\x00",
+    "a\x7f",
+    "a\ud800",
+    None,
+    7,
+    b"orders",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_may_be(name: str) -> None:
+    """Any text that people can type and that stays one key."""
+    assert check_name(name, "name") == name
+    assert Queue(name).name == name
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
+def test_a_name_may_not_be(name: Any) -> None:
+    """Whatever would change the hash tag, or cannot be typed."""
+    with pytest.raises(UsageError, match=r"^namespace must be 1 to 200 characters"):
+        check_name(name, "namespace")
+    with pytest.raises(UsageError, match=r"^the queue's name must be"):
+        Queue(name)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"retry": 5}, "queue 'orders': retry must be a Retry, not 5"),
+        ({"retry": Backoff()}, "queue 'orders': retry must be a Retry"),
+        ({"lease": 0.05}, r"queue 'orders': lease must be between 0\.1 and"),
+        ({"lease": None}, "queue 'orders': lease must be seconds or a timedelta"),
+        ({"codec": "pickle"}, "queue 'orders': codec must be"),
+        ({"body_type": complex}, "queue 'orders': cannot decode"),
+        ({"max_body": 0}, "queue 'orders': max_body must be a number of bytes, not 0"),
+        ({"max_body": 1.5}, "queue 'orders': max_body must be"),
+        ({"max_body": True}, "queue 'orders': max_body must be"),
+    ],
+)
+def test_a_parameter_that_makes_no_sense_is_refused(options: dict[str, Any], message: str) -> None:
+    """The error names the queue and the parameter."""
+    with pytest.raises(UsageError, match=f"^{message}"):
+        Queue("orders", **options)
+
+
+@pytest.mark.parametrize("body_type", [bytes, str, Any])
+def test_an_oversize_body_is_refused(body_type: Any) -> None:
+    """The bytes that would be stored count, and the error says how many there are."""
+    queue: Queue[Any] = Queue("orders", body_type, max_body=10)
+    fits: Any = b"x" * 10 if body_type is bytes else "x" * 8
+    large: Any = fits + fits[:1]
+
+    assert len(queue.encode(fits)) == 10
+    with pytest.raises(UsageError, match="queue 'orders': the body has 11 bytes, 10 are allowed"):
+        queue.encode(large)
+
+
+def test_a_wrong_body_is_refused() -> None:
+    """The queue's own check is the codec's."""
+    with pytest.raises(UsageError, match="queue 'orders' takes Order, not dict"):
+        Queue("orders", Order).encode({"id": 1})  # type: ignore[arg-type] # that is the point

@@ -1,0 +1,168 @@
+"""Plain functions in threads: outcomes, contexts, and time limits."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import functools
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from millstream.worker.threads import ThreadSlots
+from tests.support.wait import auntil
+
+PATIENCE = 20.0
+
+
+@pytest.fixture
+async def slots() -> AsyncIterator[ThreadSlots]:
+    slots = ThreadSlots(4, "test")
+    yield slots
+    slots.close()
+
+
+@pytest.fixture
+def hasty_switching() -> Iterator[None]:
+    """Threads are switched as often as can be, which brings out races."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def spin(seconds: float) -> None:
+    """Be busy in Python for so long."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+
+
+async def test_outcomes(slots: ThreadSlots) -> None:
+    """A call's result or exception arrives at the caller, whatever it is."""
+
+    def fail(error: BaseException) -> None:
+        raise error
+
+    assert await slots.run(lambda: 7, None) == 7
+    for error in (ValueError("no"), SystemExit(1), asyncio.CancelledError()):
+        with pytest.raises(type(error)):
+            await slots.run(functools.partial(fail, error), None)
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        await slots.run(lambda: next(iter(())), None)
+
+
+async def test_no_outcome_is_lost(hasty_switching: None) -> None:
+    """Threads that finish at the same moment all tell the loop."""
+    slots = ThreadSlots(8, "test")
+    end = time.monotonic() + 3
+    while time.monotonic() < end:
+        barrier = threading.Barrier(8, timeout=PATIENCE)
+        async with asyncio.timeout(PATIENCE):
+            places = await asyncio.gather(*(slots.run(barrier.wait, None) for _ in range(8)))
+        assert sorted(places) == [*range(8)]
+    slots.close()
+
+
+async def test_threads_start_when_they_are_needed(slots: ThreadSlots) -> None:
+    """One call after the other needs one thread; four at a time need four, and no more."""
+    names = {await slots.run(lambda: threading.current_thread().name, None) for _ in range(20)}
+    assert names == {"test-0"}
+
+    barrier = threading.Barrier(4, timeout=PATIENCE)
+    await asyncio.gather(*(slots.run(barrier.wait, None) for _ in range(4)))
+    await asyncio.gather(*(slots.run(lambda: None, None) for _ in range(50)))
+    alive = [thread.name for thread in threading.enumerate() if thread.name.startswith("test-")]
+    assert len(alive) == 4
+
+
+async def test_the_context_of_the_caller(slots: ThreadSlots) -> None:
+    """A call sees the caller's context variables; what it sets stays with it."""
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
+
+    def change() -> str:
+        seen = variable.get()
+        variable.set("by the thread")
+        return seen
+
+    variable.set("by the caller")
+    assert await slots.run(change, None) == "by the caller"
+    assert await slots.run(variable.get, None) == "by the caller"
+
+
+class TestTimeouts:
+    async def test_a_busy_thread_is_interrupted(self, slots: ThreadSlots) -> None:
+        """TimeoutError is raised in the function itself, at a line of Python."""
+        seen: list[type[BaseException]] = []
+
+        def work() -> None:
+            try:
+                spin(PATIENCE)
+            except BaseException as error:
+                seen.append(type(error))
+                raise
+
+        began = time.monotonic()
+        with pytest.raises(TimeoutError):
+            await slots.run(work, 0.1)
+        assert seen == [TimeoutError]
+        assert 0.1 <= time.monotonic() - began < PATIENCE / 2
+
+    async def test_one_that_blocks_ends_first(self, slots: ThreadSlots) -> None:
+        """A call that blocks outside of Python ends first; until then the caller waits."""
+        go_on = threading.Event()
+        asyncio.get_running_loop().call_later(0.3, go_on.set)
+
+        with pytest.raises(TimeoutError):
+            await slots.run(lambda: go_on.wait(PATIENCE), 0.05)
+        assert go_on.is_set()
+
+    async def test_one_that_ends_in_spite_of_it(self, slots: ThreadSlots) -> None:
+        """A function that catches the interruption has taken too long all the same."""
+
+        def stubborn() -> str:
+            try:
+                spin(PATIENCE)
+            except TimeoutError:
+                return "well"
+            return "never"
+
+        with pytest.raises(TimeoutError):
+            await slots.run(stubborn, 0.05)
+
+    async def test_the_next_call_is_not_hit(self) -> None:
+        """An interruption that comes at the last moment never reaches the thread's next call."""
+        slots = ThreadSlots(1, "test")
+        for n in range(300):
+            limit = 0.002 + (n % 10) * 0.0001
+            with contextlib.suppress(TimeoutError):
+                await slots.run(lambda: spin(0.002), limit)
+            assert await slots.run(lambda: sum(range(200)), None) == 19900
+        slots.close()
+
+    async def test_one_that_never_began(self) -> None:
+        """A call whose time is over before a thread was free for it is not begun."""
+        slots = ThreadSlots(1, "test")
+        go_on = threading.Event()
+        begun: list[int] = []
+        busy = asyncio.create_task(slots.run(lambda: go_on.wait(PATIENCE), None))
+        late = asyncio.create_task(slots.run(lambda: begun.append(1), 0.02))
+        asyncio.get_running_loop().call_later(0.1, go_on.set)
+
+        with pytest.raises(TimeoutError):
+            await late
+        assert await busy
+        assert begun == []
+        slots.close()
+
+
+async def test_closing_ends_the_threads(slots: ThreadSlots) -> None:
+    """After close() the threads end by themselves."""
+    own = ThreadSlots(3, "closing")
+    await asyncio.gather(*(own.run(lambda: spin(0.01), None) for _ in range(3)))
+    own.close()
+    await auntil(lambda: not [t for t in threading.enumerate() if t.name.startswith("closing-")])
