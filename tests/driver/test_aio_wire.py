@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socketserver
+import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -233,15 +236,7 @@ async def test_a_reply_that_nobody_asked_for(own_server: Server, make: Make) -> 
 
 async def test_another_protocol(make: Make) -> None:
     """A server that speaks something else is an error for all who wait, not a silence."""
-
-    async def speak_http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read(100)
-        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-        await writer.drain()
-        writer.close()
-
-    port = free_port()
-    async with await asyncio.start_server(speak_http, "127.0.0.1", port):
+    with speaking_http() as port:
         wire = make(f"redis://127.0.0.1:{port}", timeout=5)
         started = time.monotonic()
         calls: list[Awaitable[bool]] = [echoes(wire) for _ in range(3)]
@@ -249,6 +244,23 @@ async def test_another_protocol(make: Make) -> None:
 
     assert all(isinstance(result, exceptions.RedisError) for result in results)
     assert time.monotonic() - started < 1
+
+
+@contextlib.contextmanager
+def speaking_http() -> Iterator[int]:
+    """A server that answers every connection as a web server does; yields its port."""
+
+    class Answer(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(100)
+            self.request.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Answer) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
+        thread.join()
 
 
 async def test_a_missing_password_is_an_answer(own_server: Server, make: Make) -> None:

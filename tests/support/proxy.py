@@ -206,12 +206,12 @@ class _Wire:
             link.tail = b""
 
     async def end(self) -> None:
-        for _ in range(3):
-            await asyncio.sleep(0)  # who has just been accepted gets a task
         self.cut()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        # Whoever has just been accepted is a task of asyncio's first, and one of ours only later.
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(others, timeout=0.01)
         for writer in self._writers:  # some may still have something to write, to nobody
             writer.transport.abort()
 
