@@ -61,7 +61,7 @@ class Proxy:
 
     def accept(self) -> None:
         """Accept connections again."""
-        self._await(self._wire.open_door)
+        self._do(self._wire.open_door)
 
     def stall(self, *, requests: bool = True, replies: bool = True) -> None:
         """Keep connections open but forward nothing (or nothing in one direction) until resume().
@@ -167,18 +167,31 @@ class _Wire:
         self.flow(requests=True, replies=True)
         self._delay = 0.0
         self._loss: _Loss | None = None
-        self._listener: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: list[asyncio.StreamWriter] = []
 
-    async def open_door(self) -> None:
+    # asyncio's own server forgets to close a connection that it accepts while it is being closed.
+
+    def open_door(self) -> None:
         if self._listener is None:
-            self._listener = await asyncio.start_server(self._serve, "127.0.0.1", self._port)
+            self._listener = socket.create_server(("127.0.0.1", self._port), backlog=100)
+            self._listener.setblocking(False)
+            asyncio.get_running_loop().add_reader(self._listener, self._accept)
 
     def close_door(self) -> None:
         if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
             self._listener.close()
             self._listener = None
+
+    def _accept(self) -> None:
+        assert self._listener is not None
+        with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
+            connection, _ = self._listener.accept()
+            task = asyncio.create_task(self._serve(connection))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     def cut(self) -> None:
         for link in self.links:
@@ -206,21 +219,17 @@ class _Wire:
             link.tail = b""
 
     async def end(self) -> None:
+        await asyncio.sleep(0)  # who has just been accepted begins, and so closes what it has
         self.cut()
-        # Whoever has just been accepted is a task of asyncio's first, and one of ours only later.
-        while others := asyncio.all_tasks() - {asyncio.current_task()}:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.wait(others, timeout=0.01)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         for writer in self._writers:  # some may still have something to write, to nobody
             writer.transport.abort()
 
-    async def _serve(
-        self, from_client: asyncio.StreamReader, to_client: asyncio.StreamWriter
-    ) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
+    async def _serve(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        from_client, to_client = await asyncio.open_connection(sock=connection)
         self._writers.append(to_client)
         try:
             upstream = await asyncio.open_connection("127.0.0.1", self._upstream)
@@ -229,8 +238,6 @@ class _Wire:
         else:
             self._writers.append(upstream[1])
             await self._forward(_Link(from_client, to_client, *upstream))
-        finally:
-            self._tasks.discard(task)
 
     async def _forward(self, link: _Link) -> None:
         """Until one side closes, or the link is cut; then close both."""
