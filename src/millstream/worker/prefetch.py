@@ -11,12 +11,15 @@ __all__ = ["Prefetch"]
 AHEAD = 0.02
 """Seconds of work to fetch ahead: some dozens of round trips on a local network."""
 
+PARTS = 3
+"""Of what is held, one part is handled, one is on its way here, and one is on its way back."""
+
 MOST_AHEAD = 1000
 MEASURED_OVER = 0.02
 
 
 class Prefetch:
-    """The bound on what a reader holds.
+    """The bound on what a reader holds, and how much of it is worth a round trip.
 
     Args:
         concurrency: messages that are handled at a time.
@@ -31,7 +34,7 @@ class Prefetch:
         self._count = 0
         self._since = 0.0
         self.limit = fixed or concurrency
-        self.batch = max(1, self.limit // 2)
+        self.batch = max(1, self.limit // PARTS)
 
     def handled(self, count: int, now: float) -> None:
         """Take note of handled messages.
@@ -49,4 +52,4 @@ class Prefetch:
         ahead = min(MOST_AHEAD, round(self._count / elapsed * AHEAD))
         self._count, self._since = 0, now
         self.limit = self._concurrency + ahead
-        self.batch = max(1, self.limit // 2)
+        self.batch = max(1, self.limit // PARTS)

@@ -32,7 +32,7 @@ Call = Callable[[Any, Delivery[Any]], Awaitable[Any]]
 """Runs the handler, middleware included, for a body and its delivery."""
 
 TURN = 64
-"""Messages that a slot handles before it lets the rest of the event loop run."""
+"""Messages that handlers which do not wait get through before the rest of the event loop runs."""
 
 
 class Holder(Owner, Protocol):
@@ -99,15 +99,15 @@ class Slots:
             else:
                 self._buffer.append(envelope)
         self._buffer.extendleft(reversed(first))
-        if self._buffer:
-            self._hire()
+        self._hire()
 
     def _hire(self) -> None:
-        """Put one more slot to work, if there is one; one at a time.
+        """Put one more slot to work, if there is work and a slot; one at a time.
 
-        The next one is hired by this one. So handlers that do not wait stay with one slot.
+        The next one is hired by this one. So handlers that do not wait take turns, and between
+        two turns everybody else has one: the reader, above all.
         """
-        if self._hiring:
+        if self._hiring or not self._buffer:
             return
         while self._idle:
             idle = self._idle.pop()
@@ -126,8 +126,7 @@ class Slots:
         """A slot has ended; what waits needs another one."""
         self._tasks.discard(task)
         self._hiring = False
-        if self._buffer:
-            self._hire()
+        self._hire()
 
     async def _slot(self) -> None:
         task = asyncio.current_task()
@@ -136,7 +135,8 @@ class Slots:
         while not self._closing:
             self._hiring = False
             turn = 0
-            while self._buffer:
+            while self._buffer and turn < TURN:
+                turn += 1
                 envelope = self._buffer.popleft()
                 if self._buffer:
                     # This handler may wait; then another slot goes on.
@@ -146,12 +146,11 @@ class Slots:
                     # The handler has set a context variable; a new slot has a clean context.
                     # Or it has swallowed a cancellation that was meant for all tasks.
                     return
-                turn += 1
-                if turn == TURN:
-                    turn = 0
-                    await asyncio.sleep(0)
             if self._closing:
                 return
+            if self._buffer:
+                # Its turn is over. Unless another slot has been hired, it goes on by itself.
+                self._loop.call_soon(self._hire)
             idle = self._loop.create_future()
             self._idle.append(idle)
             await idle
