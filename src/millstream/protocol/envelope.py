@@ -58,20 +58,20 @@ def encode_headers(headers: Mapping[str, str]) -> bytes:
         raise UsageError(message) from error
 
 
-class Envelope:
+class Envelope(msgspec.Struct, eq=False, gc=False):
     """One stream entry, read as far as somebody asks.
+
+    There is one for each message, so it is a Struct: made in less than half the time. It holds
+    nothing that could lead back to it, so the garbage collector has no business with it.
 
     Args:
         token: prefix of the lane and id of the entry; it names the delivery when it is settled.
         fields: names and values in turn, as the server sends them.
     """
 
-    __slots__ = ("_parsed", "fields", "token")
-
-    def __init__(self, token: bytes, fields: Sequence[bytes]) -> None:
-        self.token = token
-        self.fields = fields
-        self._parsed: tuple[State, Mapping[str, str], str | None] | None = None
+    token: bytes
+    fields: Sequence[bytes]
+    _parsed: tuple[State, Mapping[str, str], str | None] | None = None
 
     @property
     def body(self) -> bytes | None:
