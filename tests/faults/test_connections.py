@@ -134,7 +134,7 @@ class TestSilence:
         self, own_server: Server, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A sleeping read on a dead connection is noticed, and what it was given is found."""
-        monkeypatch.setattr("millstream.worker.sleeper.BLOCK_MS", 500)
+        monkeypatch.setattr("millstream.aio.sleeper.BLOCK_MS", 500)
         monkeypatch.setattr("millstream.driver.aio.BLOCK_MS", 500)  # and 5 s: it is overdue
         monkeypatch.setattr("millstream.worker.reader.SILENCE", 1.0)
         worker, record = recording(LONG)

@@ -203,7 +203,7 @@ class TestDelays:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """A delayed message that no worker was told of is found when the next sleep ends."""
-        monkeypatch.setattr("millstream.worker.sleeper.BLOCK_MS", 500)
+        monkeypatch.setattr("millstream.aio.sleeper.BLOCK_MS", 500)
         handled = noting(worker, queue)
         keys = queue_keys(mq.namespace, queue.name)
         await mq.send(queue, 1)

@@ -7,6 +7,7 @@ due: the server's own timers are only as fine as its cron (100 ms), ours are not
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from redis import exceptions
@@ -38,6 +39,8 @@ class AsyncListener:
         self._connection: Any = None
         self._reading: asyncio.Task[Any] | None = None
         self.client_id = 0
+        # Called when a read has ended, before anybody has asked for its result.
+        self.on_end: Callable[[], None] | None = None
 
     @property
     def listening(self) -> bool:
@@ -70,6 +73,8 @@ class AsyncListener:
                 self._connection.read_response(disable_decoding=True, disconnect_on_error=False),
                 name="millstream-listener",
             )
+            if (on_end := self.on_end) is not None:
+                self._reading.add_done_callback(lambda _: on_end())
         return self._reading
 
     async def _begin(self, op: Op[Any]) -> None:

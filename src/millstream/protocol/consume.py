@@ -23,6 +23,7 @@ __all__ = [
     "own_pending",
     "owns",
     "register",
+    "rejoin",
     "settle",
     "unblock",
     "wait",
@@ -192,6 +193,15 @@ def own_pending(keys: QueueKeys, consumer: str) -> Plan[list[Envelope]]:
             found += entries_of(entries, prefix.encode())
             start = entries[-1][0] if entries else None
     return found
+
+
+def rejoin(keys: QueueKeys, consumer: str, lease_ms: int) -> Plan[list[Envelope]]:
+    """Make sure of what a consumer needs, and return everything that it owns.
+
+    After a start, a lost reply, or a FLUSHALL.
+    """
+    yield register(keys, consumer, lease_ms)
+    return (yield from own_pending(keys, consumer))
 
 
 def extend(

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import time
@@ -19,10 +18,11 @@ from millstream.protocol import consume
 from millstream.protocol.consume import Fetched
 from millstream.protocol.envelope import Envelope, read_body
 from millstream.protocol.keys import QueueKeys
-from millstream.protocol.reading import BLOCK_MS, Reading
+from millstream.protocol.reading import Reading
 from millstream.protocol.recover import leave, sweep
 from millstream.protocol.settlement import Settlement, reject, release
 from millstream.sync.delivery import SyncDelivery
+from millstream.sync.sleeper import Sleeper
 
 __all__ = ["QueueReader"]
 
@@ -63,7 +63,7 @@ class QueueReader(Generic[T]):
     ) -> None:
         self._driver = driver
         self._keeper = keeper
-        self._listener = listener
+        self._sleeper = Sleeper(driver, listener, keys=keys, consumer=consumer)
         self._queue = queue
         self._keys = keys
         self._consumer = consumer
@@ -178,14 +178,11 @@ class QueueReader(Generic[T]):
             return True
         if now >= deadline:
             return False
-        op = consume.wait(
-            self._keys, self._consumer, BLOCK_MS, suspects=reading.suspect_held is None
-        )
-        self._listener.listen(op)
+        self._sleeper.begin(suspects=reading.suspect_held is None)
         if self._closed:
             # Who closes ends the read from now on, and has looked whether there is one before.
             return True
-        came = self._listener.poll(op, min(reading.sleep(now), deadline - now))
+        came = self._sleeper.poll(min(reading.sleep(now), deadline - now))
         if came is not None:
             reading.woke(came)
             self._keep(came)
@@ -212,15 +209,10 @@ class QueueReader(Generic[T]):
     def _recover(self) -> None:
         """After a loss: find what was delivered to us without arriving."""
         self._unsure = True
-        self._listener.close()
-        if self._listener.client_id:
-            # A server that has not noticed would deliver the next message to nobody.
-            with contextlib.suppress(ServerRefused):
-                self._driver.run(consume.unblock(self._listener.client_id))
-            self._listener.client_id = 0
-        self._register()
+        self._sleeper.close()
         known = {envelope.token for envelope, _ in self._buffer} | self._handed_out
-        pending = self._driver.drive(consume.own_pending(self._keys, self._consumer))
+        lease_ms = self._queue.lease_ms
+        pending = self._driver.drive(consume.rejoin(self._keys, self._consumer, lease_ms))
         found = Fetched(envelopes=[one for one in pending if one.token not in known])
         self._unsure = False
         self._reading.woke(found)
@@ -262,7 +254,7 @@ class QueueReader(Generic[T]):
         self._closed = True
         try:
             # Another task or thread may be inside `next`: it sees the end once its sleep is over.
-            self._end_sleep()
+            self._sleeper.wake()
         except BrokerError as error:
             logger.warning("queue %r: could not end a read: %s", self._queue.name, error)
             self._unreachable = not isinstance(error, ServerRefused)
@@ -285,24 +277,16 @@ class QueueReader(Generic[T]):
             self._buffer.clear()
             # What was extended on purpose is kept for as long as that.
             self._keeper.drop(self._held, when_empty=True)
-            self._listener.close()
-
-    def _end_sleep(self) -> None:
-        if self._listener.listening:
-            self._driver.run(consume.unblock(self._listener.client_id))
+            self._sleeper.disconnect()
 
     def _stop_listening(self) -> None:
         """End the sleeping read, which may bring a message at the last moment."""
-        if not self._listener.listening:
-            return
-        op = consume.wait(self._keys, self._consumer, BLOCK_MS, suspects=True)
         try:
-            self._end_sleep()
-            came = self._listener.poll(op, 1.0)
+            came = self._sleeper.stop()
         except BrokerError:
             # Cut, or not allowed. What it may have brought is at the server.
             self._unsure = True
-            self._listener.close()
+            self._sleeper.disconnect()
         else:
             if came is not None:
                 self._keep(came)

@@ -54,8 +54,8 @@ class Consumer:
         threads = None
         if not handler.is_async:
             threads = ThreadSlots(handler.concurrency, f"millstream-{queue.name}")
-        call = build_call(handler, middleware, threads, reader)
-        reader.slots = Slots(handler, call, reader)
+        call = build_call(handler, middleware, threads, reader.holdings)
+        reader.holdings.slots = Slots(handler, call, reader.holdings)
         return cls(mq, handler, reader, threads)
 
     @property

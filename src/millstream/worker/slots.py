@@ -36,7 +36,7 @@ TURN = 64
 
 
 class Holder(Owner, Protocol):
-    """Who owns the deliveries: the reader."""
+    """Who owns the deliveries: the holdings of the reader."""
 
     def unsettled(self, token: bytes) -> bool:
         """Tell whether the delivery is ours, and its handler has not begun to end it."""

@@ -1,0 +1,109 @@
+"""The read of a consumer that sleeps at the server until a message comes."""
+
+from __future__ import annotations
+
+import contextlib
+
+from millstream.driver.aio import AsyncDriver
+from millstream.driver.aio_listener import AsyncListener
+from millstream.errors import ServerRefused
+from millstream.protocol import consume
+from millstream.protocol.consume import Fetched
+from millstream.protocol.keys import QueueKeys
+from millstream.protocol.op import Op
+from millstream.protocol.reading import BLOCK_MS
+
+__all__ = ["Sleeper"]
+
+LAST_MOMENT = 1.0
+"""Seconds that a read has to end when it is told to."""
+
+
+class Sleeper:
+    """One sleeping read at a time, on a connection of its own.
+
+    Args:
+        driver: of the client.
+        listener: the connection.
+        keys: of the queue.
+        consumer: who sleeps.
+    """
+
+    def __init__(
+        self, driver: AsyncDriver, listener: AsyncListener, *, keys: QueueKeys, consumer: str
+    ) -> None:
+        self._driver = driver
+        self._listener = listener
+        self._keys = keys
+        self._consumer = consumer
+        self._suspects = True
+
+    async def begin(self, *, suspects: bool) -> None:
+        """Begin to sleep, or go on.
+
+        Args:
+            suspects: whether a suspect may be taken.
+
+        Raises:
+            NotConnected, TimedOut, ServerRefused: it cannot be.
+        """
+        if not self._listener.listening:
+            self._suspects = suspects
+            await self._listener.listen(self._op(suspects=suspects))
+        elif suspects and not self._suspects:
+            # It was begun when a suspect was in hand. End it; the next one has that lane.
+            self._suspects = True
+            with contextlib.suppress(ServerRefused):
+                await self.wake()
+
+    async def poll(self, seconds: float) -> Fetched | None:
+        """Wait for what the sleep brings; None if the time is over, and the sleep goes on.
+
+        Args:
+            seconds: how long.
+
+        Raises:
+            BrokerError: the connection was lost. What the sleep brought may be lost, too.
+        """
+        return await self._listener.poll(self._op(suspects=True), seconds)
+
+    async def wake(self) -> None:
+        """End the sleep at once, as if its time had passed.
+
+        Raises:
+            BrokerError: it goes on.
+        """
+        if self._listener.listening:
+            await self._driver.run(consume.unblock(self._listener.client_id))
+
+    async def stop(self) -> Fetched | None:
+        """End the sleep; return what it has brought at the last moment.
+
+        Raises:
+            BrokerError: what it has brought has to be looked up.
+        """
+        if not self._listener.listening:
+            return None
+        await self.wake()
+        return await self.poll(LAST_MOMENT)
+
+    async def close(self) -> None:
+        """Disconnect, and see that the read ends at the server, too.
+
+        A server that has not noticed would deliver the next message to nobody.
+
+        Raises:
+            NotConnected, TimedOut: the server cannot be reached.
+        """
+        await self._listener.close()
+        if self._listener.client_id:
+            with contextlib.suppress(ServerRefused):
+                await self._driver.run(consume.unblock(self._listener.client_id))
+            self._listener.client_id = 0
+
+    async def disconnect(self) -> None:
+        """Disconnect, whatever is outstanding."""
+        await self._listener.close()
+
+    def _op(self, *, suspects: bool) -> Op[Fetched]:
+        return consume.wait(self._keys, self._consumer, BLOCK_MS, suspects=suspects)

@@ -1,0 +1,248 @@
+"""What a reader has in hand: deliveries, from their coming until the server has confirmed the end.
+
+Their leases are extended (in another thread) for as long. Slots run the handlers and tell here how
+each delivery ended; the reader takes the ends along to the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from millstream.declare import Queue
+from millstream.driver.aio import AsyncDriver
+from millstream.driver.lease_keeper import Held, LeaseKeeper
+from millstream.protocol import consume
+from millstream.protocol.consume import Fetched
+from millstream.protocol.envelope import Envelope
+from millstream.protocol.keys import QueueKeys
+from millstream.protocol.reading import Reading
+from millstream.protocol.settlement import Settlement, release
+from millstream.worker.outbox import Outbox, Parcel
+from millstream.worker.prefetch import Prefetch
+from millstream.worker.slots import Slots
+
+__all__ = ["Holdings"]
+
+logger = logging.getLogger("millstream.worker")
+
+LINGER = 0.005
+"""Seconds that an end may wait for company while other messages are in hand."""
+
+STORE_AGAIN = 1.0
+"""Seconds until an end is tried again that a server without memory could not store."""
+
+
+class Holdings:
+    """The deliveries of one consumer; the ``Holder`` of its slots.
+
+    Args:
+        driver: of the client.
+        keeper: extends leases from its own thread.
+        reading: learns of suspects that have ended.
+        wake: called when the reader has something to do.
+        queue: where the deliveries come from.
+        keys: of the queue.
+        consumer: who holds them.
+        prefetch: how many ends are worth a round trip.
+    """
+
+    def __init__(
+        self,
+        driver: AsyncDriver,
+        keeper: LeaseKeeper,
+        reading: Reading,
+        wake: Callable[[], None],
+        *,
+        queue: Queue[Any],
+        keys: QueueKeys,
+        consumer: str,
+        prefetch: Prefetch,
+    ) -> None:
+        self._driver = driver
+        self._keeper = keeper
+        self._reading = reading
+        self._wake = wake
+        self._queue = queue
+        self._keys = keys
+        self._consumer = consumer
+        self._prefetch = prefetch
+        self._loop = asyncio.get_running_loop()
+        self.outbox = Outbox()
+        self._held = Held(keys, consumer, queue.lease_ms, until={}, on_lost=self._lost_in_thread)
+        # Ours, but nobody may have it before its lease ends: a thread works on it that we left.
+        self._left_behind: set[bytes] = set()
+        self._lingering: asyncio.TimerHandle | None = None
+        self.slots: Slots
+
+    # What slots tell (see slots.Holder)
+
+    def holds(self, token: bytes) -> bool:
+        """Tell whether the delivery is still ours."""
+        return token in self._held.until
+
+    def unsettled(self, token: bytes) -> bool:
+        """Tell whether the delivery is ours, and its handler has not begun to end it."""
+        return token in self._held.until and token not in self.outbox.waiters
+
+    def ack(self, token: bytes) -> None:
+        """A handler is done with a message."""
+        self._ended(self.outbox.ack(token))
+
+    def end(self, end: Settlement) -> None:
+        """A delivery ends in another way."""
+        if self.unsettled(end.token):
+            self._ended(self.outbox.add(end))
+
+    def abandon(self, token: bytes) -> None:
+        """A delivery is over without a settlement."""
+        if self._held.until.pop(token, None) is not None:
+            self._left_behind.add(token)
+        self._reading.settled(token)
+        self._wake()
+
+    async def settle(self, end: Settlement) -> bool:
+        """End a delivery at once and tell whether it was ours."""
+        if not self.unsettled(end.token):
+            return False
+        self.outbox.add(end)
+        ended = self.outbox.expect(end.token)
+        self._wake()
+        return await ended
+
+    async def extend(self, token: bytes, lease_ms: int) -> bool:
+        """Begin a lease anew. It is extended for as long as the handler runs, anyway."""
+        idle_ms = max(0, self._queue.lease_ms - lease_ms)
+        op = consume.extend(self._keys, self._consumer, [token], idle_ms=idle_ms)
+        return not await self._driver.run(op)
+
+    def _ended(self, count: int) -> None:
+        """Wake the reader when its ends are worth a round trip."""
+        if not self.slots.waiting or count >= self._prefetch.batch:
+            self._wake()
+        elif count == 1 and self._lingering is None:
+            self._lingering = self._loop.call_later(LINGER, self._linger_over)
+
+    def _linger_over(self) -> None:
+        self._lingering = None
+        self._wake()
+
+    # What the reader asks
+
+    @property
+    def count(self) -> int:
+        """Deliveries whose end the server has not confirmed."""
+        return len(self._held.until)
+
+    @property
+    def keeps_leases(self) -> bool:
+        """Whether something has to stay ours: in hand, or with a thread that we left."""
+        return bool(self._held.until or self._left_behind)
+
+    def flush_in(self, now: float) -> float:
+        """Return the seconds until ends must go out; inf: there are none.
+
+        Args:
+            now: seconds, of the monotonic clock.
+        """
+        outbox = self.outbox
+        if not outbox:
+            return math.inf
+        if outbox.urgent or not self.slots.waiting or len(outbox) >= self._prefetch.batch:
+            return 0.0
+        return max(0.0, outbox.since + LINGER - now)
+
+    # What the reader tells
+
+    def keep(self) -> None:
+        """Extend leases from now on."""
+        self._keeper.keep(self._held)
+
+    def drop(self) -> None:
+        """Extend no lease any more. Safe to repeat."""
+        self.stop_lingering()
+        self._keeper.drop(self._held)
+
+    def stop_lingering(self) -> None:
+        """Wake nobody any more for ends that wait for company."""
+        if self._lingering is not None:
+            self._lingering.cancel()
+
+    def take(self, envelopes: Sequence[Envelope], *, stopping: bool) -> None:
+        """Own what was read, and hand it to the slots; who is stopping hands it back."""
+        if not envelopes:
+            return
+        until = self._held.until
+        for envelope in envelopes:
+            until[envelope.token] = math.inf
+        if stopping:
+            for envelope in envelopes:
+                self.end(release(envelope.token))
+        else:
+            self.slots.add(envelopes)
+
+    def release_waiting(self) -> None:
+        """Hand back what no handler has begun with."""
+        for token in self.slots.drop_waiting():
+            self.end(release(token))
+
+    def confirm(self, parcel: Parcel, found: Fetched) -> None:
+        """Let go of what the server has settled, and say what it refused."""
+        until = self._held.until
+        for token in parcel.acks:
+            until.pop(token, None)
+        for end in parcel.others:
+            if end.token not in found.kept:
+                until.pop(end.token, None)
+                self._reading.settled(end.token)
+        for token in found.lost:
+            logger.warning(
+                "queue %r: lost the lease of delivery %s before it was settled; it is handled again",
+                self._queue.name,
+                token.decode(),
+            )
+        if kept := self.outbox.confirmed(parcel, found):
+            problem = next(iter(found.kept.values()))
+            logger.warning(
+                "queue %r: cannot settle %d deliveries yet: %s",
+                *(self._queue.name, len(kept), problem),
+            )
+            self._loop.call_later(STORE_AGAIN, self._settle_again, kept)
+
+    def _settle_again(self, kept: list[Settlement]) -> None:
+        for end in kept:
+            if end.token in self._held.until:
+                self._ended(self.outbox.add(end))
+
+    def reconcile(self, pending: Sequence[Envelope]) -> list[Envelope]:
+        """After a loss: believe the server in what is ours; return what has not arrived here.
+
+        Args:
+            pending: everything that this consumer owns.
+        """
+        owned = {envelope.token for envelope in pending}
+        for token in self.outbox.arrived(owned):
+            self._held.until.pop(token, None)
+            self._reading.settled(token)
+        self._lost([token for token in list(self._held.until) if token not in owned])
+        known = self._held.until.keys() | self._left_behind
+        return [one for one in pending if one.token not in known]
+
+    def _lost_in_thread(self, tokens: list[bytes]) -> None:
+        self._loop.call_soon_threadsafe(self._lost_to_keeper, tokens)
+
+    def _lost_to_keeper(self, tokens: list[bytes]) -> None:
+        # What its handler is ending may be gone because it has ended; the answer will tell.
+        self._lost([token for token in tokens if self.unsettled(token)])
+
+    def _lost(self, tokens: list[bytes]) -> None:
+        """Others own these by now: do not begin with them, and stop those that run."""
+        for token in tokens:
+            self._held.until.pop(token, None)
+            self._reading.settled(token)
+            self.outbox.ended(token, owned=False)
+        self.slots.lost(tokens)
+        self._wake()
