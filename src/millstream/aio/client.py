@@ -223,7 +223,7 @@ class AsyncClient:
             self.lease_keeper(),
             await self._driver.listener(),
             queue=queue,
-            keys=self._queue_keys(queue),
+            keys=[self._queue_keys(queue)],
             consumer=self.consumer_name(),
             prefetch=prefetch,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 
 from millstream.driver.aio import AsyncDriver
 from millstream.driver.aio_listener import AsyncListener
@@ -25,39 +26,46 @@ class Sleeper:
     Args:
         driver: of the client.
         listener: the connection.
-        keys: of the queue.
+        keys: of each partition to wait for.
         consumer: who sleeps.
     """
 
     def __init__(
-        self, driver: AsyncDriver, listener: AsyncListener, *, keys: QueueKeys, consumer: str
+        self,
+        driver: AsyncDriver,
+        listener: AsyncListener,
+        *,
+        keys: Sequence[QueueKeys],
+        consumer: str,
     ) -> None:
         self._driver = driver
         self._listener = listener
         self._keys = keys
         self._consumer = consumer
-        self._suspects = True
+        self._suspects = [True] * len(keys)
 
-    async def begin(self, *, suspects: bool) -> None:
+    async def begin(self, suspects: Sequence[bool]) -> None:
         """Begin to sleep, or go on.
 
         Args:
-            suspects: whether a suspect may be taken.
+            suspects: whether a suspect may be taken, of each partition.
 
         Raises:
             NotConnected, TimedOut, ServerRefused: it cannot be.
         """
         if not self._listener.listening:
-            self._suspects = suspects
-            await self._listener.listen(self._op(suspects=suspects))
-        elif suspects and not self._suspects:
+            self._suspects = [*suspects]
+            await self._listener.listen(self._op(suspects))
+        elif any(now and not then for now, then in zip(suspects, self._suspects, strict=True)):
             # It was begun when a suspect was in hand. End it; the next one has that lane.
-            self._suspects = True
+            self._suspects = [True] * len(self._keys)
             with contextlib.suppress(ServerRefused):
                 await self.wake()
 
-    async def poll(self, seconds: float) -> Fetched | None:
+    async def poll(self, seconds: float) -> list[Fetched] | None:
         """Wait for what the sleep brings; None if the time is over, and the sleep goes on.
+
+        The result is what came in each partition, perhaps nothing.
 
         Args:
             seconds: how long.
@@ -65,7 +73,7 @@ class Sleeper:
         Raises:
             BrokerError: the connection was lost. What the sleep brought may be lost, too.
         """
-        return await self._listener.poll(self._op(suspects=True), seconds)
+        return await self._listener.poll(self._op(self._suspects), seconds)
 
     async def wake(self) -> None:
         """End the sleep at once, as if its time had passed.
@@ -76,7 +84,7 @@ class Sleeper:
         if self._listener.listening:
             await self._driver.run(consume.unblock(self._listener.client_id))
 
-    async def stop(self) -> Fetched | None:
+    async def stop(self) -> list[Fetched] | None:
         """End the sleep; return what it has brought at the last moment.
 
         Raises:
@@ -105,5 +113,6 @@ class Sleeper:
         """Disconnect, whatever is outstanding."""
         await self._listener.close()
 
-    def _op(self, *, suspects: bool) -> Op[Fetched]:
-        return consume.wait(self._keys, self._consumer, BLOCK_MS, suspects=suspects)
+    def _op(self, suspects: Sequence[bool]) -> Op[list[Fetched]]:
+        places = list(zip(self._keys, suspects, strict=True))
+        return consume.wait_any(places, self._consumer, BLOCK_MS)

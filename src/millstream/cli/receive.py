@@ -98,7 +98,7 @@ def _reader(client: Client, queue: Queue[bytes], prefetch: int) -> QueueReader[b
         client.lease_keeper(),
         client.driver.listener(),
         queue=queue,
-        keys=queue_keys(client.namespace, queue.name),
+        keys=[queue_keys(client.namespace, queue.name)],
         consumer=client.consumer_name(),
         prefetch=prefetch,
     )

@@ -27,6 +27,7 @@ __all__ = [
     "settle",
     "unblock",
     "wait",
+    "wait_any",
 ]
 
 _REGISTER = load_script("register")
@@ -146,9 +147,29 @@ def wait(keys: QueueKeys, consumer: str, block_ms: int, *, suspects: bool) -> Op
         block_ms: the longest sleep.
         suspects: whether the consumer may take a suspect.
     """
-    names = [keys.wake, *(keys.lane(prefix) for prefix in LANES if suspects or prefix != "s")]
-    # All lanes: the reply may belong to a read that was begun with the other choice.
-    prefixes = {keys.lane(prefix): prefix.encode() for prefix in LANES}
+    sleep = wait_any([(keys, suspects)], consumer, block_ms)
+    return Op(sleep.commands, decode=lambda replies: sleep.decode(replies)[0], repeatable=False)
+
+
+def wait_any(
+    places: Sequence[tuple[QueueKeys, bool]], consumer: str, block_ms: int
+) -> Op[list[Fetched]]:
+    """Sleep until a message comes in any of some partitions; bring one of each that has any.
+
+    Args:
+        places: keys of each partition, and whether the consumer may take a suspect there.
+        consumer: who sleeps.
+        block_ms: the longest sleep.
+
+    The result is what came, one for each place.
+    """
+    names: list[str] = []
+    # All lanes: the reply may belong to a read that was begun with another choice.
+    sources: dict[str, tuple[int, bytes | None]] = {}
+    for place, (keys, suspects) in enumerate(places):
+        names += [keys.wake, *(keys.lane(prefix) for prefix in LANES if suspects or prefix != "s")]
+        sources[keys.wake] = (place, None)
+        sources.update({keys.lane(prefix): (place, prefix.encode()) for prefix in LANES})
     read: tuple[Argument, ...] = (
         "XREADGROUP",
         "GROUP",
@@ -162,16 +183,18 @@ def wait(keys: QueueKeys, consumer: str, block_ms: int, *, suspects: bool) -> Op
     )
     command = Command((*read, *names, *(">" for _ in names)))
 
-    def decode(replies: list[Any]) -> Fetched:
-        envelopes: list[Envelope] = []
-        woken: list[bytes] = []
+    def decode(replies: list[Any]) -> list[Fetched]:
+        envelopes: list[list[Envelope]] = [[] for _ in places]
+        woken: list[list[bytes]] = [[] for _ in places]
         for name, entries in replies[0] or ():
-            stream = name.decode()
-            if stream == keys.wake:
-                woken += [entry_id for entry_id, _ in entries]
+            place, prefix = sources[name.decode()]
+            if prefix is None:
+                woken[place] += [entry_id for entry_id, _ in entries]
             else:
-                envelopes += entries_of(entries, prefixes[stream])
-        return Fetched(envelopes=envelopes, woken=woken)
+                envelopes[place] += entries_of(entries, prefix)
+        return [
+            Fetched(envelopes=some, woken=ids) for some, ids in zip(envelopes, woken, strict=True)
+        ]
 
     return Op((command,), decode, repeatable=False)
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 
 from millstream.driver.blocking import BlockingDriver
 from millstream.driver.blocking_listener import BlockingListener
@@ -26,39 +27,46 @@ class Sleeper:
     Args:
         driver: of the client.
         listener: the connection.
-        keys: of the queue.
+        keys: of each partition to wait for.
         consumer: who sleeps.
     """
 
     def __init__(
-        self, driver: BlockingDriver, listener: BlockingListener, *, keys: QueueKeys, consumer: str
+        self,
+        driver: BlockingDriver,
+        listener: BlockingListener,
+        *,
+        keys: Sequence[QueueKeys],
+        consumer: str,
     ) -> None:
         self._driver = driver
         self._listener = listener
         self._keys = keys
         self._consumer = consumer
-        self._suspects = True
+        self._suspects = [True] * len(keys)
 
-    def begin(self, *, suspects: bool) -> None:
+    def begin(self, suspects: Sequence[bool]) -> None:
         """Begin to sleep, or go on.
 
         Args:
-            suspects: whether a suspect may be taken.
+            suspects: whether a suspect may be taken, of each partition.
 
         Raises:
             NotConnected, TimedOut, ServerRefused: it cannot be.
         """
         if not self._listener.listening:
-            self._suspects = suspects
-            self._listener.listen(self._op(suspects=suspects))
-        elif suspects and not self._suspects:
+            self._suspects = [*suspects]
+            self._listener.listen(self._op(suspects))
+        elif any(now and not then for now, then in zip(suspects, self._suspects, strict=True)):
             # It was begun when a suspect was in hand. End it; the next one has that lane.
-            self._suspects = True
+            self._suspects = [True] * len(self._keys)
             with contextlib.suppress(ServerRefused):
                 self.wake()
 
-    def poll(self, seconds: float) -> Fetched | None:
+    def poll(self, seconds: float) -> list[Fetched] | None:
         """Wait for what the sleep brings; None if the time is over, and the sleep goes on.
+
+        The result is what came in each partition, perhaps nothing.
 
         Args:
             seconds: how long.
@@ -66,7 +74,7 @@ class Sleeper:
         Raises:
             BrokerError: the connection was lost. What the sleep brought may be lost, too.
         """
-        return self._listener.poll(self._op(suspects=True), seconds)
+        return self._listener.poll(self._op(self._suspects), seconds)
 
     def wake(self) -> None:
         """End the sleep at once, as if its time had passed.
@@ -77,7 +85,7 @@ class Sleeper:
         if self._listener.listening:
             self._driver.run(consume.unblock(self._listener.client_id))
 
-    def stop(self) -> Fetched | None:
+    def stop(self) -> list[Fetched] | None:
         """End the sleep; return what it has brought at the last moment.
 
         Raises:
@@ -106,5 +114,6 @@ class Sleeper:
         """Disconnect, whatever is outstanding."""
         self._listener.close()
 
-    def _op(self, *, suspects: bool) -> Op[Fetched]:
-        return consume.wait(self._keys, self._consumer, BLOCK_MS, suspects=suspects)
+    def _op(self, suspects: Sequence[bool]) -> Op[list[Fetched]]:
+        places = list(zip(self._keys, suspects, strict=True))
+        return consume.wait_any(places, self._consumer, BLOCK_MS)

@@ -70,7 +70,7 @@ class Reader:
         self._reading = Reading()
         self._event = asyncio.Event()
         listener.on_end = self._event.set
-        self._sleeper = Sleeper(driver, listener, keys=keys, consumer=consumer)
+        self._sleeper = Sleeper(driver, listener, keys=[keys], consumer=consumer)
         self.holdings = Holdings(
             driver,
             keeper,
@@ -173,9 +173,8 @@ class Reader:
     async def _listen(self) -> None:
         """Sleep at the server, or take what the sleep has brought."""
         if not self._listener.done:
-            await self._sleeper.begin(suspects=self._reading.suspect_held is None)
-        found = await self._sleeper.poll(0)
-        if found is not None:
+            await self._sleeper.begin([self._reading.suspect_held is None])
+        for found in await self._sleeper.poll(0) or ():
             self._pause = 0.0
             # When it brings nothing, look all the same: a wake-up may have died with another
             # consumer, and delayed messages come back by nothing but a look.
@@ -262,10 +261,10 @@ class Reader:
 
     async def _stop_listening(self) -> None:
         try:
-            found = await self._sleeper.stop()
+            brought = await self._sleeper.stop()
         except BrokerError:
             # Cut, or not allowed: look for what it may have brought.
             self._sure = False
         else:
-            if found is not None:
+            for found in brought or ():
                 self._take(found)

@@ -1,0 +1,221 @@
+"""One partition of a queue as ``receive`` reads it; a queue without partitions is one."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import deque
+from typing import Generic, TypeVar
+
+from millstream.aio.delivery import Delivery
+from millstream.declare import Queue
+from millstream.driver.aio import AsyncDriver
+from millstream.driver.lease_keeper import Held, LeaseKeeper
+from millstream.errors import Undecodable
+from millstream.protocol import consume
+from millstream.protocol.consume import Fetched
+from millstream.protocol.envelope import Envelope, read_body
+from millstream.protocol.keys import QueueKeys
+from millstream.protocol.reading import Reading
+from millstream.protocol.recover import leave, sweep
+from millstream.protocol.settlement import Settlement, reject, release
+
+__all__ = ["Part"]
+
+T = TypeVar("T")
+
+logger = logging.getLogger("millstream.receive")
+
+RELEASED_AT_ONCE = 100
+"""Bounds the time that one call keeps the server busy: about a millisecond."""
+
+
+class Part(Generic[T]):
+    """Fetches from one partition, and owns what it has fetched. Its reader does the waiting.
+
+    Args:
+        driver: of the client.
+        keeper: extends the leases of what waits in the buffer.
+        queue: to read.
+        keys: of the partition.
+        consumer: a name that nobody else has.
+        prefetch: most messages to fetch at once.
+    """
+
+    def __init__(
+        self,
+        driver: AsyncDriver,
+        keeper: LeaseKeeper,
+        *,
+        queue: Queue[T],
+        keys: QueueKeys,
+        consumer: str,
+        prefetch: int,
+    ) -> None:
+        self._driver = driver
+        self._keeper = keeper
+        self._queue = queue
+        self.keys = keys
+        self._consumer = consumer
+        self._prefetch = prefetch
+        self.reading = Reading()
+        self._buffer: deque[tuple[Envelope, float]] = deque()
+        self._handed_out: set[bytes] = set()
+        self._left = False
+        self._suspect_until = 0.0
+        self._held = Held(keys, consumer, queue.lease_ms, until={}, on_lost=self._forget)
+
+    async def register(self) -> None:
+        """Make the partition and this consumer known to the server."""
+        op = consume.register(self.keys, self._consumer, self._queue.lease_ms)
+        await self._driver.run(op)
+
+    def keep_leases(self) -> None:
+        """Extend the leases of what waits in the buffer, from now on."""
+        self._keeper.keep(self._held)
+
+    # Fetching
+
+    def wants(self, now: float) -> bool:
+        """Tell whether a fetch may bring something."""
+        return self.reading.more or self.reading.is_due(now)
+
+    async def fetch(self) -> None:
+        """Fetch what is there."""
+        reading = self.reading
+        reads = reading.reads(self._prefetch)
+        woken = [Settlement("woken", entry) for entry in reading.woken]
+        found = await self._driver.run(consume.fetch(self.keys, self._consumer, woken, reads))
+        reading.woken.clear()
+        reading.fetched(found, reads, time.monotonic())
+        self._keep(found)
+
+    def woke(self, found: Fetched) -> None:
+        """Take what a sleeping read has brought."""
+        self.reading.woke(found)
+        self._keep(found)
+
+    def _keep(self, found: Fetched) -> None:
+        now = time.monotonic()
+        for envelope in found.envelopes:
+            self._held.until[envelope.token] = math.inf
+            self._buffer.append((envelope, now))
+
+    async def look_after(self, now: float) -> None:
+        """Take over expired leases when it is time, and let go of a suspect that is lost."""
+        reading = self.reading
+        if now >= reading.sweep_at:
+            await self._sweep()
+        held = reading.suspect_held
+        if held and held not in self._held.until and now >= self._suspect_until:
+            # Its user let the lease run out. That is no reason to leave all others alone.
+            reading.settled(held)
+
+    async def _sweep(self) -> None:
+        queue = self._queue
+        swept = await self._driver.run(
+            sweep(
+                self.keys,
+                self._consumer,
+                lease_ms=queue.lease_ms,
+                max_crashes=queue.retry.max_crashes,
+            )
+        )
+        self.reading.sweep_at = time.monotonic() + swept.wait_ms / 1000
+
+    async def recover(self) -> None:
+        """After a loss: find what was delivered to us without arriving."""
+        known = {envelope.token for envelope, _ in self._buffer} | self._handed_out
+        lease_ms = self._queue.lease_ms
+        pending = await self._driver.drive(consume.rejoin(self.keys, self._consumer, lease_ms))
+        self.woke(Fetched(envelopes=[one for one in pending if one.token not in known]))
+
+    # Handing out
+
+    async def take(self) -> Delivery[T] | None:
+        """Return the next delivery of what was fetched; None when there is none."""
+        while self._buffer:
+            envelope, since = self._buffer.popleft()
+            token = envelope.token
+            if token not in self._held.until:
+                continue
+            # Its owner gets most of a lease, however long it has waited here.
+            old = time.monotonic() - since > self._queue.lease_ms / 4000
+            if old and not await self.extend(token, self._queue.lease_ms):
+                continue
+            self._held.until.pop(token, None)
+            try:
+                body = read_body(envelope, self._queue.codec.decode, self._queue.name)
+            except Undecodable as error:
+                logger.warning("%s", error)
+                await self.settle(reject(token, error.reason, error=str(error)))
+                continue
+            self._handed_out.add(token)
+            if token == self.reading.suspect_held:
+                self._suspect_until = time.monotonic() + self._queue.lease_ms / 1000
+            return Delivery(body, envelope, self._queue, self._queue.retry, self)
+        return None
+
+    # What deliveries ask (see delivery.Owner)
+
+    def holds(self, token: bytes) -> bool:
+        """Tell whether a delivery is still ours, as far as is known."""
+        return token in self._handed_out
+
+    async def settle(self, end: Settlement) -> bool:
+        """End a delivery; False: it was not ours any more."""
+        owned = await self._driver.drive(consume.settle(self.keys, self._consumer, end))
+        self._forget([end.token])
+        return owned
+
+    async def extend(self, token: bytes, lease_ms: int) -> bool:
+        """Begin a lease anew, and keep it up when it is to last longer than the queue's."""
+        idle_ms = max(0, self._queue.lease_ms - lease_ms)
+        op = consume.extend(self.keys, self._consumer, [token], idle_ms=idle_ms)
+        if await self._driver.run(op):
+            self._forget([token])
+            return False
+        self._held.keep_for(token, lease_ms)
+        if self._left:
+            # A delivery may outlive the loop that brought it.
+            self._keeper.keep(self._held)
+            self._keeper.drop(self._held, when_empty=True)
+        return True
+
+    def _forget(self, tokens: list[bytes]) -> None:
+        """Let go of what is settled or lost; the keeper calls it in its thread."""
+        for token in tokens:
+            self._held.until.pop(token, None)
+            self._handed_out.discard(token)
+            self.reading.settled(token)
+
+    # The end
+
+    async def hand_back(self, *, unsure: bool) -> None:
+        """Give messages back that nobody has seen; leave for good unless others are in use.
+
+        Args:
+            unsure: whether messages may have been delivered to us without arriving.
+        """
+        driver, keys, consumer = self._driver, self.keys, self._consumer
+        if not self._handed_out:
+            crashes = self._queue.retry.max_crashes
+            await driver.drive(leave(keys, consumer, max_crashes=crashes))
+            return
+        tokens = [envelope.token for envelope, _ in self._buffer]
+        if unsure:
+            pending = await driver.drive(consume.own_pending(keys, consumer))
+            tokens = [one.token for one in pending if one.token not in self._handed_out]
+        for start in range(0, len(tokens), RELEASED_AT_ONCE):
+            ends = [release(token) for token in tokens[start : start + RELEASED_AT_ONCE]]
+            await driver.run(consume.fetch(keys, consumer, ends))
+
+    def let_go(self) -> None:
+        """Extend the leases of what nobody has seen no more."""
+        self._left = True
+        for envelope, _ in self._buffer:
+            self._held.until.pop(envelope.token, None)
+        self._buffer.clear()
+        # What was extended on purpose is kept for as long as that.
+        self._keeper.drop(self._held, when_empty=True)
