@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from millstream.declare import Queue
 from millstream.errors import UsageError
 
 __all__ = [
+    "check_confirmed",
     "check_cursor",
     "check_headers",
+    "check_id",
     "check_ids",
     "check_limit",
     "check_prefetch",
@@ -22,6 +25,7 @@ __all__ = [
 MOST_PREFETCH = 10_000
 
 _CURSOR = re.compile(r"\d+-\d+")
+_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 
 
 def check_queue(queue: object) -> None:
@@ -65,6 +69,21 @@ def check_ids(ids: object) -> None:
     """Refuse one id where a list of them is expected: it would be read letter by letter."""
     if ids is not None and (isinstance(ids, str | bytes) or not isinstance(ids, Sequence)):
         message = f"ids must be a list of message ids, not {ids!r}"
+        raise UsageError(message)
+
+
+def check_id(id: object) -> str:
+    """Refuse what no message has as its id."""
+    if isinstance(id, str) and _ID.fullmatch(id):
+        return id
+    message = f"id must be the id of a message, such as 1718000000000-0, not {id!r}"
+    raise UsageError(message)
+
+
+def check_confirmed(confirm: object, queue: Queue[Any]) -> None:
+    """Refuse to delete messages for good by accident."""
+    if confirm is not True:
+        message = f"purge deletes messages of queue {queue.name!r} for good: pass confirm=True"
         raise UsageError(message)
 
 

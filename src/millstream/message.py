@@ -71,7 +71,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
         body: the decoded body, or the raw bytes if they do not fit the type of the queue.
         headers: the metadata that the sender gave.
         reason: ``attempts`` (the handler failed too often), ``crashed`` (its consumers died),
-            ``undecodable``, ``malformed``, or what the handler said when it rejected it.
+            ``cancelled``, ``undecodable``, ``malformed``, or what the handler said when it rejected it.
         error: the last error as one line, or None.
         traceback: the last lines of its traceback, or None.
         attempts: how often a handler failed with it.
@@ -127,6 +127,7 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
         died: moved to the dead letters so far.
         crashed: deliveries lost to dead consumers so far.
         consumers: who reads from the queue.
+        paused: whether it is paused, so that nobody gets a message.
     """
 
     name: str
@@ -141,3 +142,4 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
     died: int
     crashed: int
     consumers: tuple[ConsumerStats, ...]
+    paused: bool = False

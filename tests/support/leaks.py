@@ -16,6 +16,7 @@ PERMANENT = frozenset(
         "delayed",
         "due",
         "front",
+        "paused",  # only while the queue is
         "ready",
         "suspect",
         "sweeper",

@@ -57,6 +57,10 @@ async def use(mq: ms.AsyncClient) -> None:
     assert_type(await mq.dead(orders), list[ms.DeadLetter])
     assert_type(await mq.peek(orders), list[ms.Message])
     assert_type(await mq.redrive(orders, reason="failed*", rate=10), int)
+    assert_type(await mq.pause(orders), None)
+    assert_type(await mq.resume(orders), None)
+    assert_type(await mq.cancel(orders, "1718000000000-0"), bool)
+    assert_type((await mq.stats(orders)).paused, bool)
     await mq.send(orders, "no order")  # type: ignore[misc] # a wrong body is an error
 
 

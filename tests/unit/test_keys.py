@@ -30,6 +30,8 @@ def all_keys(keys: QueueKeys) -> dict[str, str]:
         (KEYS.counters, "ms:{orders}:counters"),
         (KEYS.consumers, "ms:{orders}:consumers"),
         (KEYS.sweeper, "ms:{orders}:sweeper"),
+        (KEYS.paused, "ms:{orders}:paused"),
+        (KEYS.control, "ms:{orders}:control"),
         (KEYS.producer("p7"), "ms:{orders}:producer:p7"),
         (GROUP, "workers"),
     ],
@@ -51,7 +53,7 @@ def test_no_two_keys_are_the_same() -> None:
     queues = [queue_keys(*pair) for pair in [("a", "b"), ("b", "a"), ("a", "b:b"), ("a:b", "b")]]
     keys = [key for queue in queues for key in all_keys(queue).values()]
 
-    assert len(keys) == len(set(keys)) == 4 * 11
+    assert len(keys) == len(set(keys)) == 4 * 13
 
 
 def test_lanes() -> None:

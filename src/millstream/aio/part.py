@@ -6,14 +6,16 @@ import logging
 import math
 import time
 from collections import deque
+from dataclasses import replace
+from itertools import islice
 from typing import Generic, TypeVar
 
 from millstream.aio.delivery import Delivery
 from millstream.declare import Queue
 from millstream.driver.aio import AsyncDriver
 from millstream.driver.lease_keeper import Held, LeaseKeeper
-from millstream.errors import Undecodable
-from millstream.protocol import consume
+from millstream.errors import ServerRefused, Undecodable
+from millstream.protocol import consume, control
 from millstream.protocol.consume import Fetched
 from millstream.protocol.envelope import Envelope, read_body
 from millstream.protocol.keys import QueueKeys
@@ -26,6 +28,13 @@ __all__ = ["Part"]
 T = TypeVar("T")
 
 logger = logging.getLogger("millstream.receive")
+
+LOOK_AGAIN = 0.1
+"""Seconds after which what waits in the buffer is made sure of: somebody may have paused the queue
+or cancelled a message meanwhile."""
+
+LOOKED_AT = 100
+"""How many of them one look makes sure of."""
 
 RELEASED_AT_ONCE = 100
 """Bounds the time that one call keeps the server busy: about a millisecond."""
@@ -60,7 +69,10 @@ class Part(Generic[T]):
         self._consumer = consumer
         self._prefetch = prefetch
         self.reading = Reading()
-        self._buffer: deque[tuple[Envelope, float]] = deque()
+        self._buffer: deque[Envelope] = deque()
+        # How many of the next messages in the buffer are known to be ours, and until when.
+        self._sure_of = 0
+        self._sure_until = 0.0
         self._handed_out: set[bytes] = set()
         self._left = False
         self._suspect_until = 0.0
@@ -97,10 +109,11 @@ class Part(Generic[T]):
         self._keep(found)
 
     def _keep(self, found: Fetched) -> None:
-        now = time.monotonic()
+        if not self._buffer:
+            self._be_sure_of(len(found.envelopes))
         for envelope in found.envelopes:
             self._held.until[envelope.token] = math.inf
-            self._buffer.append((envelope, now))
+            self._buffer.append(envelope)
 
     async def look_after(self, now: float) -> None:
         """Take over expired leases when it is time, and let go of a suspect that is lost."""
@@ -126,7 +139,7 @@ class Part(Generic[T]):
 
     async def recover(self) -> None:
         """After a loss: find what was delivered to us without arriving."""
-        known = {envelope.token for envelope, _ in self._buffer} | self._handed_out
+        known = {envelope.token for envelope in self._buffer} | self._handed_out
         lease_ms = self._queue.lease_ms
         pending = await self._driver.drive(consume.rejoin(self.keys, self._consumer, lease_ms))
         self.woke(Fetched(envelopes=[one for one in pending if one.token not in known]))
@@ -136,13 +149,13 @@ class Part(Generic[T]):
     async def take(self) -> Delivery[T] | None:
         """Return the next delivery of what was fetched; None when there is none."""
         while self._buffer:
-            envelope, since = self._buffer.popleft()
+            if self._sure_of <= 0 or time.monotonic() > self._sure_until:
+                await self._look_again()
+                continue
+            self._sure_of -= 1
+            envelope = self._buffer.popleft()
             token = envelope.token
             if token not in self._held.until:
-                continue
-            # Its owner gets most of a lease, however long it has waited here.
-            old = time.monotonic() - since > self._queue.lease_ms / 4000
-            if old and not await self.extend(token, self._queue.lease_ms):
                 continue
             self._held.until.pop(token, None)
             try:
@@ -156,6 +169,35 @@ class Part(Generic[T]):
                 self._suspect_until = time.monotonic() + self._queue.lease_ms / 1000
             return Delivery(body, envelope, self._queue, self._queue.retry, self)
         return None
+
+    def make_unsure(self) -> None:
+        """Look again before the next message is handed out: something has changed."""
+        self._sure_of = 0
+
+    def _be_sure_of(self, count: int) -> None:
+        self._sure_of = count
+        self._sure_until = time.monotonic() + min(LOOK_AGAIN, self._queue.lease_ms / 4000)
+
+    async def _look_again(self) -> None:
+        """Make sure of what comes next in the buffer. A paused queue gets back what is there.
+
+        Their owner also gets most of a lease, however long they have waited here.
+        """
+        tokens = [envelope.token for envelope in islice(self._buffer, LOOKED_AT)]
+        try:
+            lost, paused = await self._driver.run(control.look(self.keys, self._consumer, tokens))
+        except ServerRefused as error:
+            # After a FLUSHALL nothing is left of them.
+            if error.code != "NOGROUP":
+                raise
+            lost, paused = tokens, False
+        self._forget(lost)
+        self._be_sure_of(len(tokens))
+        if paused:
+            tokens = [envelope.token for envelope in self._buffer]
+            self._buffer.clear()
+            self._forget(tokens)
+            await self._release(tokens)
 
     # What deliveries ask (see delivery.Owner)
 
@@ -203,18 +245,23 @@ class Part(Generic[T]):
             crashes = self._queue.retry.max_crashes
             await driver.drive(leave(keys, consumer, max_crashes=crashes))
             return
-        tokens = [envelope.token for envelope, _ in self._buffer]
+        tokens = [envelope.token for envelope in self._buffer]
         if unsure:
             pending = await driver.drive(consume.own_pending(keys, consumer))
             tokens = [one.token for one in pending if one.token not in self._handed_out]
+        await self._release(tokens)
+
+    async def _release(self, tokens: list[bytes]) -> None:
         for start in range(0, len(tokens), RELEASED_AT_ONCE):
             ends = [release(token) for token in tokens[start : start + RELEASED_AT_ONCE]]
-            await driver.run(consume.fetch(keys, consumer, ends))
+            op = consume.fetch(self.keys, self._consumer, ends)
+            # It reads nothing, and what is not ours any more is not released a second time.
+            await self._driver.run(replace(op, repeatable=True))
 
     def let_go(self) -> None:
         """Extend the leases of what nobody has seen no more."""
         self._left = True
-        for envelope, _ in self._buffer:
+        for envelope in self._buffer:
             self._held.until.pop(envelope.token, None)
         self._buffer.clear()
         # What was extended on purpose is kept for as long as that.

@@ -132,6 +132,11 @@ class QueueReader(Generic[T]):
                 return delivery
         return None
 
+    def make_unsure(self) -> None:
+        """Look again before the next message is handed out: somebody has paused or cancelled."""
+        for part in self._parts:
+            part.make_unsure()
+
     async def _fill(self, deadline: float) -> bool:
         """Fetch messages, or wait for some; False: the deadline has passed without any."""
         now = time.monotonic()

@@ -24,10 +24,10 @@ ENTRIES_A_CALL = 500
 
 def stats(keys: QueueKeys) -> Op[QueueStats]:
     """Count a queue's messages by state, at one moment."""
-    command = _STATS.call([*keys.lanes, keys.dead, keys.counters, keys.due], [GROUP])
+    command = _STATS.call([*keys.lanes, keys.dead, keys.counters, keys.due, keys.paused], [GROUP])
 
     def decode(replies: list[Any]) -> QueueStats:
-        ready, in_flight, delayed, dead, oldest, now, counters, consumers = replies[0]
+        ready, in_flight, delayed, dead, oldest, now, counters, consumers, paused = replies[0]
         totals = {name: int(n) for name, n in zip(counters[::2], counters[1::2], strict=True)}
         age = max(0, now - int(oldest.partition(b"-")[0])) / 1000 if oldest else None
         return QueueStats(
@@ -43,6 +43,7 @@ def stats(keys: QueueKeys) -> Op[QueueStats]:
             died=totals.get(b"died", 0),
             crashed=totals.get(b"crashed", 0),
             consumers=_consumers(consumers),
+            paused=bool(paused),
         )
 
     return Op((command,), decode)
@@ -62,7 +63,7 @@ def _consumers(rows: Sequence[tuple[bytes, int, int]]) -> tuple[ConsumerStats, .
 
 def peek_ready(keys: QueueKeys, limit: int) -> Op[list[Envelope]]:
     """Return the next messages without delivering them."""
-    command = _PEEK.call([keys.front, keys.suspect, keys.ready], [GROUP, limit])
+    command = _PEEK.call([keys.front, keys.suspect, keys.ready, keys.paused], [GROUP, limit])
     return Op((command,), decode=_entries)
 
 
@@ -122,7 +123,7 @@ def redrive(
 def purge(keys: QueueKeys) -> Plan[int]:
     """Delete what is ready or delayed; the result is how many messages."""
     total = 0
-    lanes_and_delayed = [*keys.lanes, keys.due, keys.delayed, keys.counters]
+    lanes_and_delayed = [*keys.lanes, keys.due, keys.delayed, keys.counters, keys.paused]
     while True:
         command = _PURGE.call(lanes_and_delayed, [GROUP, ENTRIES_A_CALL])
         deleted: int = yield Op((command,), decode=_first)

@@ -67,7 +67,9 @@ def register(keys: QueueKeys, consumer: str, lease_ms: int) -> Op[None]:
     The groups start at the first entry: what was sent before the first consumer came is
     delivered, too.
     """
-    command = _REGISTER.call([*keys.lanes, keys.wake, keys.consumers], [GROUP, consumer, lease_ms])
+    command = _REGISTER.call(
+        [*keys.lanes, keys.wake, keys.consumers, keys.paused], [GROUP, consumer, lease_ms]
+    )
     return Op((command,), decode=_nothing)
 
 

@@ -45,6 +45,8 @@ class QueueKeys:
         counters: hash of totals.
         consumers: hash, consumer -> its lease in ms.
         sweeper: hash, who takes over expired leases at present, and how far it got.
+        paused: hash, lane -> where its group stood; it exists while the queue is paused.
+        control: stream that tells live workers of pauses and cancellations; it expires.
     """
 
     name: str
@@ -58,6 +60,8 @@ class QueueKeys:
     counters: str
     consumers: str
     sweeper: str
+    paused: str
+    control: str
     prefix: str
 
     def producer(self, producer: str) -> str:
@@ -90,5 +94,7 @@ def queue_keys(namespace: str, name: str) -> QueueKeys:
         counters=f"{prefix}:counters",
         consumers=f"{prefix}:consumers",
         sweeper=f"{prefix}:sweeper",
+        paused=f"{prefix}:paused",
+        control=f"{prefix}:control",
         prefix=prefix,
     )

@@ -13,8 +13,10 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from millstream.checks import (
+    check_confirmed,
     check_cursor,
     check_headers,
+    check_id,
     check_ids,
     check_limit,
     check_prefetch,
@@ -25,10 +27,9 @@ from millstream.declare import Queue, check_name
 from millstream.driver.blocking import BlockingDriver
 from millstream.driver.blocking_sender import BlockingSender
 from millstream.driver.lease_keeper import CALL_TIMEOUT, LeaseKeeper
-from millstream.errors import UsageError
 from millstream.message import DeadLetter, Message, QueueStats, Receipt
 from millstream.policy import Duration, milliseconds
-from millstream.protocol import admin, discovery, shown
+from millstream.protocol import admin, control, discovery, shown
 from millstream.protocol.envelope import encode_headers
 from millstream.protocol.keys import QueueKeys, queue_keys
 from millstream.sync.delivery import SyncDelivery
@@ -337,11 +338,51 @@ class Client:
         Raises:
             UsageError: it was not confirmed.
         """
-        if confirm is not True:
-            message = f"purge deletes messages of queue {queue.name!r} for good: pass confirm=True"
-            raise UsageError(message)
         keys = self._queue_keys(queue)
+        check_confirmed(confirm, queue)
         return self._driver.drive(admin.purge_dead(keys) if dead else admin.purge(keys))
+
+    def pause(self, queue: Queue[Any]) -> None:
+        """Have no consumer begin a message from now on, until ``resume``. Safe to repeat.
+
+        Sends go on, what runs goes on and is settled, and delayed messages become ready. What
+        workers have fetched ahead they hand back; a ``receive`` loop does so at its next message.
+
+        Args:
+            queue: which one. It need not have been used before.
+        """
+        self._driver.run(control.pause(self._queue_keys(queue)))
+        self._look_again()
+
+    def resume(self, queue: Queue[Any]) -> None:
+        """Let a paused queue go on at once, where it stood. Safe to repeat."""
+        self._driver.run(control.resume(self._queue_keys(queue)))
+
+    def cancel(self, queue: Queue[Any], id: str) -> bool:
+        """Put a message that runs with the dead letters, reason ``cancelled``; stop its handler.
+
+        A coroutine is cancelled. In a thread ``asyncio.CancelledError`` is raised, at its next
+        line of Python. A delivery from ``receive`` raises ``LeaseLost`` when it is settled.
+
+        Args:
+            queue: whose.
+            id: of the message.
+
+        Returns:
+            Whether it was there; False: it is done, dead, or unknown.
+
+        Raises:
+            UsageError: the id is no id of a message.
+        """
+        keys = self._queue_keys(queue)
+        over = self._driver.drive(control.cancel_running(keys, check_id(id)))
+        self._look_again()
+        return over
+
+    def _look_again(self) -> None:
+        """Have this client's own receivers notice at once; others look every tenth of a second."""
+        for reader in list(self._readers):
+            reader.make_unsure()
 
     def _queue_keys(self, queue: Queue[Any]) -> QueueKeys:
         check_queue(queue)

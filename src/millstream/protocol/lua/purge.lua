@@ -1,12 +1,13 @@
 -- Delete messages that nobody has read yet, and delayed ones, some a call.
 -- KEYS[1] ready  KEYS[2] front  KEYS[3] suspect  KEYS[4] due  KEYS[5] delayed  KEYS[6] counters
+-- KEYS[7] paused
 -- ARGV[1] group  ARGV[2] most to delete, up to 1000
 -- Returns how many were deleted; fewer than asked for means that nothing is left.
 -- @include group
 local deleted, limit = 0, tonumber(ARGV[2])
 for i = 1, 3 do
   if deleted < limit then
-    local from = unread_from(find_group(KEYS[i], ARGV[1]))
+    local from = unread_from(find_group(KEYS[i], ARGV[1]), KEYS[i], KEYS[7])
     local ids = {}
     for _, entry in ipairs(redis.call('XRANGE', KEYS[i], from, '+', 'COUNT', limit - deleted)) do
       ids[#ids + 1] = entry[1]

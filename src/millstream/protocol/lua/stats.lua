@@ -1,8 +1,10 @@
 -- Count a queue's messages by state, at one moment.
 -- KEYS[1] ready  KEYS[2] front  KEYS[3] suspect  KEYS[4] dead  KEYS[5] counters  KEYS[6] due
+-- KEYS[7] paused
 -- ARGV[1] group
 -- Returns ready, in flight, delayed, dead, id of the entry that has been ready longest or '',
--- the server's time in ms, counters (name, value, ...), consumers ({name, in flight, idle ms}, ...).
+-- the server's time in ms, counters (name, value, ...), consumers ({name, in flight, idle ms}, ...), 1 when
+-- paused and 0 if not.
 -- @include clock
 -- @include group
 local ready, in_flight, oldest, oldest_ms, consumers = 0, 0, '', math.huge, {}
@@ -17,7 +19,7 @@ for i = 1, 3 do
       consumers[#consumers + 1] = { consumer[2], consumer[4], consumer[6] }
     end
   end
-  local first = redis.call('XRANGE', KEYS[i], unread_from(group), '+', 'COUNT', 1)[1]
+  local first = redis.call('XRANGE', KEYS[i], unread_from(group, KEYS[i], KEYS[7]), '+', 'COUNT', 1)[1]
   if first then
     local ms = tonumber(string.match(first[1], '^%d+'))
     if ms < oldest_ms then oldest, oldest_ms = first[1], ms end
@@ -25,5 +27,5 @@ for i = 1, 3 do
 end
 return {
   ready, in_flight, redis.call('ZCARD', KEYS[6]), redis.call('XLEN', KEYS[4]), oldest, clock(''),
-  redis.call('HGETALL', KEYS[5]), consumers,
+  redis.call('HGETALL', KEYS[5]), consumers, redis.call('EXISTS', KEYS[7]),
 }

@@ -7,7 +7,16 @@ local function find_group(stream, name)
   end
 end
 
--- Where the entries begin that nobody has read yet, as XRANGE takes it.
-local function unread_from(group)
-  return group and '(' .. group['last-delivered-id'] or '-'
+-- While a queue is paused its groups stand behind the last possible entry, so that no read gets
+-- anything; a hash keeps where each lane's group stood, by the last word of the lane's key.
+local NOWHERE = '18446744073709551615-0'
+local function lane_name(lane) return string.match(lane, '[^:]+$') end
+
+-- Where the entries begin that nobody has read yet, as XRANGE takes it. With the hash of a paused
+-- queue it is where they will begin; without, it is what readers see.
+local function unread_from(group, lane, paused)
+  if not group then return '-' end
+  local last = group['last-delivered-id']
+  if paused and last == NOWHERE then last = redis.call('HGET', paused, lane_name(lane)) or '0-0' end
+  return '(' .. last
 end

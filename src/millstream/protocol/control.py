@@ -1,0 +1,161 @@
+"""Flow control by people: pause and resume a queue, cancel what runs, and how workers hear of it.
+
+A pause costs nothing on the way of a message: it moves the consumer groups behind the last
+possible entry (docs/adr/0007).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from millstream.errors import NotConnected, TimedOut
+from millstream.protocol import consume
+from millstream.protocol.keys import GROUP, QueueKeys
+from millstream.protocol.op import Command, Op, Plan, load_script
+
+__all__ = ["Word", "cancel_running", "hear", "is_paused", "look", "now", "pause", "resume"]
+
+_PAUSE = load_script("pause")
+_RESUME = load_script("resume")
+_CANCEL = load_script("cancel_running")
+
+MOST_WOKEN = 1000
+"""Sleeping readers that a resume wakes at once. More are woken by the next messages."""
+
+ENTRIES_A_CALL = 200
+"""Bounds the time that one call keeps the server busy: about a millisecond."""
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """What live workers are told.
+
+    Attributes:
+        queue: key of the control stream that said it.
+        op: ``pause``, ``resume`` or ``cancel``.
+        token: for ``cancel``: the delivery that is over.
+    """
+
+    queue: str
+    op: str
+    token: bytes = b""
+
+
+def pause(keys: QueueKeys) -> Op[None]:
+    """Have no consumer get a message any more. Safe to repeat."""
+    command = _PAUSE.call([*keys.lanes, keys.paused, keys.control], [GROUP])
+    return Op((command,), decode=_nothing)
+
+
+def resume(keys: QueueKeys) -> Op[None]:
+    """Go on where the queue was paused. Safe to repeat."""
+    command = _RESUME.call(
+        [*keys.lanes, keys.paused, keys.control, keys.wake, keys.consumers], [GROUP, MOST_WOKEN]
+    )
+    return Op((command,), decode=_nothing)
+
+
+def is_paused(keys: QueueKeys) -> Op[bool]:
+    """Tell whether a queue is paused."""
+    return Op((Command(("EXISTS", keys.paused)),), decode=_truth)
+
+
+def look(keys: QueueKeys, consumer: str, tokens: Sequence[bytes]) -> Op[tuple[list[bytes], bool]]:
+    """Begin the leases of deliveries anew; the result is the lost tokens, and whether it is paused.
+
+    Args:
+        keys: of the queue.
+        consumer: who has fetched them and not begun.
+        tokens: which deliveries.
+    """
+    extend, paused = consume.extend(keys, consumer, tokens), is_paused(keys)
+
+    def decode(replies: list[Any]) -> tuple[list[bytes], bool]:
+        return extend.decode(replies[:-1]), paused.decode(replies[-1:])
+
+    return Op((*extend.commands, *paused.commands), decode)
+
+
+def cancel_running(keys: QueueKeys, id: str, *, now_ms: int | None = None) -> Plan[bool]:
+    """Move a message in flight to the dead letters and tell its consumer; False: none has this id.
+
+    Args:
+        keys: of the queue.
+        id: of the message.
+        now_ms: the time, for tests; None: the server's clock.
+
+    Guarantee: it is done before a worker hears of it. So its late acknowledgement is refused, and
+    it is over also when its consumer never hears.
+    """
+    lane: int = 1
+    start: str | bytes = "-"
+    again = 0
+    script_keys = [*keys.lanes, keys.dead, keys.counters, keys.control]
+    time = "" if now_ms is None else now_ms
+    while True:
+        arguments = [GROUP, id, time, lane, start, ENTRIES_A_CALL, again]
+        # Repeated as it is, it would not find what it has cancelled.
+        op = Op((_CANCEL.call(script_keys, arguments),), decode=_first, repeatable=False)
+        try:
+            answer = yield op
+        except (NotConnected, TimedOut):
+            if again:
+                raise
+            again = 1
+            yield is_paused(keys)  # waits until the server is back
+            continue
+        if isinstance(answer, int):
+            return bool(answer)
+        lane, start = answer
+
+
+def now() -> Op[str]:
+    """Return the id behind which a control stream tells what happens from now on."""
+
+    def decode(replies: list[Any]) -> str:
+        seconds, microseconds = replies[0]
+        # What was said within this millisecond is heard once more.
+        return f"{int(seconds) * 1000 + int(microseconds) // 1000 - 1}-0"
+
+    return Op((Command(("TIME",)),), decode)
+
+
+def hear(heard: Mapping[str, str], block_ms: int) -> Op[tuple[list[Word], dict[str, str]]]:
+    """Sleep at the server until somebody pauses, resumes or cancels.
+
+    Args:
+        heard: keys of control streams -> id of the last entry heard.
+        block_ms: the longest sleep.
+
+    Returns:
+        What was said, and the ids to go on from.
+    """
+    command = Command(("XREAD", "BLOCK", block_ms, "STREAMS", *heard.keys(), *heard.values()))
+
+    def decode(replies: list[Any]) -> tuple[list[Word], dict[str, str]]:
+        words: list[Word] = []
+        last = dict(heard)
+        for stream, entries in replies[0] or ():
+            queue = stream.decode()
+            for entry, flat in entries:
+                last[queue] = entry.decode()
+                fields = dict(zip(flat[::2], flat[1::2], strict=True))
+                op = fields.get(b"op", b"").decode("ascii", "replace")
+                words.append(Word(queue, op, fields.get(b"token", b"")))
+        return words, last
+
+    return Op((command,), decode)
+
+
+def _nothing(_: list[Any]) -> None:
+    return None
+
+
+def _first(replies: list[Any]) -> Any:
+    return replies[0]
+
+
+def _truth(replies: list[Any]) -> bool:
+    return bool(replies[0])

@@ -1,0 +1,54 @@
+-- Cancel a message in flight: it goes to the dead letters, and its consumer is told.
+-- KEYS[1] ready  KEYS[2] front  KEYS[3] suspect  KEYS[4] dead  KEYS[5] counters  KEYS[6] control
+-- ARGV[1] group  ARGV[2] id of the message  ARGV[3] now in ms or ''
+-- ARGV[4] 1: from the beginning, or which lane to go on with  ARGV[5] where in it (as in XPENDING)
+-- ARGV[6] most deliveries to look at  ARGV[7] '1': a call whose answer was lost is repeated
+-- Returns 1 when it was cancelled, 0 when it is not in flight, or {lane, where} to go on.
+-- @include clock
+-- @include moves
+-- @include tell
+local prefixes = { '', 'f', 's' }
+local order = { 2, 3, 1 }
+
+-- Returns 1, an error, or nil when this entry is another message.
+local function cancel(lane, entry)
+  local state, rest = read(KEYS[lane], entry)
+  if not state or state.id ~= ARGV[2] then return nil end
+  state.reason = 'cancelled'
+  local reply = bury(KEYS[4], state, rest, clock(ARGV[3]))
+  if failed(reply) then return reply end
+  -- It has no owner any more: whoever comes to settle it is refused.
+  remove(KEYS[lane], ARGV[1], entry)
+  redis.pcall('HINCRBY', KEYS[5], 'died', 1)
+  tell(KEYS[6], 'op', 'cancel', 'id', ARGV[2], 'token', prefixes[lane] .. entry)
+  return 1
+end
+
+local function told_already()
+  for _, entry in ipairs(redis.call('XRANGE', KEYS[6], '-', '+')) do
+    if entry[2][2] == 'cancel' and entry[2][4] == ARGV[2] then return 1 end
+  end
+  return 0
+end
+
+local at, start, left = tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
+-- A message that never moved has the id of its entry. Without a group an error has no elements.
+for _, pending in ipairs(redis.pcall('XPENDING', KEYS[1], ARGV[1], ARGV[2], ARGV[2], 1)) do
+  local done = cancel(1, pending[1])
+  if done then return done end
+end
+while at <= 3 and left > 0 do
+  local page = redis.pcall('XPENDING', KEYS[order[at]], ARGV[1], start, '+', left)
+  for _, pending in ipairs(page) do
+    local done = cancel(order[at], pending[1])
+    if done then return done end
+  end
+  left = left - #page
+  if left > 0 then
+    at, start = at + 1, '-'
+  else
+    start = '(' .. page[#page][1]
+  end
+end
+if at <= 3 then return { at, start } end
+return ARGV[7] == '1' and told_already() or 0
