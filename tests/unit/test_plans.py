@@ -428,7 +428,8 @@ def test_stats_merge_what_the_lanes_say() -> None:
     op = admin.stats(KEYS)
     rows = [[b"b", 1, 500], [b"a", 2, 3000], [b"b", 3, 200]]
 
-    found = op.decode([[1, 2, 3, 4, b"1000-5", 4500, [b"sent", b"9", b"new", b"1"], rows]])
+    found = op.decode([[1, 2, 3, 4, b"1000-5", 4500, [b"sent", b"9", b"new", b"1"], rows, 1]])
+    assert found.paused
 
     assert (found.ready, found.in_flight, found.delayed, found.dead) == (1, 2, 3, 4)
     assert found.oldest_ready == 3.5
