@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["GROUP", "LANES", "QueueKeys", "in_special_lane", "queue_keys"]
+__all__ = ["GROUP", "LANES", "QueueKeys", "in_special_lane", "is_suspect", "queue_keys"]
 
 GROUP = "workers"
 """The consumer group of a queue's streams: all consumers of the queue share the work."""
@@ -24,6 +24,11 @@ a message that kills workers cannot drag its neighbours along (docs/adr/0004).
 def in_special_lane(token: bytes) -> bool:
     """Tell whether a delivery was read from another lane than ready: its token has a prefix."""
     return token[0] > _NINE
+
+
+def is_suspect(token: bytes) -> bool:
+    """Tell whether a delivery was read from the lane that is read one message at a time."""
+    return token.startswith(b"s")
 
 
 _NINE = ord("9")

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from millstream.protocol.consume import Fetched
+from millstream.protocol.keys import is_suspect
 
 __all__ = ["BLOCK_MS", "Reading"]
 
@@ -92,5 +93,5 @@ class Reading:
 
     def _hold_suspects(self, found: Fetched) -> None:
         for envelope in found.envelopes:
-            if envelope.token.startswith(b"s"):
+            if is_suspect(envelope.token):
                 self.suspect_held = envelope.token

@@ -10,7 +10,7 @@ from millstream.aio.delivery import Delivery, Owner
 from millstream.protocol.settlement import Settlement
 from millstream.sync.delivery import SyncDelivery
 from millstream.worker.handler import Handler, Middleware
-from millstream.worker.slots import Call
+from millstream.worker.handling import Call
 from millstream.worker.threads import ThreadSlots
 
 __all__ = ["build_call"]
@@ -19,7 +19,7 @@ __all__ = ["build_call"]
 def build_call(
     handler: Handler, middleware: Sequence[Middleware], threads: ThreadSlots | None, owner: Owner
 ) -> Call:
-    """Compose what runs for each message. Without options, it is the handler itself.
+    """Compose what runs for each message or batch. Without options, it is the handler itself.
 
     Args:
         handler: as declared.
@@ -46,7 +46,7 @@ def _as_coroutine(handler: Handler) -> Call:
 
 
 def _limited(inner: Call, seconds: float) -> Call:
-    async def limited(body: Any, delivery: Delivery[Any]) -> None:
+    async def limited(body: Any, delivery: Any) -> None:
         async with asyncio.timeout(seconds) as limit:
             await inner(body, delivery)
         if limit.expired():
@@ -58,7 +58,7 @@ def _limited(inner: Call, seconds: float) -> Call:
 
 
 def _wrapped(layer: Middleware, inner: Call) -> Call:
-    async def wrapped(body: Any, delivery: Delivery[Any]) -> None:
+    async def wrapped(body: Any, delivery: Any) -> None:
         await layer(delivery, lambda: inner(body, delivery))
 
     return wrapped
@@ -68,16 +68,23 @@ def _in_thread(handler: Handler, threads: ThreadSlots, owner: Owner) -> Call:
     function, timeout = handler.function, handler.timeout
     if not handler.takes_delivery:
 
-        async def call(body: Any, _: Delivery[Any]) -> None:
+        async def call(body: Any, _: Any) -> None:
             await threads.run(lambda: function(body), timeout)
 
         return call
 
     bridge = _Bridge(owner, asyncio.get_running_loop())
 
-    async def call_with_delivery(body: Any, delivery: Delivery[Any]) -> None:
-        blocking = SyncDelivery(body, delivery.envelope, handler.queue, handler.retry, bridge)
-        await threads.run(lambda: function(body, blocking), timeout)
+    def blocking(delivery: Delivery[Any]) -> SyncDelivery[Any]:
+        envelope = delivery.envelope
+        return SyncDelivery(delivery.body, envelope, handler.queue, handler.retry, bridge)
+
+    async def call_with_delivery(body: Any, delivery: Any) -> None:
+        if handler.batch is None:
+            argument: Any = blocking(delivery)
+        else:
+            argument = [blocking(one) for one in delivery]
+        await threads.run(lambda: function(body, argument), timeout)
 
     return call_with_delivery
 

@@ -9,6 +9,7 @@ from millstream.aio.client import AsyncClient
 from millstream.protocol.keys import queue_keys
 from millstream.worker.calls import build_call
 from millstream.worker.handler import Handler, Middleware
+from millstream.worker.handling import Handling
 from millstream.worker.prefetch import Prefetch
 from millstream.worker.reader import Reader
 from millstream.worker.slots import Slots
@@ -49,13 +50,13 @@ class Consumer:
             queue=queue,
             keys=queue_keys(mq.namespace, queue.name),
             consumer=mq.consumer_name(),
-            prefetch=Prefetch(handler.concurrency, handler.prefetch),
+            prefetch=Prefetch(handler.room, handler.prefetch),
         )
         threads = None
         if not handler.is_async:
             threads = ThreadSlots(handler.concurrency, f"millstream-{queue.name}")
         call = build_call(handler, middleware, threads, reader.holdings)
-        reader.holdings.slots = Slots(handler, call, reader.holdings)
+        reader.holdings.slots = Slots(handler, Handling(handler, call, reader.holdings))
         return cls(mq, handler, reader, threads)
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,13 +12,32 @@ from millstream.declare import Queue
 from millstream.errors import UsageError
 from millstream.policy import Duration, Retry, milliseconds
 
-__all__ = ["Handler", "Middleware", "declare_handler"]
+__all__ = ["Handler", "Middleware", "Options", "declare_handler"]
 
 Middleware = Callable[[Any, Callable[[], Awaitable[Any]]], Awaitable[Any]]
-"""``async def middleware(delivery, call_next)``: it awaits ``call_next()`` or raises."""
+"""``async def middleware(delivery, call_next)``: it awaits ``call_next()`` or raises.
+
+Around a handler of batches it is called once a batch, with the list of deliveries.
+"""
 
 ASYNC_CONCURRENCY = 100
 THREADS = 8
+BATCHES = 1
+
+LARGEST_BATCH = 10_000
+BATCH_WAIT = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What was said of a handler, unchecked; None: the default."""
+
+    concurrency: int | None = None
+    prefetch: int | None = None
+    timeout: Duration | None = None
+    retry: Retry | None = None
+    batch: int | None = None
+    batch_wait: Duration | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,13 +46,16 @@ class Handler:
 
     Attributes:
         queue: where the messages come from.
-        function: ``async def`` or ``def``, of a body and, if it likes, a delivery.
+        function: ``async def`` or ``def``, of a body and, if it likes, a delivery; of lists of
+            them if it handles batches.
         is_async: which of the two.
         takes_delivery: whether it has a second parameter.
-        concurrency: how many messages it handles at a time.
+        concurrency: how many messages, or batches, it handles at a time.
         prefetch: how many messages to hold, those in hand included; None: adapt.
-        timeout: seconds for one message; None: no limit.
+        timeout: seconds for one call; None: no limit.
         retry: attempts, backoff, crash limit.
+        batch: messages in a full batch; None: it handles single messages.
+        batch_wait: seconds after which a batch begins that is not full.
     """
 
     queue: Queue[Any]
@@ -43,17 +66,16 @@ class Handler:
     prefetch: int | None
     timeout: float | None
     retry: Retry
+    batch: int | None
+    batch_wait: float
+
+    @property
+    def room(self) -> int:
+        """Messages to hold at the least: what is handled, and the batch that gathers meanwhile."""
+        return self.concurrency if self.batch is None else (self.concurrency + 1) * self.batch
 
 
-def declare_handler(
-    queue: Queue[Any],
-    function: Callable[..., Any],
-    *,
-    concurrency: int | None,
-    prefetch: int | None,
-    timeout: Duration | None,
-    retry: Retry | None,
-) -> Handler:
+def declare_handler(queue: Queue[Any], function: Callable[..., Any], options: Options) -> Handler:
     """Check what was declared and fill in defaults.
 
     Raises:
@@ -69,27 +91,52 @@ def declare_handler(
         message = f"worker.on: {name} yields; the handler of a queue must return"
         raise UsageError(message)
     is_async = any(inspect.iscoroutinefunction(it) for it in kinds)
-    for parameter, value in (("concurrency", concurrency), ("prefetch", prefetch)):
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if value is not None and not (whole and value >= 1):
-            message = f"worker.on({name}): {parameter} must be a number from 1, not {value!r}"
-            raise UsageError(message)
+    _check_numbers(options, name)
+    retry, timeout, wait = options.retry, options.timeout, options.batch_wait
     if retry is not None and not isinstance(retry, Retry):
         message = f"worker.on({name}): retry must be a Retry, not {retry!r}"
         raise UsageError(message)
-    seconds = None
     if timeout is not None:
-        seconds = milliseconds(timeout, f"worker.on({name}): timeout", minimum=0.001) / 1000
+        timeout = milliseconds(timeout, f"worker.on({name}): timeout", minimum=0.001) / 1000
+    if wait is not None:
+        wait = milliseconds(wait, f"worker.on({name}): batch_wait") / 1000
+    single = ASYNC_CONCURRENCY if is_async else THREADS
     return Handler(
         queue=queue,
         function=function,
         is_async=is_async,
         takes_delivery=_parameters(function, name) == 2,  # noqa: PLR2004 - body and delivery
-        concurrency=concurrency or (ASYNC_CONCURRENCY if is_async else THREADS),
-        prefetch=prefetch,
-        timeout=seconds,
+        concurrency=options.concurrency or (single if options.batch is None else BATCHES),
+        prefetch=options.prefetch,
+        timeout=timeout,
         retry=retry or queue.retry,
+        batch=options.batch,
+        batch_wait=BATCH_WAIT if wait is None else wait,
     )
+
+
+def _check_numbers(options: Options, name: str) -> None:
+    """Refuse numbers of messages that make no sense, alone or together."""
+    for parameter in ("concurrency", "prefetch", "batch"):
+        value = getattr(options, parameter)
+        most = LARGEST_BATCH if parameter == "batch" else math.inf
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if value is not None and not (whole and 1 <= value <= most):
+            bounds = "a number from 1" if most == math.inf else f"a number from 1 to {most}"
+            message = f"worker.on({name}): {parameter} must be {bounds}, not {value!r}"
+            raise UsageError(message)
+    if options.batch is None:
+        if options.batch_wait is not None:
+            message = (
+                f"worker.on({name}): batch_wait says how long a batch gathers; give batch, too"
+            )
+            raise UsageError(message)
+    elif options.prefetch is not None and options.prefetch < options.batch:
+        message = (
+            f"worker.on({name}): prefetch must be at least the batch of {options.batch}, "
+            f"not {options.prefetch!r}, or no batch is ever full"
+        )
+        raise UsageError(message)
 
 
 def _parameters(function: Callable[..., Any], name: str) -> int:

@@ -78,7 +78,7 @@ class Holdings:
         self._lingering: asyncio.TimerHandle | None = None
         self.slots: Slots
 
-    # What slots tell (see slots.Holder)
+    # What slots tell (see handling.Holder)
 
     def holds(self, token: bytes) -> bool:
         """Tell whether the delivery is still ours."""
@@ -121,7 +121,7 @@ class Holdings:
 
     def _ended(self, count: int) -> None:
         """Wake the reader when its ends are worth a round trip."""
-        if not self.slots.waiting or count >= self._prefetch.batch:
+        if self.slots.hungry or count >= self._prefetch.batch:
             self._wake()
         elif count == 1 and self._lingering is None:
             self._lingering = self._loop.call_later(LINGER, self._linger_over)
@@ -151,7 +151,7 @@ class Holdings:
         outbox = self.outbox
         if not outbox:
             return math.inf
-        if outbox.urgent or not self.slots.waiting or len(outbox) >= self._prefetch.batch:
+        if outbox.urgent or self.slots.hungry or len(outbox) >= self._prefetch.batch:
             return 0.0
         return max(0.0, outbox.since + LINGER - now)
 

@@ -22,18 +22,18 @@ class Prefetch:
     """The bound on what a reader holds, and how much of it is worth a round trip.
 
     Args:
-        concurrency: messages that are handled at a time.
+        least: messages to hold at the least.
         fixed: the bound when it was declared; None: adapt to the speed of the handlers.
     """
 
-    __slots__ = ("_concurrency", "_count", "_fixed", "_since", "batch", "limit")
+    __slots__ = ("_count", "_fixed", "_least", "_since", "batch", "limit")
 
-    def __init__(self, concurrency: int, fixed: int | None) -> None:
-        self._concurrency = concurrency
+    def __init__(self, least: int, fixed: int | None) -> None:
+        self._least = least
         self._fixed = fixed is not None
         self._count = 0
         self._since = 0.0
-        self.limit = fixed or concurrency
+        self.limit = fixed or least
         self.batch = max(1, self.limit // PARTS)
 
     def handled(self, count: int, now: float) -> None:
@@ -51,5 +51,5 @@ class Prefetch:
             return
         ahead = min(MOST_AHEAD, round(self._count / elapsed * AHEAD))
         self._count, self._since = 0, now
-        self.limit = self._concurrency + ahead
+        self.limit = self._least + ahead
         self.batch = max(1, self.limit // PARTS)

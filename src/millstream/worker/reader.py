@@ -144,7 +144,7 @@ class Reader:
             await self._listener.check()
 
     def _worth_reading(self, free: int) -> bool:
-        return free >= self._prefetch.batch or (free > 0 and not self.holdings.slots.waiting)
+        return free >= self._prefetch.batch or (free > 0 and self.holdings.slots.hungry)
 
     async def _fetch(self, free: int) -> None:
         """Settle and read, in one round trip."""

@@ -10,7 +10,7 @@ from millstream.aio.client import AsyncClient
 from millstream.declare import Queue
 from millstream.errors import UsageError
 from millstream.policy import Duration, Retry, milliseconds
-from millstream.worker.handler import Handler, Middleware, declare_handler
+from millstream.worker.handler import Handler, Middleware, Options, declare_handler
 from millstream.worker.run import Run
 
 __all__ = ["Worker"]
@@ -68,18 +68,26 @@ class Worker:
         prefetch: int | None = None,
         timeout: Duration | None = None,
         retry: Retry | None = None,
+        batch: int | None = None,
+        batch_wait: Duration | None = None,
     ) -> Callable[[F], F]:
         """Declare the handler of a queue: an ``async def``, or a ``def``, which runs in threads.
 
         Args:
             queue: where the messages come from.
-            concurrency: how many messages to handle at a time. Default: 100 coroutines, 8 threads.
+            concurrency: how many messages, or batches, to handle at a time. Default: 100
+                coroutines, 8 threads; 1 batch.
             prefetch: how many messages to hold, those in hand included; less than the concurrency
                 leaves handlers idle. Default: adapted to the speed of the handler; slow ones hold
-                little more than they handle.
-            timeout: seconds for one message; longer is a failure (TimeoutError). In a thread it is
+                little more than they handle, and the next batch.
+            timeout: seconds for one call; longer is a failure (TimeoutError). In a thread it is
                 raised at the next line of Python.
             retry: instead of the queue's policy.
+            batch: hand over lists of up to so many (to 10,000): of bodies, and of deliveries if
+                there is a second parameter. The outcome is that of each message which the handler
+                has not settled itself.
+            batch_wait: seconds from the first message in hand after which a batch begins that is
+                not full. Default: 0.05; 0 takes what is there.
 
         Returns:
             A decorator that leaves the function as it is.
@@ -87,29 +95,34 @@ class Worker:
         Raises:
             UsageError: the queue has a handler here, or a parameter makes no sense.
         """
+        options = Options(
+            concurrency=concurrency,
+            prefetch=prefetch,
+            timeout=timeout,
+            retry=retry,
+            batch=batch,
+            batch_wait=batch_wait,
+        )
 
         def declare(function: F) -> F:
-            handler = declare_handler(
-                queue,
-                function,
-                concurrency=concurrency,
-                prefetch=prefetch,
-                timeout=timeout,
-                retry=retry,
-            )
-            if queue.name in self._handlers:
-                message = f"queue {queue.name!r} has a handler in this worker already"
-                raise UsageError(message)
-            self._handlers[queue.name] = handler
+            self._declare(declare_handler(queue, function, options))
             return function
 
         return declare
+
+    def _declare(self, handler: Handler) -> None:
+        name = handler.queue.name
+        if name in self._handlers:
+            message = f"queue {name!r} has a handler in this worker already"
+            raise UsageError(message)
+        self._handlers[name] = handler
 
     def middleware(self, function: M) -> M:
         """Put an ``async def`` of a delivery and ``call_next`` around every handler.
 
         It awaits ``call_next()`` once, or raises as a handler may. The first one declared is the
-        outermost.
+        outermost. Around a handler of batches it is called once a batch, with the list of
+        deliveries.
         """
         self._middleware.append(function)
         return function

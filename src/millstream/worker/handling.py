@@ -1,0 +1,232 @@
+"""Handlers at work: each call gets what it is for, and what comes of it ends its deliveries."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+from millstream.aio.delivery import Delivery, Owner
+from millstream.errors import Undecodable
+from millstream.protocol import settlement
+from millstream.protocol.envelope import Envelope, read_body
+from millstream.protocol.settlement import Settlement
+from millstream.worker.handler import Handler
+from millstream.worker.outcome import ends_of
+
+__all__ = ["Call", "Handling", "Holder"]
+
+logger = logging.getLogger("millstream.worker")
+
+Call = Callable[[Any, Any], Awaitable[Any]]
+"""Runs the handler, middleware included, for a body and its delivery, or for lists of them."""
+
+
+class Holder(Owner, Protocol):
+    """Who owns the deliveries: the reader's holdings."""
+
+    def unsettled(self, token: bytes) -> bool:
+        """Tell whether the delivery is ours, and its handler has not begun to end it."""
+        ...
+
+    def ack(self, token: bytes) -> None:
+        """A handler is done with a message."""
+        ...
+
+    def end(self, end: Settlement) -> None:
+        """A delivery ends in another way."""
+        ...
+
+    def abandon(self, token: bytes) -> None:
+        """A delivery is over without a settlement: it is not ours any more."""
+        ...
+
+
+class Handling:
+    """What the handlers of one queue are busy with.
+
+    Args:
+        handler: as declared.
+        call: runs it.
+        holder: gets the outcomes.
+    """
+
+    def __init__(self, handler: Handler, call: Call, holder: Holder) -> None:
+        self._handler = handler
+        self._call = call
+        self._holder = holder
+        self._decode = handler.queue.codec.decode
+        self._running: dict[bytes, tuple[asyncio.Task[Any], Delivery[Any]]] = {}
+        # How deliveries end that were taken from their handler; None: they are not ours any more.
+        self._stopped: dict[bytes, Settlement | None] = {}
+        self._cancelled: set[asyncio.Task[Any]] = set()
+        self._quiet: asyncio.Event | None = None
+
+    async def one(self, envelope: Envelope, task: asyncio.Task[Any]) -> None:
+        """Handle one message; whatever happens becomes its end, nothing leaves.
+
+        Args:
+            envelope: the message.
+            task: the slot that this runs in.
+        """
+        # As ``many``, but without a list: this is what every single message goes through.
+        delivery = self._open(envelope)
+        if delivery is None:
+            return
+        token, holder = envelope.token, self._holder
+        self._running[token] = (task, delivery)
+        try:
+            await self._call(delivery.body, delivery)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            if self._raised([delivery], error, task):
+                raise
+        else:
+            # Unless the handler has settled it, or it was lost meanwhile.
+            if holder.unsettled(token) and token not in self._stopped:
+                holder.ack(token)
+        finally:
+            del self._running[token]
+            if self._stopped or self._cancelled or self._quiet is not None:
+                self._over([token], task)
+
+    async def many(self, envelopes: Sequence[Envelope], task: asyncio.Task[Any]) -> None:
+        """Handle a batch; whatever happens becomes the end of each message, nothing leaves.
+
+        Args:
+            envelopes: the messages.
+            task: the slot that this runs in.
+        """
+        opened = [self._open(envelope) for envelope in envelopes]
+        deliveries = [delivery for delivery in opened if delivery is not None]
+        if not deliveries:
+            return
+        tokens = [delivery.envelope.token for delivery in deliveries]
+        self._running.update(zip(tokens, ((task, one) for one in deliveries), strict=True))
+        try:
+            # The handler may do with its lists what it likes.
+            await self._call([delivery.body for delivery in deliveries], list(deliveries))
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            if self._raised(deliveries, error, task):
+                raise
+        else:
+            for token in tokens:
+                if self._left(token):
+                    self._holder.ack(token)
+        finally:
+            for token in tokens:
+                del self._running[token]
+            self._over(tokens, task)
+
+    def _open(self, envelope: Envelope) -> Delivery[Any] | None:
+        """Make a delivery of an entry; None: there is nothing to handle."""
+        handler, holder = self._handler, self._holder
+        if not holder.holds(envelope.token):
+            return None
+        try:
+            body = read_body(envelope, self._decode, handler.queue.name)
+        except Undecodable as error:
+            logger.warning("%s", error)
+            holder.end(settlement.reject(envelope.token, error.reason, error=str(error)))
+            return None
+        return Delivery(body, envelope, handler.queue, handler.retry, holder)
+
+    def _left(self, token: bytes) -> bool:
+        """Tell whether a message is still its handler's to end."""
+        return self._holder.unsettled(token) and token not in self._stopped
+
+    def _raised(
+        self, deliveries: Sequence[Delivery[Any]], error: BaseException, task: asyncio.Task[Any]
+    ) -> bool:
+        """Turn what the handler raised into the ends of what it has not settled.
+
+        Returns:
+            Whether the slot is to end, too.
+        """
+        cancelled = isinstance(error, asyncio.CancelledError)
+        left = [delivery for delivery in deliveries if self._left(delivery.envelope.token)]
+        if cancelled and task.cancelling() and task not in self._cancelled:
+            # Not by us, nor by something that the handler awaits, which would be a failure:
+            # somebody cancels all tasks of this event loop, the slot among them.
+            for delivery in left:
+                token = delivery.envelope.token
+                self._stopped[token] = settlement.release(token)
+            return True
+        if left:
+            for end in ends_of(left, error, self._handler.retry):
+                self._holder.end(end)
+        elif not cancelled:
+            logger.warning(
+                "queue %r: the handler of message %s raised after its end",
+                *(self._handler.queue.name, deliveries[0].id),
+                exc_info=error,
+            )
+        return False
+
+    def _over(self, tokens: Iterable[bytes], task: asyncio.Task[Any]) -> None:
+        """A handler has come to its end; so do the messages that were taken from it."""
+        if task in self._cancelled:
+            self._cancelled.remove(task)
+            while task.uncancel():
+                # The next message of this slot has not been told to stop.
+                continue
+        for token in tokens:
+            if token in self._stopped:
+                end = self._stopped.pop(token)
+                if end is None:
+                    self._holder.abandon(token)
+                else:
+                    self._holder.end(end)
+        if self._quiet is not None and not self._running:
+            self._quiet.set()
+
+    def lost(self, tokens: Iterable[bytes]) -> None:
+        """Take messages from their handlers that others own by now.
+
+        A coroutine is cancelled when nothing is left to it. A thread cannot be: its delivery says
+        so (``lease_lost``).
+        """
+        told: set[asyncio.Task[Any]] = set()
+        for token in tokens:
+            running = self._running.get(token)
+            if running is None or token in self._stopped:
+                continue
+            task, delivery = running
+            self._stopped[token] = None
+            told.add(task)
+            logger.warning(
+                "queue %r: lost the lease of message %s while its handler ran",
+                self._handler.queue.name,
+                delivery.id,
+            )
+        if told and self._handler.is_async:
+            busy = {task for token, (task, _) in self._running.items() if self._left(token)}
+            self._cancel(told - busy)
+
+    async def quiet(self) -> None:
+        """Wait until no handler runs. Call it when none will begin any more."""
+        if self._running:
+            self._quiet = asyncio.Event()
+            await self._quiet.wait()
+
+    def cancel(self) -> None:
+        """Cancel what runs, and hand its messages back.
+
+        A thread goes on. Its messages are left to their leases, for a second copy must not run
+        beside it.
+        """
+        for token in self._running:
+            if self._left(token):
+                is_async = self._handler.is_async
+                self._stopped[token] = settlement.release(token) if is_async else None
+        self._cancel({task for task, _ in self._running.values()})
+
+    def _cancel(self, tasks: Iterable[asyncio.Task[Any]]) -> None:
+        for task in tasks:
+            if task not in self._cancelled:
+                self._cancelled.add(task)
+                task.cancel()
