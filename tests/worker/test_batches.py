@@ -720,6 +720,19 @@ class TestStopping:
         assert await counts(mq, queue) == (3, 0, 0, 0)
         assert {message.crashes for message in await mq.peek(queue)} == {0}
 
+    async def test_a_large_batch_is_handed_back(
+        self, worker: ms.Worker, mq: ms.AsyncClient, queue: ms.Queue[Any]
+    ) -> None:
+        """However much gathers, all of it is handed back."""
+
+        @worker.on(queue, batch=3000, batch_wait=NEVER)
+        async def handle(bodies: list[int]) -> None: ...
+
+        await mq.send_many(queue, range(2500))
+        async with running(worker, mq):
+            await becomes(mq, queue, (0, 0, 2500, 0))
+        assert await counts(mq, queue) == (2500, 0, 0, 0)
+
     async def test_a_batch_gets_its_time(
         self, worker: ms.Worker, mq: ms.AsyncClient, queue: ms.Queue[Any]
     ) -> None:

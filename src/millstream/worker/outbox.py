@@ -12,6 +12,10 @@ from millstream.protocol.settlement import Settlement
 
 __all__ = ["Outbox", "Parcel"]
 
+MOST_OTHERS = 500
+"""Ends in one round trip that are no plain acks. Each is several commands of a script, and the
+server does nothing else meanwhile: this bounds it to some milliseconds when large batches fail."""
+
 
 @dataclass(slots=True)
 class Parcel:
@@ -76,10 +80,17 @@ class Outbox:
         self.waiters[token] = future
         return future
 
+    @property
+    def leaving(self) -> int:
+        """How many deliveries would end with what goes out now."""
+        return len(self.parcel.acks) + min(len(self.parcel.others), MOST_OTHERS)
+
     def take(self) -> Parcel:
-        """Return what is to go out now."""
-        parcel, self.parcel = self.parcel, Parcel()
-        self.urgent = False
+        """Return what is to go out now. What is too much for one round trip is urgent."""
+        parcel = self.parcel
+        self.parcel = Parcel(others=parcel.others[MOST_OTHERS:])
+        del parcel.others[MOST_OTHERS:]
+        self.urgent = bool(self.parcel)
         return parcel
 
     def put_back(self, parcel: Parcel) -> None:
@@ -102,7 +113,7 @@ class Outbox:
 
         Those were settled before the reply was lost, as far as anybody can tell.
         """
-        parcel = self.take()
+        parcel, self.parcel = self.parcel, Parcel()
         settled = [token for token in parcel.tokens() if token not in owned]
         for token in settled:
             self.ended(token, owned=True)

@@ -123,7 +123,7 @@ class Reader:
             # What it brought is ours, whether there is room or not.
             await self._listen()
             return
-        free = self._prefetch.limit - holdings.count + len(holdings.outbox)
+        free = self._prefetch.limit - holdings.count + holdings.outbox.leaving
         flush_in = holdings.flush_in(now)
         due = reading.is_due(now)
         reading.more = reading.more or due
@@ -251,13 +251,15 @@ class Reader:
     async def _flush(self) -> None:
         """Settle what has ended; what a lost connection leaves open is looked up."""
         try:
-            if self._sure and self.holdings.outbox:
+            while self._sure and self.holdings.outbox:
                 await self._fetch(0)
         except (NotConnected, TimedOut):
             self._sure = False
         if not self._sure:
             await self._recover()
             await self._fetch(0)
+            while self.holdings.outbox:
+                await self._fetch(0)
 
     async def _stop_listening(self) -> None:
         try:
