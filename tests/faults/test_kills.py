@@ -195,6 +195,68 @@ async def handle(body, delivery):
         assert mq.stats(queue).crashed == 0
 
 
+BATCHES = """
+@worker.on(ms.Queue("jobs", lease=1), batch=20, batch_wait=0.5)
+async def handle(bodies, deliveries):
+    first_time = not deliveries[0].crashes
+    if first_time:
+        await deliveries[0].ack()
+        await deliveries[1].reject("bad")
+    for body, delivery in zip(bodies, deliveries):
+        record("begun", body, crashes=delivery.crashes, attempt=delivery.attempt)
+    if first_time:
+        await raised("go on")
+    for body in bodies:
+        record("ended", body)
+"""
+
+
+class TestBatches:
+    def test_a_batch_in_hand(self, workshop: Workshop, mq: ms.Client) -> None:
+        """What a killed worker's batch had not settled, and what gathered behind it, comes back."""
+        workshop.write(BATCHES)
+        queue = jobs(1.0)
+        victim = workshop.worker()
+        mq.send_many(queue, range(30))
+        workshop.until_told("begun", 20)
+        # Ten more gather for the next batch.
+        until(lambda: counts(mq, queue) == (0, 0, 28, 1), PATIENCE)
+        victim.send(signal.SIGKILL)
+        workshop.worker()
+        back = again(workshop, set(range(2, 30)))
+        drained(mq, queue, dead=1)
+
+        assert {(event.more["crashes"], event.more["attempt"]) for event in back} == {(1, 1)}
+        assert workshop.bodies("ended") == dict.fromkeys(range(2, 30), 1)
+        stats = mq.stats(queue)
+        assert (stats.acked, stats.crashed, stats.dead) == (29, 28, 1)
+
+    def test_one_message_kills_every_batch(self, workshop: Workshop, mq: ms.Client) -> None:
+        """A message that kills its worker takes its batch down twice, then it dies alone."""
+        workshop.write("""
+@worker.on(ms.Queue("jobs"), batch=10, batch_wait=0.5)
+async def handle(bodies, deliveries):
+    record("begun", bodies)
+    if 7 in bodies:
+        os.kill(os.getpid(), signal.SIGKILL)
+    for body in bodies:
+        record("ended", body)
+""")
+        queue = jobs()
+        mq.send_many(queue, range(10))
+        supervisor = workshop.supervisor(1)
+        drained(mq, queue, dead=1)
+
+        assert workshop.bodies("ended") == {n: 1 for n in range(10) if n != 7}
+        (letter,) = mq.dead(queue)
+        assert (letter.body, letter.reason) == (7, "crashed")
+        sizes = [len(event.body) for event in workshop.events("begun")]
+        assert sizes.count(10) == 2
+        assert set(sizes) == {10, 1}
+        supervisor.send(signal.SIGTERM)
+        assert supervisor.wait() == 0
+
+
 class TestStopped:
     """A process that is stopped (SIGSTOP), or whose event loop is."""
 

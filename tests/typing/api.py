@@ -45,6 +45,20 @@ def two(row: Row, delivery: ms.SyncDelivery[Row]) -> None:
     delivery.ack()
 
 
+@worker.on(numbers, batch=100, batch_wait=0.05)
+async def three(
+    bodies: list[dict[str, int]], deliveries: list[ms.Delivery[dict[str, int]]]
+) -> None:
+    """A handler of batches gets lists."""
+    assert_type(deliveries[0].body, dict[str, int])
+    await deliveries[0].reject(f"{len(bodies)} of them")
+
+
+@worker.on(anything, batch=10, concurrency=2)
+def four(bodies: list[object]) -> None:
+    """A plain function, too."""
+
+
 async def use(mq: ms.AsyncClient) -> None:
     """The asyncio client."""
     assert_type(await mq.send(orders, Order(1), headers={"a": "b"}), ms.Receipt)
