@@ -1,4 +1,4 @@
-"""Consuming: what one process reaches, all acknowledged, one call a message."""
+"""Consuming: what one process reaches, all acknowledged, one call a message or batch."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ TITLES: Mapping[str, str] = {
     "consume_async": "worker, async handler",
     "consume_async_waiting": "worker, async handler that awaits",
     "consume_sync": "worker, sync handler (8 threads)",
+    "consume_batch": "worker, batch handler (batch=100)",
+    "consume_batch_sync": "worker, sync batch handler (batch=100)",
     "consume_receive": "receive, one awaited ack a message",
 }
 GOALS = {"consume_async": Goal("ratio", least=0.5)}
@@ -33,6 +35,8 @@ def run(bench: Bench, wanted: frozenset[str]) -> list[Row]:
         "consume_async": lambda: asyncio.run(_async_handler(bench, sizes.bulk)),
         "consume_async_waiting": lambda: asyncio.run(_waiting_handler(bench, sizes.middle * 2)),
         "consume_sync": lambda: asyncio.run(_sync_handler(bench, sizes.middle)),
+        "consume_batch": lambda: asyncio.run(_batch_handler(bench, sizes.bulk)),
+        "consume_batch_sync": lambda: asyncio.run(_sync_batch_handler(bench, sizes.bulk)),
         "consume_receive": lambda: asyncio.run(_receive(bench, sizes.single)),
     }
     needed = wanted | {"consume_async"} if SERVER_CPU in wanted else wanted
@@ -102,6 +106,35 @@ async def _sync_handler(bench: Bench, count: int) -> Sample:
     @worker.on(QUEUE)
     def handle(_: Order) -> None:
         if next(numbers) == count:
+            loop.call_soon_threadsafe(worker.stop)
+
+    return await _drain(bench, worker, count)
+
+
+async def _batch_handler(bench: Bench, count: int) -> Sample:
+    worker = ms.Worker()
+    handled = 0
+
+    @worker.on(QUEUE, batch=100)
+    async def handle(orders: list[Order]) -> None:
+        nonlocal handled
+        handled += len(orders)
+        if handled == count:
+            worker.stop()
+
+    return await _drain(bench, worker, count)
+
+
+async def _sync_batch_handler(bench: Bench, count: int) -> Sample:
+    worker = ms.Worker()
+    loop = asyncio.get_running_loop()
+    handled = 0  # one batch at a time
+
+    @worker.on(QUEUE, batch=100)
+    def handle(orders: list[Order]) -> None:
+        nonlocal handled
+        handled += len(orders)
+        if handled == count:
             loop.call_soon_threadsafe(worker.stop)
 
     return await _drain(bench, worker, count)
