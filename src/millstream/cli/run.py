@@ -31,7 +31,7 @@ Concurrency = Annotated[
         "--concurrency",
         min=1,
         metavar="N",
-        help="Messages that a process handles at a time. Default: as the handlers say.",
+        help="Messages, or batches, that a process handles at a time. Default: as the handlers say.",
         show_default=False,
     ),
 ]
