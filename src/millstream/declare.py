@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack, overload
 
 from millstream.codec import Codec, CodecName, codec_for
 from millstream.errors import UsageError
@@ -37,6 +38,18 @@ def check_name(name: object, kind: str) -> str:
     return name
 
 
+def _check_count(count: object, name: str, unit: str) -> None:
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        message = f"{name} must be a number of {unit}, not {count!r}"
+        raise UsageError(message)
+
+
+def _check_choice(value: object, name: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        message = f"{name} must be {' or '.join(map(repr, choices))}, not {value!r}"
+        raise UsageError(message)
+
+
 class QueueOptions(TypedDict, total=False):
     """The keyword parameters of ``Queue``, for type checkers."""
 
@@ -44,6 +57,10 @@ class QueueOptions(TypedDict, total=False):
     lease: Duration
     codec: CodecName
     max_body: int
+    ordered: bool
+    max_running_per_key: int | None
+    priorities: Literal["strict", "weighted"]
+    expired: Literal["dead", "drop"]
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -59,6 +76,13 @@ class Queue(Generic[T]):
             extends it while the handler runs. From 0.1; default 30.
         codec: ``json`` (default) or ``msgpack``. All users of a queue must agree.
         max_body: the largest body in bytes; a larger one is a UsageError at the sender.
+        ordered: messages of one key run one at a time, in the order of sending. Default: no.
+        max_running_per_key: at most so many messages of one key run at a time. Default: any number.
+        priorities: ``strict`` (default): a message runs before all of a lower priority;
+            ``weighted``: one of priority p has p + 1 times the chance of a normal one, so low
+            ones do not starve.
+        expired: what becomes of a message whose time to live is over: ``dead`` (default): it goes
+            to the dead letters; ``drop``: it is deleted.
 
     Raises:
         UsageError: a parameter does not make sense; it names the parameter.
@@ -69,6 +93,10 @@ class Queue(Generic[T]):
     retry: Retry
     lease_ms: int
     max_body: int
+    ordered: bool
+    max_running_per_key: int | None
+    priorities: Literal["strict", "weighted"]
+    expired: Literal["dead", "drop"]
     codec: Codec[T] = field(repr=False, compare=False)
 
     @overload
@@ -89,14 +117,26 @@ class Queue(Generic[T]):
         lease: Duration = 30.0,
         codec: CodecName = "json",
         max_body: int = DEFAULT_MAX_BODY,
+        ordered: bool = False,
+        max_running_per_key: int | None = None,
+        priorities: Literal["strict", "weighted"] = "strict",
+        expired: Literal["dead", "drop"] = "dead",
     ) -> None:
         check_name(name, "the queue's name")
         if retry is not None and not isinstance(retry, Retry):
             message = f"queue {name!r}: retry must be a Retry, not {retry!r}"
             raise UsageError(message)
-        if not isinstance(max_body, int) or isinstance(max_body, bool) or max_body < 1:
-            message = f"queue {name!r}: max_body must be a number of bytes, not {max_body!r}"
+        _check_count(max_body, f"queue {name!r}: max_body", "bytes")
+        if not isinstance(ordered, bool):
+            message = f"queue {name!r}: ordered must be True or False, not {ordered!r}"
             raise UsageError(message)
+        if max_running_per_key is not None:
+            _check_count(max_running_per_key, f"queue {name!r}: max_running_per_key", "messages")
+            if ordered:
+                message = f"queue {name!r}: ordered runs one message of a key at a time already: leave out max_running_per_key"
+                raise UsageError(message)
+        _check_choice(priorities, f"queue {name!r}: priorities", ("strict", "weighted"))
+        _check_choice(expired, f"queue {name!r}: expired", ("dead", "drop"))
         # The dataclass is frozen, so its own constructor sets fields in this way, too.
         put = object.__setattr__
         put(self, "name", name)
@@ -104,6 +144,10 @@ class Queue(Generic[T]):
         put(self, "retry", retry or Retry())
         put(self, "lease_ms", milliseconds(lease, f"queue {name!r}: lease", minimum=0.1))
         put(self, "max_body", max_body)
+        put(self, "ordered", ordered)
+        put(self, "max_running_per_key", max_running_per_key)
+        put(self, "priorities", priorities)
+        put(self, "expired", expired)
         put(self, "codec", codec_for(body_type, name, codec))
 
     def encode(self, body: T) -> bytes:

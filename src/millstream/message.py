@@ -126,6 +126,8 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
         retried: sent back after a failure so far.
         died: moved to the dead letters so far.
         crashed: deliveries lost to dead consumers so far.
+        dropped: deleted so far because their time to live was over.
+        cancelled: deleted by ``cancel`` so far, before a handler had them.
         consumers: who reads from the queue.
         paused: whether it is paused, so that nobody gets a message.
     """
@@ -141,5 +143,7 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
     retried: int
     died: int
     crashed: int
+    dropped: int
+    cancelled: int
     consumers: tuple[ConsumerStats, ...]
     paused: bool = False

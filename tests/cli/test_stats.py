@@ -87,6 +87,9 @@ def test_as_json(cli: Cli, client: Client, queue: Queue[Any]) -> None:
         "retried": 0,
         "died": 1,
         "crashed": 0,
+        "dropped": 0,
+        "cancelled": 0,
+        "paused": False,
     }
     assert [set(one) for one in consumers] == [{"name", "in_flight", "idle"}]
     deliveries.close()

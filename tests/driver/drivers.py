@@ -26,7 +26,7 @@ class Driver(Protocol):
     def run(self, op: Op[T]) -> Coroutine[Any, Any, T]: ...
     def drive(self, plan: Any) -> Coroutine[Any, Any, Any]: ...
     def close(self) -> Coroutine[Any, Any, None]: ...
-    def sender(self, keys: Any) -> Sender: ...
+    def sender(self, batch: Any) -> Sender: ...
 
 
 class Sender(Protocol):
@@ -53,8 +53,8 @@ class InThreads:
 
         return call
 
-    def sender(self, keys: Any) -> Any:
-        return InThreads(self.target.sender(keys))
+    def sender(self, batch: Any) -> Any:
+        return InThreads(self.target.sender(batch))
 
 
 def make(kind: Kind, source: object, *, connect_timeout: float = 5, timeout: float = 10) -> Driver:

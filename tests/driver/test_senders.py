@@ -15,7 +15,9 @@ from millstream.driver.aio import AsyncDriver
 from millstream.driver.aio_sender import AsyncSender
 from millstream.driver.blocking import BlockingDriver
 from millstream.errors import NotConnected, ServerRefused, TimedOut
+from millstream.message import Receipt
 from millstream.protocol.keys import QueueKeys, queue_keys
+from millstream.protocol.send import sending
 from tests.driver.drivers import Driver, Kind, Sender, op, opened
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
@@ -38,7 +40,7 @@ async def driver(kind: Kind, proxy: Proxy) -> AsyncIterator[Driver]:
 @pytest.fixture
 async def sender(driver: Driver, keys: QueueKeys) -> Sender:
     """What gathers the sends of one driver."""
-    return driver.sender(keys)
+    return driver.sender(sending(keys))
 
 
 def script_calls(server: Server) -> int:
@@ -181,19 +183,19 @@ async def test_cuts_in_the_middle_of_send_many_store_once(
     """Connections that are cut again and again during a send_many lose and double nothing."""
     await sender.send(b"first")
     proxy.delay(0.005)
-    sending = asyncio.create_task(sender.send_many(bodies(10_000)))
+    under_way = asyncio.create_task(sender.send_many(bodies(10_000)))
     cuts = seen = 0
 
     def gets_on() -> bool:
-        return sending.done() or sent(server, keys) > seen
+        return under_way.done() or sent(server, keys) > seen
 
-    while not sending.done() and cuts < 8:
+    while not under_way.done() and cuts < 8:
         seen = sent(server, keys)
         await auntil(gets_on)
         proxy.cut()
         cuts += 1
 
-    receipts = await sending
+    receipts = await under_way
 
     by_id = dict(stored(server, keys)[1:])
     assert cuts > 1
@@ -206,11 +208,11 @@ async def test_a_restart_in_the_middle(kind: Kind, namespace: str) -> None:
     keys = queue_keys(namespace, "orders")
     with Server(appendonly=True, appendfsync="always") as server:
         async with opened(kind, server.url) as driver:
-            sender = driver.sender(keys)
-            sending = asyncio.create_task(_send_all(sender, 1000))
+            sender = driver.sender(sending(keys))
+            under_way = asyncio.create_task(_send_all(sender, 1000))
             await auntil(lambda: sent(server, keys) > 100)
             await asyncio.to_thread(server.restart)
-            receipts = await sending
+            receipts = await under_way
 
             by_id = dict(stored(server, keys))
     assert [by_id[receipt.id] for receipt in receipts] == bodies(1000)
@@ -232,7 +234,7 @@ async def _send_all(sender: Sender, count: int) -> list[Any]:
 async def test_an_error_reaches_every_sender(kind: Kind, own_server: Server) -> None:
     """When a batch cannot be sent, each of its senders gets the error."""
     async with opened(kind, own_server.url, timeout=0.4) as driver:
-        sender = driver.sender(queue_keys("t", "orders"))
+        sender = driver.sender(sending(queue_keys("t", "orders")))
         await sender.send(b"first")
         own_server.stop()
 
@@ -251,7 +253,7 @@ async def test_a_server_without_memory(
     """A full server refuses with the code OOM and a hint, stores nothing, and is fine later."""
     keys = queue_keys(namespace, "orders")
     async with opened(kind, any_server.limited_url) as driver:
-        sender = driver.sender(keys)
+        sender = driver.sender(sending(keys))
         await sender.send(b"first")
         any_server.admin().config_set("maxmemory", 1)
         try:
@@ -278,7 +280,7 @@ async def test_a_key_of_somebody_else(server: Server, sender: Sender, keys: Queu
 async def test_a_hanging_server_is_a_timeout(proxy: Proxy, kind: Kind, keys: QueueKeys) -> None:
     """A send to a server that hangs is TimedOut within the timeout."""
     async with opened(kind, proxy.url, timeout=0.5, connect_timeout=0.5) as driver:
-        sender = driver.sender(keys)
+        sender = driver.sender(sending(keys))
         await sender.send(b"first")
         proxy.stall()
         started = time.monotonic()
@@ -307,7 +309,7 @@ async def test_tasks_share_script_calls(
     server: Server, tasks: AsyncDriver, keys: QueueKeys
 ) -> None:
     """A hundred tasks that send at a time take far fewer script calls than messages."""
-    sender = tasks.sender(keys)
+    sender = tasks.sender(sending(keys))
     await sender.send(b"first")
     before = script_calls(server)
 
@@ -325,7 +327,7 @@ async def test_a_cancelled_sender_does_not_disturb_others(
     proxy: Proxy, server: Server, tasks: AsyncDriver, keys: QueueKeys
 ) -> None:
     """When one of a batch's senders is cancelled, the others get their receipts."""
-    sender = tasks.sender(keys)
+    sender = tasks.sender(sending(keys))
     await sender.send(b"first")
     proxy.stall(requests=False)
     sends = [asyncio.create_task(one(sender, body)) for body in bodies(10)]
@@ -348,7 +350,7 @@ async def test_all_senders_cancelled(
     proxy: Proxy, server: Server, tasks: AsyncDriver, keys: QueueKeys
 ) -> None:
     """A batch that nobody waits for any more, or that fails, leaves no trace in the log."""
-    sender = tasks.sender(keys)
+    sender = tasks.sender(sending(keys))
     await sender.send(b"first")
     proxy.stall(requests=False)
     sends = [asyncio.create_task(one(sender, body)) for body in bodies(5)]
@@ -366,7 +368,7 @@ async def test_all_senders_cancelled(
 
 async def test_thousands_of_tasks(server: Server, tasks: AsyncDriver, keys: QueueKeys) -> None:
     """More senders than all lanes hold are served, in the order in which they came."""
-    sender = tasks.sender(keys)
+    sender = tasks.sender(sending(keys))
 
     receipts = await asyncio.gather(*(sender.send(body) for body in bodies(5000)))
 
@@ -376,7 +378,7 @@ async def test_thousands_of_tasks(server: Server, tasks: AsyncDriver, keys: Queu
 
 async def test_send_many_beside_sends(server: Server, tasks: AsyncDriver, keys: QueueKeys) -> None:
     """Several send_many and many sends at a time share the lanes, and all come through."""
-    sender = tasks.sender(keys)
+    sender = tasks.sender(sending(keys))
 
     results = await asyncio.gather(
         *(sender.send_many(bodies(9000)) for _ in range(3)),
@@ -391,7 +393,7 @@ async def test_send_many_beside_sends(server: Server, tasks: AsyncDriver, keys: 
 
 async def test_close_waits_for_sends(server: Server, tasks: AsyncDriver, keys: QueueKeys) -> None:
     """Closing a sender sends what has gathered, and waits for it."""
-    sender = tasks.sender(keys)
+    sender = tasks.sender(sending(keys))
     sends = [asyncio.create_task(one(sender, body)) for body in bodies(10)]
     await asyncio.sleep(0)
 
@@ -407,7 +409,7 @@ async def test_close_waits_for_sends(server: Server, tasks: AsyncDriver, keys: Q
 def test_threads_share_script_calls(server: Server, proxy: Proxy, keys: QueueKeys) -> None:
     """While one thread's batch is on the wire, the others gather in the next."""
     driver = BlockingDriver(proxy.url, connect_timeout=5, timeout=10)
-    sender = driver.sender(keys)
+    sender = driver.sender(sending(keys))
     sender.send(b"first")
     before = script_calls(server)
     proxy.stall(requests=False)
@@ -430,10 +432,10 @@ def test_an_interrupted_leader_does_not_take_others_along(proxy: Proxy, keys: Qu
     """Ctrl-C in the thread that leads a batch is an ordinary error for the others of the batch."""
     released = threading.Event()
     driver = BlockingDriver(proxy.url, connect_timeout=5, timeout=10)
-    sender = driver.sender(keys)
-    run: Callable[[Any], bytes] = sender._run
+    sender = driver.sender(sending(keys))
+    run: Callable[[Any], list[Receipt]] = sender._run
 
-    def interrupted(operation: Any) -> bytes:
+    def interrupted(operation: Any) -> list[Receipt]:
         until(lambda: len(sender._gathering.bodies) == 0)
         released.wait(10)
         raise KeyboardInterrupt

@@ -93,7 +93,7 @@ class State:
             self.run(consume.register(self.keys, consumer, lease_ms))
 
     def send(self, *bodies: bytes, producer: str = "p", number: int = 1) -> str:
-        return self.run(send.send(self.keys, producer, number, bodies)).decode()
+        return self.run(send.send(self.keys, producer, number, bodies))[0].id
 
     def put(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -32,7 +33,12 @@ def retry(token: bytes, *, delay_ms: int = 5000, failed: bool = True) -> Settlem
     return Settlement("retry", token, delay_ms=delay_ms, failed=failed, note=note)
 
 
-END = {"ack": ack, "retry": retry, "reject": lambda token: reject(token, "no"), "release": release}
+END: dict[str, Callable[[bytes], Settlement]] = {
+    "ack": ack,
+    "retry": retry,
+    "reject": lambda token: reject(token, "no"),
+    "release": release,
+}
 
 
 @pytest.fixture(autouse=True)

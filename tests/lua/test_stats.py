@@ -41,6 +41,8 @@ def test_a_queue_that_does_not_exist_is_empty(state: State) -> None:
         retried=0,
         died=0,
         crashed=0,
+        dropped=0,
+        cancelled=0,
         consumers=(),
     )
     assert not state.do("EXISTS", *state.keys.lanes, state.keys.counters)

@@ -28,7 +28,7 @@ from millstream.protocol.envelope import Envelope, entries_of
 from millstream.protocol.keys import GROUP, LANES, QueueKeys, queue_keys
 from millstream.protocol.op import Command, Op, Plan
 from millstream.protocol.recover import hand_over, sweep
-from millstream.protocol.send import receipts, send
+from millstream.protocol.send import send
 from millstream.protocol.settlement import Settlement
 from tests.support.leaks import wipe
 from tests.support.servers import Server
@@ -149,8 +149,7 @@ class QueueMachine(RuleBasedStateMachine):
         first = self.run(send(self.keys, "p", number, bodies))
         if repeated:
             assert self.run(send(self.keys, "p", number, bodies)) == first
-        milliseconds, _, sequence = first.decode().partition("-")
-        sent = [one.id for one in receipts(f"{milliseconds}-", int(sequence), count)]
+        sent = [receipt.id for receipt in first]
         assert not self.model.messages.keys() & set(sent)
         self.model.messages.update(zip(sent, map(Message, bodies), strict=True))
 

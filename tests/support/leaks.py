@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from typing import Any
 
 import redis
 
@@ -23,6 +25,8 @@ PERMANENT = frozenset(
         "wake",
     }
 )
+# What is there only as long as a message is that has it: nothing in them may name another one.
+HELD = {"holders", "lines", "priority", "unique"}
 _KIND = re.compile(r"[^{}]*:\{[^{}]+\}:([^:]+)")
 
 
@@ -34,9 +38,39 @@ def kind(key: str) -> str | None:
 
 def leaked(admin: redis.Redis, namespace: str) -> list[str]:
     """The keys of the namespace that would stay for ever and are not known to be permanent."""
-    suspects = [key for key in _keys(admin, namespace) if kind(key.decode()) not in PERMANENT]
-    # -1: no time to live. -2 would mean that the key expired between the two commands.
-    return [key.decode() for key in suspects if admin.pttl(key) == -1]
+    leaks: list[str] = []
+    for key in (key.decode() for key in _keys(admin, namespace)):
+        if kind(key) in HELD:
+            leaks += [f"{key}: {stray}" for stray in sorted(_strays(admin, key))]
+        elif kind(key) not in PERMANENT and admin.pttl(key) == -1:
+            # -1: no time to live. -2 would mean that the key expired between the two commands.
+            leaks.append(key)
+        elif kind(key) == "delayed":
+            leaks += [f"{key}: {stray}" for stray in sorted(_forgotten(admin, key))]
+    return leaks
+
+
+def _strays(admin: Any, key: str) -> set[str]:
+    """Ids that a key names without there being such a message."""
+    prefix, _, name = key.rpartition(":")
+    if name in ("lines", "priority"):
+        ids = {member.rpartition(b"\0")[2] for member in admin.zrange(key, 0, -1)}
+    else:
+        ids = {one for value in admin.hvals(key) for one in value.split()}
+    living = set(admin.hkeys(f"{prefix}:delayed"))
+    for lane in ("ready", "front", "suspect"):
+        for entry, fields in admin.xrange(f"{prefix}:{lane}"):
+            state = json.loads(fields.get(b"s", b"{}"))
+            living.add(state["id"].encode() if "id" in state else entry)
+    return {stray.decode() for stray in ids - living}
+
+
+def _forgotten(admin: Any, key: str) -> set[str]:
+    """Delayed bodies that nothing will ever bring back."""
+    prefix = key.rpartition(":")[0]
+    waiting = {*admin.zrange(f"{prefix}:due", 0, -1), *admin.zrange(f"{prefix}:priority", 0, -1)}
+    waiting |= {member.rpartition(b"\0")[2] for member in admin.zrange(f"{prefix}:lines", 0, -1)}
+    return {stray.decode() for stray in set(admin.hkeys(key)) - waiting}
 
 
 def wipe(admin: redis.Redis, namespace: str) -> None:

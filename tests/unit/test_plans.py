@@ -65,7 +65,7 @@ def arguments(op: Op[Any] | Pause) -> list[Any]:
 
 def answer(lost: tuple[bytes, ...] = (), kept: tuple[tuple[bytes, bytes], ...] = ()) -> list[Any]:
     """What settle.lua answers."""
-    return [[list(lost), [list(pair) for pair in kept], -1, 0, 0]]
+    return [[list(lost), [list(pair) for pair in kept], -1, 0, 0, 7, []]]
 
 
 OURS = [[[b"5-1", b"me", 10, 1]]]
@@ -164,8 +164,8 @@ def test_a_settlement_that_may_be_due_first_wakes_a_reader() -> None:
 
     step = next(plan)
 
-    assert arguments(step)[:6] == ["workers", "me", "", 200, 1, 0]
-    assert arguments(step)[6:] == ["retry", b"5-1", 1000, 1, b'{"reason":"no"}']
+    assert arguments(step)[:7] == ["workers", "me", "", 200, 1, "", 0]
+    assert arguments(step)[7:] == ["retry", b"5-1", 1000, 1, b'{"reason":"no"}']
     assert isinstance(step, Op)
     assert not step.repeatable
 
@@ -181,12 +181,13 @@ def test_a_fetch_is_one_write() -> None:
         [Settlement("woken", b"7-1")],
         [("s", 1), ("", 9)],
         acks=[b"1-1", b"2-1"],
+        urgent="9=3",
         now_ms=42,
     )
 
     assert [name(command) for command in op.commands] == ["settle", "XREADGROUP", "XREADGROUP"]
     assert arguments(op) == [
-        *("workers", "me", 42, 200, 0, 2, b"1-1", b"2-1"),
+        *("workers", "me", 42, 200, 0, "9=3", 2, b"1-1", b"2-1"),
         *("woken", b"7-1", 0, 0, b"{}"),
     ]
     read = ("XREADGROUP", "GROUP", "workers", "me", "COUNT")
@@ -200,12 +201,18 @@ def test_a_fetch_puts_the_answers_together() -> None:
     entry = [b"5-1", [b"b", b"x"]]
 
     found = op.decode(
-        [[[b"1-1"], [[b"2-1", b"OOM no"]], 0, 3, 4], [[b"k", [entry]]], None, [[b"k", [entry]]]]
+        [
+            [[b"1-1"], [[b"2-1", b"OOM no"]], 0, 3, 4, 42, [9, 1]],
+            [[b"k", [entry]]],
+            None,
+            [[b"k", [entry]]],
+        ]
     )
 
     assert [one.token for one in found.envelopes] == [b"s5-1", b"5-1"]
     assert (found.lost, found.kept) == ([b"1-1"], {b"2-1": "OOM no"})
     assert (found.next_due_ms, found.front, found.suspect) == (0, 3, 4)
+    assert (found.now_ms, found.priorities) == (42, [9, 1])
 
 
 def test_a_wait_tells_messages_from_wake_entries() -> None:
@@ -333,8 +340,8 @@ def test_redrive_goes_page_by_page_to_where_the_end_was() -> None:
     first = plan.send([[b"9-9", []]])
     second = plan.send([b"(5-5", 3])
 
-    assert arguments(first) == ["-", b"9-9", 500, 500, r"^a%.b.*$", "1-1", "2-1"]
-    assert arguments(second) == [b"(5-5", b"9-9", 500, 500, r"^a%.b.*$", "1-1", "2-1"]
+    assert arguments(first) == ["-", b"9-9", 500, 500, r"^a%.b.*$", "", "1-1", "2-1"]
+    assert arguments(second) == [b"(5-5", b"9-9", 500, 500, r"^a%.b.*$", "", "1-1", "2-1"]
     with pytest.raises(StopIteration) as done:
         plan.send([b"", 4])
     assert done.value.value == 7

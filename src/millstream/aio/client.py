@@ -8,32 +8,29 @@ import os
 import socket
 import threading
 import uuid
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
+from millstream.aio import operate
 from millstream.aio.delivery import Delivery
 from millstream.aio.reader import QueueReader
 from millstream.checks import (
-    check_confirmed,
-    check_cursor,
     check_headers,
-    check_id,
-    check_ids,
-    check_limit,
     check_prefetch,
     check_queue,
-    check_rate,
 )
 from millstream.declare import Queue, check_name
 from millstream.driver.aio import AsyncDriver
 from millstream.driver.aio_sender import AsyncSender
 from millstream.driver.lease_keeper import CALL_TIMEOUT, LeaseKeeper
-from millstream.message import DeadLetter, Message, QueueStats, Receipt
+from millstream.message import Receipt
 from millstream.policy import Duration, milliseconds
-from millstream.protocol import admin, control, discovery, shown
 from millstream.protocol.envelope import encode_headers
 from millstream.protocol.keys import QueueKeys, queue_keys
+from millstream.protocol.options import SendManyOptions, SendOptions, placement
+from millstream.protocol.place import placing
+from millstream.protocol.send import sending
 
 __all__ = ["AsyncClient"]
 
@@ -73,6 +70,7 @@ class AsyncClient:
         )
         self._keys: dict[str, QueueKeys] = {}
         self._senders: dict[str, AsyncSender] = {}
+        self._placers: dict[str, AsyncSender] = {}
         # Receivers may start at the same time, in threads even: all get the same keeper.
         self._guard = threading.Lock()
         self._keeper: LeaseKeeper | None = None
@@ -117,7 +115,7 @@ class AsyncClient:
 
     async def aclose(self) -> None:
         """Hand back what was fetched ahead, and disconnect. Safe to repeat."""
-        for sender in self._senders.values():
+        for sender in [*self._senders.values(), *self._placers.values()]:
             await sender.close()
         for reader in list(self._readers):
             await reader.aclose()
@@ -130,7 +128,12 @@ class AsyncClient:
     # Sending
 
     async def send(
-        self, queue: Queue[T], body: T, *, headers: Mapping[str, str] | None = None
+        self,
+        queue: Queue[T],
+        body: T,
+        *,
+        headers: Mapping[str, str] | None = None,
+        **options: Unpack[SendOptions],
     ) -> Receipt:
         """Send one message. Concurrent sends share round trips; alone, a send waits for nothing.
 
@@ -138,12 +141,24 @@ class AsyncClient:
             queue: where to.
             body: of the queue's type.
             headers: metadata, strings to strings.
+            delay: seconds until it may run, by the server's clock.
+            at: the time from which it may run, with a time zone.
+            key: of which messages it is one: see ``Queue(ordered=, max_running_per_key=)``. Other
+                queues only hand it to the handler (``delivery.key``).
+            priority: 0 (normal, default) to 9 (highest).
+            unique: while this key is taken, further sends with it store nothing and return the
+                receipt of the message that has it, with ``duplicate=True``.
+            unique_for: until when it is taken: ``done`` (default: acknowledged, dead, cancelled or
+                expired), ``started`` (a handler begins with it), or so many seconds from now.
+            ttl: seconds from now within which a handler must begin with it; later it goes to the
+                dead letters with the reason ``expired`` (see ``Queue(expired=)``).
 
         Returns:
             The receipt, once the server has the message.
 
         Raises:
-            UsageError: the body has the wrong type or is too large. Nothing was sent.
+            UsageError: the body has the wrong type or is too large, or an option makes no sense.
+                Nothing was sent.
             BrokerError: the message may or may not be stored. A repeated call sends a second one.
 
         Guarantee: stored once, also when the connection breaks on the way; from then on it is
@@ -151,8 +166,12 @@ class AsyncClient:
         """
         if not isinstance(queue, Queue):
             check_queue(queue)
+        encoded = _encoded(headers) if headers else b""
+        if options:
+            placed = placement(queue, queue.encode(body), encoded, **options)
+            return await (await self._placer(queue)).send(placed)
         sender = self._senders.get(queue.name) or await self._sender(queue)
-        return await sender.send(queue.encode(body), _encoded(headers) if headers else b"")
+        return await sender.send(queue.encode(body), encoded)
 
     async def send_many(
         self,
@@ -160,6 +179,8 @@ class AsyncClient:
         bodies: Iterable[T],
         *,
         headers: Mapping[str, str] | None = None,
+        key: str | Callable[[T], str] | None = None,
+        **options: Unpack[SendManyOptions],
     ) -> list[Receipt]:
         """Send many messages, in chunks of some hundred, one script call a chunk.
 
@@ -167,6 +188,8 @@ class AsyncClient:
             queue: where to.
             bodies: of the queue's type. All are encoded before the first is sent.
             headers: metadata, the same for all.
+            key: the same for all, or a function that tells the key of a body.
+            options: ``delay``, ``at``, ``priority`` and ``ttl`` as in ``send``, the same for all.
 
         Returns:
             A receipt for each, in order.
@@ -179,17 +202,33 @@ class AsyncClient:
         unless a connection breaks on the way.
         """
         check_queue(queue)
+        bodies = list(bodies)
         encoded = [queue.encode(body) for body in bodies]
         if not encoded:
             return []
+        if options or key is not None:
+            keys = (key(body) if callable(key) else key for body in bodies)
+            metadata = _encoded(headers) if headers else b""
+            placed = [
+                placement(queue, data, metadata, key=one, **options)
+                for data, one in zip(encoded, keys, strict=True)
+            ]
+            return await (await self._placer(queue)).send_many(placed)
         sender = self._senders.get(queue.name) or await self._sender(queue)
         same = [_encoded(headers)] * len(encoded) if headers else None
         return await sender.send_many(encoded, same)
 
     async def _sender(self, queue: Queue[Any]) -> AsyncSender:
-        keys = self._queue_keys(queue)
+        keys = self.keys_of(queue)
         await self._driver.open()
-        return self._senders.setdefault(queue.name, self._driver.sender(keys))
+        return self._senders.setdefault(queue.name, self._driver.sender(sending(keys)))
+
+    async def _placer(self, queue: Queue[Any]) -> AsyncSender:
+        if queue.name not in self._placers:
+            keys = self.keys_of(queue)
+            await self._driver.open()
+            self._placers.setdefault(queue.name, self._driver.sender(placing(keys)))
+        return self._placers[queue.name]
 
     # Receiving
 
@@ -224,7 +263,7 @@ class AsyncClient:
             self.lease_keeper(),
             await self._driver.listener(),
             queue=queue,
-            keys=[self._queue_keys(queue)],
+            keys=[self.keys_of(queue)],
             consumer=self.consumer_name(),
             prefetch=prefetch,
         )
@@ -251,142 +290,24 @@ class AsyncClient:
 
     # Operating
 
-    async def queues(self) -> list[str]:
-        """List the queues of the namespace by name, each from its first message or consumer on.
+    queues = operate.queues
+    stats = operate.stats
+    peek = operate.peek
+    dead = operate.dead
+    redrive = operate.redrive
+    cancel = operate.cancel
+    reschedule = operate.reschedule
+    purge = operate.purge
+    pause = operate.pause
+    resume = operate.resume
 
-        It looks at every key of the server, without holding others up.
-        """
-        return await self._driver.drive(discovery.list_queues(self._namespace))
-
-    async def stats(self, queue: Queue[Any]) -> QueueStats:
-        """Count a queue's messages by state, at one moment."""
-        return await self._driver.run(admin.stats(self._queue_keys(queue)))
-
-    async def peek(
-        self, queue: Queue[T], *, limit: int = 10, delayed: bool = False
-    ) -> list[Message]:
-        """Look at the next messages without delivering them.
-
-        Args:
-            queue: where.
-            limit: how many at most.
-            delayed: those that wait for their time, instead of those that are ready.
-        """
-        keys = self._queue_keys(queue)
-        check_limit(limit)
-        if delayed:
-            waiting = await self._driver.run(admin.peek_delayed(keys, limit))
-            return [shown.message(queue, envelope, due) for envelope, due in waiting]
-        ready = await self._driver.run(admin.peek_ready(keys, limit))
-        return [shown.message(queue, envelope, None) for envelope in ready]
-
-    async def dead(
-        self, queue: Queue[T], *, limit: int = 100, after: str | None = None
-    ) -> list[DeadLetter]:
-        """List dead letters, the oldest first, a page at a time.
-
-        Args:
-            queue: whose.
-            limit: how many at most.
-            after: the ``cursor`` of the last one of the page before.
-        """
-        check_limit(limit)
-        check_cursor(after)
-        letters = await self._driver.run(admin.dead(self._queue_keys(queue), after, limit))
-        return [shown.dead_letter(queue, envelope) for envelope in letters]
-
-    async def redrive(
-        self,
-        queue: Queue[Any],
-        *,
-        ids: Sequence[str] | None = None,
-        reason: str | None = None,
-        rate: float | None = None,
-    ) -> int:
-        """Send dead letters back to their queue, with their counts at zero and the same ids.
-
-        Args:
-            queue: whose.
-            ids: of messages. Default: all.
-            reason: only those with this reason; ``*`` stands for any text.
-            rate: most messages a second. Default: as fast as possible.
-
-        Returns:
-            How many were sent back.
-
-        Raises:
-            UsageError: the rate is not above zero, or the ids are no list.
-        """
-        check_rate(rate)
-        check_ids(ids)
-        if ids is not None and not ids:
-            return 0
-        keys = self._queue_keys(queue)
-        return await self._driver.drive(admin.redrive(keys, ids=ids, reason=reason, rate=rate))
-
-    async def purge(self, queue: Queue[Any], *, confirm: bool = False, dead: bool = False) -> int:
-        """Delete messages for good: the ready and delayed ones, or the dead letters.
-
-        Messages in flight are not touched: a consumer has them.
-
-        Args:
-            queue: whose.
-            confirm: must be True.
-            dead: the dead letters, instead of what waits.
-
-        Returns:
-            How many were deleted.
-
-        Raises:
-            UsageError: it was not confirmed.
-        """
-        keys = self._queue_keys(queue)
-        check_confirmed(confirm, queue)
-        return await self._driver.drive(admin.purge_dead(keys) if dead else admin.purge(keys))
-
-    async def pause(self, queue: Queue[Any]) -> None:
-        """Have no consumer begin a message from now on, until ``resume``. Safe to repeat.
-
-        Sends go on, what runs goes on and is settled, and delayed messages become ready. What
-        workers have fetched ahead they hand back; a ``receive`` loop does so at its next message.
-
-        Args:
-            queue: which one. It need not have been used before.
-        """
-        await self._driver.run(control.pause(self._queue_keys(queue)))
-        self._look_again()
-
-    async def resume(self, queue: Queue[Any]) -> None:
-        """Let a paused queue go on at once, where it stood. Safe to repeat."""
-        await self._driver.run(control.resume(self._queue_keys(queue)))
-
-    async def cancel(self, queue: Queue[Any], id: str) -> bool:
-        """Put a message that runs with the dead letters, reason ``cancelled``; stop its handler.
-
-        A coroutine is cancelled. In a thread ``asyncio.CancelledError`` is raised, at its next
-        line of Python. A delivery from ``receive`` raises ``LeaseLost`` when it is settled.
-
-        Args:
-            queue: whose.
-            id: of the message.
-
-        Returns:
-            Whether it was there; False: it is done, dead, or unknown.
-
-        Raises:
-            UsageError: the id is no id of a message.
-        """
-        keys = self._queue_keys(queue)
-        over = await self._driver.drive(control.cancel_running(keys, check_id(id)))
-        self._look_again()
-        return over
-
-    def _look_again(self) -> None:
+    def look_again(self) -> None:
         """Have this client's own receivers notice at once; others look every tenth of a second."""
         for reader in list(self._readers):
             reader.make_unsure()
 
-    def _queue_keys(self, queue: Queue[Any]) -> QueueKeys:
+    def keys_of(self, queue: Queue[Any]) -> QueueKeys:
+        """Return the keys of a queue, for tools that add their own operations."""
         check_queue(queue)
         keys = self._keys.get(queue.name)
         if keys is None:

@@ -84,6 +84,11 @@ class Delivery(Generic[T]):
         return self.envelope.state.crashes
 
     @property
+    def key(self) -> str | None:
+        """Of which messages it is one; None when the sender gave no key."""
+        return self.envelope.key
+
+    @property
     def headers(self) -> Mapping[str, str]:
         """The metadata that the sender gave."""
         return self.envelope.headers
@@ -107,7 +112,7 @@ class Delivery(Generic[T]):
         Raises:
             LeaseLost: another consumer owns it by now; nothing was done.
         """
-        await self._settle(settlement.ack(self.envelope.token))
+        await self._settle(settlement.ack(self.envelope.token, plain=self.envelope.plain))
 
     async def retry(self, *, delay: Duration | None = None, reason: str = "retried") -> None:
         """Have it delivered again later. It counts as a failed attempt.

@@ -17,9 +17,9 @@ from millstream.driver.packing import pack
 from millstream.driver.server_check import check_server, server_info
 from millstream.driver.target import Target, resolve
 from millstream.errors import BrokerError, NotConnected, TimedOut, UsageError
-from millstream.protocol.keys import QueueKeys
 from millstream.protocol.op import Command, Op, Pause, Plan
 from millstream.protocol.reading import BLOCK_MS
+from millstream.protocol.send import Batch
 
 __all__ = ["AsyncDriver"]
 
@@ -174,9 +174,9 @@ class AsyncDriver:
         """Wait, as this driver's users do."""
         await asyncio.sleep(seconds)
 
-    def sender(self, keys: QueueKeys) -> AsyncSender:
+    def sender(self, batch: Batch) -> AsyncSender:
         """Return what gathers the sends of many tasks into batches."""
-        return AsyncSender(self.run, keys)
+        return AsyncSender(self.run, batch)
 
     async def listener(self) -> AsyncListener:
         """Return a connection of its own for reads that sleep at the server."""

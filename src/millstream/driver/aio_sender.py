@@ -15,9 +15,8 @@ from functools import partial
 from typing import Any
 
 from millstream.message import Receipt
-from millstream.protocol.keys import QueueKeys
 from millstream.protocol.op import Op
-from millstream.protocol.send import chunks, receipts, send
+from millstream.protocol.send import Batch, chunks
 
 __all__ = ["AsyncSender"]
 
@@ -25,7 +24,7 @@ Lane = tuple[str, "itertools.count[int]"]
 Outcome = list[Receipt] | BaseException
 Tell = Callable[[Outcome], None]
 Waiting = list[asyncio.Future[Receipt]]
-Run = Callable[[Op[bytes]], Awaitable[bytes]]
+Run = Callable[[Op[list[Receipt]]], Awaitable[list[Receipt]]]
 
 GATHERED = 50
 """Messages that make a batch leave at once."""
@@ -40,14 +39,14 @@ class AsyncSender:
 
     Args:
         run: the driver's way to run an operation, with its repetitions.
-        keys: of the queue.
+        batch: makes the operation that sends some messages.
     """
 
-    def __init__(self, run: Run, keys: QueueKeys) -> None:
+    def __init__(self, run: Run, batch: Batch) -> None:
         self._run = run
-        self._keys = keys
+        self._batch = batch
         self._loop = asyncio.get_running_loop()
-        self._bodies: list[bytes] = []
+        self._bodies: list[Any] = []
         self._headers: list[bytes] | None = None
         # A future for each message: one for all would be cancelled with the first of its tasks.
         self._waiting: Waiting = []
@@ -56,7 +55,7 @@ class AsyncSender:
         self._freed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def send(self, body: bytes, headers: bytes = b"") -> asyncio.Future[Receipt]:
+    def send(self, body: Any, headers: bytes = b"") -> asyncio.Future[Receipt]:
         """Send one message, together with what other tasks send at the moment.
 
         It returns what to await, and is no coroutine itself: that is a tenth of a send's cost.
@@ -81,7 +80,7 @@ class AsyncSender:
         return stored
 
     async def send_many(
-        self, bodies: Sequence[bytes], headers: Sequence[bytes] | None = None
+        self, bodies: Sequence[Any], headers: Sequence[bytes] | None = None
     ) -> list[Receipt]:
         """Send messages in chunks, some of them on the wire at a time.
 
@@ -115,21 +114,20 @@ class AsyncSender:
                 self._headers = self._headers[count:] or None
             self._start(some, with_headers, partial(_tell_each, waiting))
 
-    def _start(self, bodies: Sequence[bytes], headers: Sequence[bytes] | None, tell: Tell) -> None:
+    def _start(self, bodies: Sequence[Any], headers: Sequence[bytes] | None, tell: Tell) -> None:
         producer, numbers = lane = self._free.pop()
-        op = send(self._keys, producer, next(numbers), bodies, headers)
-        task = self._loop.create_task(self._transmit(op, len(bodies), lane=lane, tell=tell))
+        op = self._batch(producer, next(numbers), bodies, headers)
+        task = self._loop.create_task(self._transmit(op, lane, tell))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _transmit(self, op: Op[bytes], count: int, *, lane: Lane, tell: Tell) -> None:
+    async def _transmit(self, op: Op[list[Receipt]], lane: Lane, tell: Tell) -> None:
         try:
-            first = await self._run(op)
+            stored = await self._run(op)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the senders must know
             tell(error)
         else:
-            milliseconds, _, sequence = first.decode().partition("-")
-            tell(receipts(f"{milliseconds}-", int(sequence), count))
+            tell(stored)
         finally:
             self._free.append(lane)
             self._freed.set()

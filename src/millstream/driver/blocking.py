@@ -16,9 +16,9 @@ from millstream.driver.packing import pack
 from millstream.driver.server_check import check_server, server_info
 from millstream.driver.target import Target, resolve
 from millstream.errors import BrokerError, NotConnected, TimedOut, UsageError
-from millstream.protocol.keys import QueueKeys
 from millstream.protocol.op import Command, Op, Pause, Plan
 from millstream.protocol.reading import BLOCK_MS
+from millstream.protocol.send import Batch
 
 __all__ = ["BlockingDriver"]
 
@@ -261,9 +261,9 @@ class BlockingDriver:
         """Wait, as this driver's users do."""
         time.sleep(seconds)
 
-    def sender(self, keys: QueueKeys) -> BlockingSender:
+    def sender(self, batch: Batch) -> BlockingSender:
         """Return what gathers the sends of many threads into batches."""
-        return BlockingSender(self.run, keys)
+        return BlockingSender(self.run, batch)
 
     def listener(self) -> BlockingListener:
         """Return a connection of its own for reads that sleep at the server."""

@@ -11,25 +11,25 @@ import os
 import threading
 import uuid
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from millstream.errors import NotConnected, UsageError
 from millstream.message import Receipt
-from millstream.protocol.keys import QueueKeys
 from millstream.protocol.op import Op
-from millstream.protocol.send import chunks, receipts, send
+from millstream.protocol.send import Batch, chunks
 
 __all__ = ["BlockingSender"]
 
-Run = Callable[[Op[bytes]], bytes]
+Run = Callable[[Op[list[Receipt]]], list[Receipt]]
 
 
-class _Batch:
+class _Gathered:
     """Messages that leave together, and what came of it."""
 
     __slots__ = ("bodies", "error", "headers", "stored", "taken")
 
     def __init__(self) -> None:
-        self.bodies: list[bytes] = []
+        self.bodies: list[Any] = []
         self.headers: list[bytes] = []
         self.taken = False
         self.stored: list[Receipt] = []
@@ -41,20 +41,20 @@ class BlockingSender:
 
     Args:
         run: the driver's way to run an operation, with its repetitions.
-        keys: of the queue.
+        batch: makes the operation that sends some messages.
     """
 
-    def __init__(self, run: Run, keys: QueueKeys) -> None:
+    def __init__(self, run: Run, batch: Batch) -> None:
         self._run = run
-        self._keys = keys
+        self._batch = batch
         self._pid = os.getpid()
         self._producer = uuid.uuid4().hex[:16]
         self._numbers = itertools.count(1)
         self._guard = threading.Lock()
         self._sending = threading.Lock()
-        self._gathering = _Batch()
+        self._gathering = _Gathered()
 
-    def send(self, body: bytes, headers: bytes = b"") -> Receipt:
+    def send(self, body: Any, headers: bytes = b"") -> Receipt:
         """Send one message, together with what other threads send at the moment.
 
         Raises:
@@ -72,7 +72,7 @@ class BlockingSender:
         with self._sending:
             if not batch.taken:
                 with self._guard:
-                    self._gathering = _Batch()
+                    self._gathering = _Gathered()
                 batch.taken = True
                 self._transmit(batch)
         if index < len(batch.stored):
@@ -81,7 +81,7 @@ class BlockingSender:
         raise batch.error
 
     def send_many(
-        self, bodies: Sequence[bytes], headers: Sequence[bytes] | None = None
+        self, bodies: Sequence[Any], headers: Sequence[bytes] | None = None
     ) -> list[Receipt]:
         """Send messages in chunks, in their order.
 
@@ -94,7 +94,7 @@ class BlockingSender:
                 stored += self._send(some, with_headers)
         return stored
 
-    def _transmit(self, batch: _Batch) -> None:
+    def _transmit(self, batch: _Gathered) -> None:
         try:
             headers = batch.headers if any(batch.headers) else None
             # Many threads' large bodies are too much for one script call.
@@ -107,11 +107,9 @@ class BlockingSender:
             batch.error = NotConnected("the thread that sent this batch was interrupted")
             raise
 
-    def _send(self, bodies: Sequence[bytes], headers: Sequence[bytes] | None) -> list[Receipt]:
+    def _send(self, bodies: Sequence[Any], headers: Sequence[bytes] | None) -> list[Receipt]:
         """Send one batch; the caller holds the lock, so that there is one at a time."""
-        op = send(self._keys, self._producer, next(self._numbers), bodies, headers)
-        milliseconds, _, sequence = self._run(op).decode().partition("-")
-        return receipts(f"{milliseconds}-", int(sequence), len(bodies))
+        return self._run(self._batch(self._producer, next(self._numbers), bodies, headers))
 
     def close(self) -> None:
         """Wait for what is on its way."""

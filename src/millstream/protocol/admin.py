@@ -24,7 +24,7 @@ ENTRIES_A_CALL = 500
 
 def stats(keys: QueueKeys) -> Op[QueueStats]:
     """Count a queue's messages by state, at one moment."""
-    command = _STATS.call([*keys.lanes, keys.dead, keys.counters, keys.due, keys.paused], [GROUP])
+    command = _STATS.call(keys.common, [GROUP])
 
     def decode(replies: list[Any]) -> QueueStats:
         ready, in_flight, delayed, dead, oldest, now, counters, consumers, paused = replies[0]
@@ -42,6 +42,8 @@ def stats(keys: QueueKeys) -> Op[QueueStats]:
             retried=totals.get(b"retried", 0),
             died=totals.get(b"died", 0),
             crashed=totals.get(b"crashed", 0),
+            dropped=totals.get(b"dropped", 0),
+            cancelled=totals.get(b"cancelled", 0),
             consumers=_consumers(consumers),
             paused=bool(paused),
         )
@@ -63,7 +65,7 @@ def _consumers(rows: Sequence[tuple[bytes, int, int]]) -> tuple[ConsumerStats, .
 
 def peek_ready(keys: QueueKeys, limit: int) -> Op[list[Envelope]]:
     """Return the next messages without delivering them."""
-    command = _PEEK.call([keys.front, keys.suspect, keys.ready, keys.paused], [GROUP, limit])
+    command = _PEEK.call(keys.common, [GROUP, limit])
     return Op((command,), decode=_entries)
 
 
@@ -110,8 +112,8 @@ def redrive(
     total = 0
     while start:
         command = _REDRIVE.call(
-            [keys.dead, keys.ready, keys.counters],
-            [start, last[0][0], ENTRIES_A_CALL, most, lua_pattern(reason), *(ids or ())],
+            keys.common,
+            [start, last[0][0], ENTRIES_A_CALL, most, lua_pattern(reason), "", *(ids or ())],
         )
         start, moved = yield Op((command,), decode=_first)
         total += moved
@@ -123,9 +125,8 @@ def redrive(
 def purge(keys: QueueKeys) -> Plan[int]:
     """Delete what is ready or delayed; the result is how many messages."""
     total = 0
-    lanes_and_delayed = [*keys.lanes, keys.due, keys.delayed, keys.counters, keys.paused]
     while True:
-        command = _PURGE.call(lanes_and_delayed, [GROUP, ENTRIES_A_CALL])
+        command = _PURGE.call(keys.common, [GROUP, ENTRIES_A_CALL, ""])
         deleted: int = yield Op((command,), decode=_first)
         total += deleted
         if deleted < ENTRIES_A_CALL:

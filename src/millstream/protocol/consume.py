@@ -25,6 +25,7 @@ __all__ = [
     "register",
     "rejoin",
     "settle",
+    "started",
     "unblock",
     "wait",
     "wait_any",
@@ -32,6 +33,7 @@ __all__ = [
 
 _REGISTER = load_script("register")
 _SETTLE = load_script("settle")
+_START = load_script("start")
 
 PROMOTED_AT_ONCE = 200
 """Bounds the time that one call keeps the server busy: about a millisecond."""
@@ -49,6 +51,8 @@ class Fetched:
         next_due_ms: time to the next due message; None: none waits.
         front: unread messages in the lane that is read first.
         suspect: unread messages in the lane that is read one at a time.
+        now_ms: the server's time, when it did this.
+        priorities: above the normal, which have messages that wait, the highest first.
         woken: ids of wake entries, to be settled with the next fetch.
     """
 
@@ -58,6 +62,8 @@ class Fetched:
     next_due_ms: int | None = None
     front: int = 0
     suspect: int = 0
+    now_ms: int = 0
+    priorities: Sequence[int] = ()
     woken: Sequence[bytes] = ()
 
 
@@ -81,6 +87,7 @@ def fetch(
     *,
     acks: Sequence[bytes] = (),
     wake: bool = False,
+    urgent: str = "",
     now_ms: int | None = None,
 ) -> Op[Fetched]:
     """Settle, promote and read, in one round trip.
@@ -93,24 +100,19 @@ def fetch(
         acks: tokens of the ready lane to acknowledge: the fast path.
         wake: whether to wake a sleeping reader for a retry that is due before anything else;
             a caller that reads again by itself need not.
+        urgent: which messages of higher priority to move to the front before: how many (``"12"``),
+            from the highest on, or how many of each priority (``"9=3 5=2"``).
         now_ms: the time, for tests; None: the server's clock.
 
     Guarantee: a delivery that this consumer does not own any more is not settled, but reported
     as lost. It is not repeatable: a lost reply may have brought messages (see ``own_pending``).
     """
-    arguments: list[Argument] = [
-        GROUP,
-        consumer,
-        "" if now_ms is None else now_ms,
-        PROMOTED_AT_ONCE,
-        int(wake),
-        len(acks),
-        *acks,
-    ]
+    time = "" if now_ms is None else now_ms
+    arguments: list[Argument] = [GROUP, consumer, time, PROMOTED_AT_ONCE, int(wake), urgent]
+    arguments += [len(acks), *acks]
     for end in settlements:
         arguments += [end.verb, end.token, end.delay_ms, int(end.failed), end.note]
-    script_keys = [*keys.lanes, keys.dead, keys.counters, keys.due, keys.delayed, keys.wake]
-    commands = [_SETTLE.call(script_keys, arguments)]
+    commands = [_SETTLE.call(keys.common, arguments)]
     prefixes = []
     for prefix, count in reads:
         prefixes.append(prefix.encode())
@@ -125,7 +127,7 @@ def fetch(
 
 def _fetched(prefixes: Sequence[bytes], replies: list[Any]) -> Fetched:
     """Read what settle.lua and the reads behind it answered."""
-    lost, kept, due, front, suspect = replies[0]
+    lost, kept, due, front, suspect, now, priorities = replies[0]
     envelopes: list[Envelope] = []
     for prefix, reply in zip(prefixes, replies[1:], strict=True):
         if reply:
@@ -137,6 +139,8 @@ def _fetched(prefixes: Sequence[bytes], replies: list[Any]) -> Fetched:
         next_due_ms=None if due < 0 else due,
         front=front,
         suspect=suspect,
+        now_ms=now,
+        priorities=priorities,
     )
 
 
@@ -262,6 +266,12 @@ def extend(
         return [token for token in tokens if token not in held]
 
     return Op(commands, decode)
+
+
+def started(keys: QueueKeys, message_id: str, unique: str) -> Op[None]:
+    """Give up a unique key, for a handler begins with the message that has it. Safe to repeat."""
+    command = _START.call([keys.unique], [unique, message_id])
+    return Op((command,), decode=_nothing)
 
 
 def unblock(client_id: int) -> Op[None]:

@@ -1,7 +1,8 @@
 """The wire format: a stream entry's fields to a message's parts, and back.
 
 An entry has the field ``b`` (body), ``h`` (headers, a JSON object of strings) when there are any,
-and ``s`` (state, a JSON object) once Millstream has moved it. docs/wire-format.md is the contract.
+``s`` (state, a JSON object) once Millstream has moved it, and a few more for what its sender asked
+for. docs/wire-format.md is the contract.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ class State(msgspec.Struct, kw_only=True, frozen=True):
 _decode_state = msgspec.json.Decoder(State).decode
 _decode_headers = msgspec.json.Decoder(dict[str, str]).decode
 _encode_json = msgspec.json.Encoder().encode
+
+_STARTED = b"started:"
 
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What a decoder may raise for foreign bytes."""
@@ -95,6 +98,39 @@ class Envelope(msgspec.Struct, eq=False, gc=False):
     def headers(self) -> Mapping[str, str]:
         """What the sender gave; empty when it is not readable (see ``malformed``)."""
         return self._parse()[1]
+
+    @property
+    def key(self) -> str | None:
+        """Of which messages it is one; None when the sender gave no key."""
+        key = self.raw.get(b"k")
+        return None if key is None else key.decode("utf-8", "replace")
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing follows its end: no unique key to free, nobody behind it in a line."""
+        fields = self.fields
+        return len(fields) == 2 or not (b"o" in fields[::2] or b"u" in fields[::2])  # noqa: PLR2004 - name and value
+
+    @property
+    def unique_until_started(self) -> str | None:
+        """The unique key that it gives up when its first handler begins, if any."""
+        unique = self.raw.get(b"u", b"")
+        if not unique.startswith(_STARTED) or self._begun:
+            return None
+        return unique.removeprefix(_STARTED).decode("utf-8", "replace")
+
+    def expired(self, now_ms: float) -> bool:
+        """Tell whether its time to live is over before any handler has begun with it.
+
+        Args:
+            now_ms: the server's time.
+        """
+        expiry = self.raw.get(b"x", b"").partition(b" ")[0]
+        return expiry.isdigit() and int(expiry) <= now_ms and not self._begun
+
+    @property
+    def _begun(self) -> bool:
+        return self.state.attempts + self.state.crashes > 0
 
     @property
     def malformed(self) -> str | None:

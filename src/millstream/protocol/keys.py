@@ -45,8 +45,13 @@ class QueueKeys:
         wake: stream whose entries wake a sleeping reader, when a message is due earlier than
             the reader knows.
         due: sorted set, message id -> the time in ms at which it becomes ready.
-        delayed: hash, message id -> its fields, while it waits in ``due``.
+        delayed: hash, message id -> its fields, while it waits in ``due``, ``priority`` or
+            ``lines``.
         dead: stream of dead letters.
+        priority: sorted set of messages above the normal priority, the highest first.
+        lines: sorted set, the messages of each key that wait for their turn.
+        holders: hash, key -> the messages of it that have their turn.
+        unique: hash, unique key -> the message that has it.
         counters: hash of totals.
         consumers: hash, consumer -> its lease in ms.
         sweeper: hash, who takes over expired leases at present, and how far it got.
@@ -63,6 +68,10 @@ class QueueKeys:
     delayed: str
     dead: str
     counters: str
+    priority: str
+    lines: str
+    holders: str
+    unique: str
     consumers: str
     sweeper: str
     paused: str
@@ -72,6 +81,27 @@ class QueueKeys:
     def producer(self, producer: str) -> str:
         """Return the key that remembers the last batch of one producer; it expires."""
         return f"{self.prefix}:producer:{producer}"
+
+    def window(self, unique: str) -> str:
+        """Return the key that stands for a unique key for some time; it expires."""
+        return f"{self.prefix}:window:{unique}"
+
+    @property
+    def common(self) -> tuple[str, ...]:
+        """The first KEYS of every script that moves messages, in the order that they expect."""
+        return (
+            *self.lanes,
+            self.dead,
+            self.counters,
+            self.due,
+            self.delayed,
+            self.wake,
+            self.priority,
+            self.lines,
+            self.holders,
+            self.unique,
+            self.paused,
+        )
 
     def lane(self, prefix: str) -> str:
         """Return the stream of a lane, by the prefix of its tokens."""
@@ -97,6 +127,10 @@ def queue_keys(namespace: str, name: str) -> QueueKeys:
         delayed=f"{prefix}:delayed",
         dead=f"{prefix}:dead",
         counters=f"{prefix}:counters",
+        priority=f"{prefix}:priority",
+        lines=f"{prefix}:lines",
+        holders=f"{prefix}:holders",
+        unique=f"{prefix}:unique",
         consumers=f"{prefix}:consumers",
         sweeper=f"{prefix}:sweeper",
         paused=f"{prefix}:paused",

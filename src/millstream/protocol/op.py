@@ -30,16 +30,19 @@ class Script:
         source: what the server runs, includes resolved.
         sha: how EVALSHA names it.
         keys: how many KEYS its header declares.
+        open_ended: whether it takes any number of further ones (``KEYS[n..]``).
     """
 
     name: str
     source: str
     sha: str
     keys: int
+    open_ended: bool = False
 
     def call(self, keys: Sequence[str], arguments: Sequence[Argument]) -> Command:
         """Return the command that runs this script."""
-        if len(keys) != self.keys:
+        fits = len(keys) >= self.keys if self.open_ended else len(keys) == self.keys
+        if not fits:
             message = f"{self.name}.lua takes {self.keys} keys, not {len(keys)}"
             raise ValueError(message)
         return Command(("EVALSHA", self.sha, len(keys), *keys, *arguments), self)
@@ -80,6 +83,7 @@ Plan = Generator[Op[Any] | Pause, Any, T]
 _INCLUDE = re.compile(r"^-- @include (\w+)\n", re.MULTILINE)
 _HEADER = re.compile(r"^--.*", re.MULTILINE)
 _KEY = re.compile(r"KEYS\[(\d+)\]")
+_FURTHER_KEYS = re.compile(r"KEYS\[\d+\.\.\]")
 
 
 def load_script(name: str) -> Script:
@@ -92,4 +96,4 @@ def load_script(name: str) -> Script:
     )
     sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
     keys = max((int(number) for number in _KEY.findall(header)), default=0)
-    return Script(name, source, sha, keys)
+    return Script(name, source, sha, keys, bool(_FURTHER_KEYS.search(header)))

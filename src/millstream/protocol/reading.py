@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from millstream.protocol.consume import Fetched
 from millstream.protocol.keys import is_suspect
+from millstream.protocol.priority import shares
 
 __all__ = ["BLOCK_MS", "Reading"]
 
@@ -15,13 +17,20 @@ BLOCK_MS = 20_000
 goes unnoticed; a shorter one would cost an idle reader more than a command a second."""
 
 
+_GOLDEN = (math.sqrt(5) - 1) / 2
+"""Steps of the golden ratio spread most evenly (Knuth, TAOCP 3, section 6.4)."""
+
+
 @dataclass(slots=True)
 class Reading:
     """The state of one reader.
 
     Attributes:
+        weighted: whether messages of low priorities get a share while there are higher ones.
         more: whether a fetch may find something.
         front: whether messages wait in the lane that is read first.
+        priorities: which above the normal one have messages that wait.
+        urgent: how many of which priorities the next fetch is to bring (see ``consume.fetch``).
         suspect: whether messages wait in the lane that is read one at a time.
         suspect_held: token of the suspect that this consumer has; it gets no second one.
         woken: wake entries to settle.
@@ -29,27 +38,45 @@ class Reading:
         sweep_at: when to offer to sweep.
     """
 
+    weighted: bool = False
     more: bool = True
     # A consumer that starts is often one that starts again: what its forerunner held comes first.
     front: bool = True
+    priorities: Sequence[int] = ()
+    urgent: str = ""
     suspect: bool = False
     suspect_held: bytes | None = None
     woken: list[bytes] = field(default_factory=list)
     due_at: float = math.inf
     sweep_at: float = -math.inf
+    _ahead_ms: float = -math.inf
+    _turn: float = 0.0
 
     def reads(self, free: int) -> list[tuple[str, int]]:
-        """Return which lanes to read, and how much from each.
+        """Return which lanes to read, and how much from each; ``urgent`` belongs to it.
 
-        One lane fills what is free, so that no more arrives than was asked for; a suspect comes
-        on top, alone.
+        What is read fills what is free, so that no more arrives than was asked for; a suspect
+        comes on top, alone.
         """
+        self.urgent = ""
         if free <= 0:
             return []
-        lanes = [("f" if self.front else "", free)]
+        if self.priorities and self.weighted:
+            lanes = self._share(free)
+        else:
+            lanes = [("f" if self.front or self.priorities else "", free)]
+            self.urgent = str(free) if self.priorities else ""
         if self.suspect and self.suspect_held is None:
             lanes.insert(0, ("s", 1))
         return lanes
+
+    def _share(self, free: int) -> list[tuple[str, int]]:
+        self._turn = (self._turn + _GOLDEN) % 1
+        taken = shares([*self.priorities, 0], free, self._turn)
+        normal = taken.pop(0)
+        self.urgent = " ".join(f"{level}={count}" for level, count in taken.items() if count)
+        lanes = [("f", free - normal), ("", normal)]
+        return [(lane, count) for lane, count in lanes if count]
 
     def fetched(self, found: Fetched, reads: list[tuple[str, int]], now: float) -> None:
         """Take note of what a fetch brought.
@@ -61,14 +88,16 @@ class Reading:
         """
         self._hold_suspects(found)
         self.front = found.front > 0
+        self.priorities = found.priorities
         self.suspect = found.suspect > 0
         self.due_at = math.inf if found.next_due_ms is None else now + found.next_due_ms / 1000
         if not reads:
             return
         # What the script saw was before the reads behind it, so one more look may be in vain.
-        waiting = self.front or (self.suspect and self.suspect_held is None)
+        suspect = self.suspect and self.suspect_held is None
+        waiting = self.front or bool(self.priorities) or suspect
         full = len(found.envelopes) >= sum(count for _, count in reads)
-        self.more = waiting or full or reads[-1][0] == "f"
+        self.more = waiting or full or any(lane == "f" for lane, _ in reads)
 
     def woke(self, found: Fetched) -> None:
         """Take note of what a sleeping read brought."""
@@ -86,6 +115,19 @@ class Reading:
     def is_due(self, now: float) -> bool:
         """Tell whether a fetch would promote a message now."""
         return self.due_at <= now
+
+    def heard(self, server_ms: int, asked: float) -> None:
+        """Take note of the server's time.
+
+        Args:
+            server_ms: what it said.
+            asked: when it was asked, so that it is never thought to be earlier than it is.
+        """
+        self._ahead_ms = server_ms - asked * 1000
+
+    def server_ms(self, now: float) -> float:
+        """Return the server's time; before it was heard of, that is long ago."""
+        return now * 1000 + self._ahead_ms
 
     def sleep(self, now: float) -> float:
         """Return for how many seconds nothing is to be done but to wait for messages."""

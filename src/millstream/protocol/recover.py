@@ -77,7 +77,7 @@ def sweep(
     """
     time = "" if now_ms is None else now_ms
     command = _SWEEP.call(
-        [*keys.lanes, keys.dead, keys.counters, keys.consumers, keys.wake, keys.sweeper],
+        [*keys.common, keys.consumers, keys.sweeper],
         [GROUP, consumer, time, limit, lease_ms, max_crashes, forgotten_ms],
     )
 
@@ -108,7 +108,7 @@ def hand_over_some(
         now_ms: the time, for tests; None: the server's clock.
     """
     command = _HAND_OVER.call(
-        [*keys.lanes, keys.dead, keys.counters, keys.consumers, keys.wake, keys.due],
+        [*keys.common, keys.consumers],
         [GROUP, consumer, "" if now_ms is None else now_ms, limit, int(crashed), max_crashes],
     )
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
+from functools import partial
+from typing import Any, TypeVar
 
 from millstream.message import Receipt
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.op import Argument, Op, load_script
 
-__all__ = ["chunks", "receipts", "send"]
+__all__ = ["Batch", "chunks", "send", "sending"]
+
+S = TypeVar("S", bound=Sized)
 
 _SEND = load_script("send")
 
@@ -26,8 +30,8 @@ def send(
     number: int,
     bodies: Sequence[bytes],
     headers: Sequence[bytes] | None = None,
-) -> Op[bytes]:
-    """Append a batch of messages; the result is the id of the first.
+) -> Op[list[Receipt]]:
+    """Append a batch of messages; the result is their receipts, in order.
 
     Args:
         keys: of the queue.
@@ -46,34 +50,42 @@ def send(
         for pair in zip(bodies, headers, strict=True):
             arguments += pair
     command = _SEND.call([keys.ready, keys.counters, keys.producer(producer)], arguments)
-    return Op((command,), decode=_first)
+    count = len(bodies)
+
+    def decode(replies: Sequence[bytes]) -> list[Receipt]:
+        # Their ids follow one another.
+        milliseconds, _, sequence = replies[0].decode().partition("-")
+        first = int(sequence)
+        prefix = f"{milliseconds}-"
+        return [Receipt(f"{prefix}{number}") for number in range(first, first + count)]
+
+    return Op((command,), decode)
 
 
-def _first(replies: Sequence[bytes]) -> bytes:
-    return replies[0]
+Batch = Callable[[str, int, Sequence[Any], Sequence[bytes] | None], Op[list[Receipt]]]
+"""Makes the operation that sends a batch: of which producer, its number, messages, their headers."""
 
 
-def receipts(prefix: str, first: int, count: int) -> list[Receipt]:
-    """Return the receipts of a batch, whose ids follow one another.
-
-    Args:
-        prefix: the milliseconds of their ids, with the dash.
-        first: sequence number of the first.
-        count: how many.
-    """
-    return [Receipt(f"{prefix}{number}") for number in range(first, first + count)]
+def sending(keys: QueueKeys) -> Batch:
+    """Return how a queue's plain messages are sent."""
+    return partial(send, keys)
 
 
 def chunks(
-    bodies: Sequence[bytes], headers: Sequence[bytes] | None
-) -> Iterator[tuple[Sequence[bytes], Sequence[bytes] | None]]:
-    """Divide many messages into batches that keep the server busy for about a millisecond."""
+    messages: Sequence[S], headers: Sequence[bytes] | None
+) -> Iterator[tuple[Sequence[S], Sequence[bytes] | None]]:
+    """Divide many messages into batches that keep the server busy for about a millisecond.
+
+    Args:
+        messages: bodies, or whatever tells its size in bytes by ``len``.
+        headers: of each, or None.
+    """
     start = 0
     size = 0
-    for index, body in enumerate(bodies):
-        size += len(body) + (len(headers[index]) if headers else 0)
+    for index, message in enumerate(messages):
+        size += len(message) + (len(headers[index]) if headers else 0)
         if index + 1 - start == CHUNK_MESSAGES or size >= CHUNK_BYTES:
-            yield bodies[start : index + 1], headers and headers[start : index + 1]
+            yield messages[start : index + 1], headers and headers[start : index + 1]
             start, size = index + 1, 0
-    if start < len(bodies):
-        yield bodies[start:], headers and headers[start:]
+    if start < len(messages):
+        yield messages[start:], headers and headers[start:]

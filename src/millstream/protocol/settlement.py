@@ -12,9 +12,9 @@ import msgspec
 from millstream.policy import Retry
 from millstream.protocol.envelope import Envelope
 
-__all__ = ["Settlement", "ack", "describe", "failure", "reject", "release"]
+__all__ = ["Settlement", "ack", "describe", "expire", "failure", "reject", "release"]
 
-Verb = Literal["ack", "retry", "reject", "release", "woken"]
+Verb = Literal["ack", "retry", "reject", "release", "expire", "finish", "woken"]
 
 _LONGEST_TEXT = 2000
 _TRACEBACK_LINES = 5
@@ -43,14 +43,24 @@ class Settlement:
     note: bytes = b"{}"
 
 
-def ack(token: bytes) -> Settlement:
-    """The message is done."""
-    return Settlement("ack", token)
+def ack(token: bytes, *, plain: bool = True) -> Settlement:
+    """The message is done.
+
+    Args:
+        token: which delivery.
+        plain: whether nothing follows from that (see ``Envelope.plain``).
+    """
+    return Settlement("ack" if plain else "finish", token)
 
 
 def release(token: bytes) -> Settlement:
     """Hand the message back at once, without blame."""
     return Settlement("release", token)
+
+
+def expire(token: bytes) -> Settlement:
+    """The time to live is over: to the dead letters, or nowhere, as its sender wanted."""
+    return Settlement("expire", token)
 
 
 def reject(

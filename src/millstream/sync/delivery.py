@@ -85,6 +85,11 @@ class SyncDelivery(Generic[T]):
         return self.envelope.state.crashes
 
     @property
+    def key(self) -> str | None:
+        """Of which messages it is one; None when the sender gave no key."""
+        return self.envelope.key
+
+    @property
     def headers(self) -> Mapping[str, str]:
         """The metadata that the sender gave."""
         return self.envelope.headers
@@ -108,7 +113,7 @@ class SyncDelivery(Generic[T]):
         Raises:
             LeaseLost: another consumer owns it by now; nothing was done.
         """
-        self._settle(settlement.ack(self.envelope.token))
+        self._settle(settlement.ack(self.envelope.token, plain=self.envelope.plain))
 
     def retry(self, *, delay: Duration | None = None, reason: str = "retried") -> None:
         """Have it delivered again later. It counts as a failed attempt.

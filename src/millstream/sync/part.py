@@ -21,7 +21,7 @@ from millstream.protocol.envelope import Envelope, read_body
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.reading import Reading
 from millstream.protocol.recover import leave, sweep
-from millstream.protocol.settlement import Settlement, reject, release
+from millstream.protocol.settlement import Settlement, expire, reject, release
 from millstream.sync.delivery import SyncDelivery
 
 __all__ = ["Part"]
@@ -69,7 +69,7 @@ class Part(Generic[T]):
         self.keys = keys
         self._consumer = consumer
         self._prefetch = prefetch
-        self.reading = Reading()
+        self.reading = Reading(weighted=queue.priorities == "weighted")
         self._buffer: deque[Envelope] = deque()
         # How many of the next messages in the buffer are known to be ours, and until when.
         self._sure_of = 0
@@ -99,8 +99,12 @@ class Part(Generic[T]):
         reading = self.reading
         reads = reading.reads(self._prefetch)
         woken = [Settlement("woken", entry) for entry in reading.woken]
-        found = self._driver.run(consume.fetch(self.keys, self._consumer, woken, reads))
+        asked = time.monotonic()
+        found = self._driver.run(
+            consume.fetch(self.keys, self._consumer, woken, reads, urgent=reading.urgent)
+        )
         reading.woken.clear()
+        reading.heard(found.now_ms, asked)
         reading.fetched(found, reads, time.monotonic())
         self._keep(found)
 
@@ -159,12 +163,17 @@ class Part(Generic[T]):
             if token not in self._held.until:
                 continue
             self._held.until.pop(token, None)
+            if envelope.expired(self.reading.server_ms(time.monotonic())):
+                self.settle(expire(token))
+                continue
             try:
                 body = read_body(envelope, self._queue.codec.decode, self._queue.name)
             except Undecodable as error:
                 logger.warning("%s", error)
                 self.settle(reject(token, error.reason, error=str(error)))
                 continue
+            if unique := envelope.unique_until_started:
+                self._driver.run(consume.started(self.keys, envelope.state.id, unique))
             self._handed_out.add(token)
             if token == self.reading.suspect_held:
                 self._suspect_until = time.monotonic() + self._queue.lease_ms / 1000

@@ -19,6 +19,9 @@ __all__ = ["Call", "Handling", "Holder"]
 
 logger = logging.getLogger("millstream.worker")
 
+_PLAIN = 2
+"""Fields of a message that is a body and nothing else: its name and its value."""
+
 Call = Callable[[Any, Any], Awaitable[Any]]
 """Runs the handler, middleware included, for a body and its delivery, or for lists of them."""
 
@@ -30,8 +33,16 @@ class Holder(Owner, Protocol):
         """Tell whether the delivery is ours, and its handler has not begun to end it."""
         ...
 
-    def ack(self, token: bytes) -> None:
+    def ack(self, envelope: Envelope) -> None:
         """A handler is done with a message."""
+        ...
+
+    def server_ms(self) -> float:
+        """Return the server's time."""
+        ...
+
+    async def begin(self, message_id: str, unique: str) -> None:
+        """A handler is about to begin: its message gives up its unique key."""
         ...
 
     def end(self, end: Settlement) -> None:
@@ -77,6 +88,8 @@ class Handling:
         token, holder = envelope.token, self._holder
         self._running[token] = (task, delivery)
         try:
+            if len(envelope.fields) > _PLAIN:
+                await self._begin([delivery])
             await self._call(delivery.body, delivery)
         except KeyboardInterrupt:
             raise
@@ -86,7 +99,7 @@ class Handling:
         else:
             # Unless the handler has settled it, or it was lost meanwhile.
             if holder.unsettled(token) and token not in self._stopped:
-                holder.ack(token)
+                holder.ack(envelope)
         finally:
             del self._running[token]
             if self._stopped or self._cancelled or self._quiet is not None:
@@ -106,6 +119,7 @@ class Handling:
         tokens = [delivery.envelope.token for delivery in deliveries]
         self._running.update(zip(tokens, ((task, one) for one in deliveries), strict=True))
         try:
+            await self._begin(deliveries)
             # The handler may do with its lists what it likes.
             await self._call([delivery.body for delivery in deliveries], list(deliveries))
         except KeyboardInterrupt:
@@ -114,9 +128,9 @@ class Handling:
             if self._raised(deliveries, error, task):
                 raise
         else:
-            for token in tokens:
-                if self._left(token):
-                    self._holder.ack(token)
+            for delivery in deliveries:
+                if self._left(delivery.envelope.token):
+                    self._holder.ack(delivery.envelope)
         finally:
             for token in tokens:
                 del self._running[token]
@@ -127,6 +141,9 @@ class Handling:
         handler, holder = self._handler, self._holder
         if not holder.holds(envelope.token):
             return None
+        if len(envelope.fields) > _PLAIN and envelope.expired(holder.server_ms()):
+            holder.end(settlement.expire(envelope.token))
+            return None
         try:
             body = read_body(envelope, self._decode, handler.queue.name)
         except Undecodable as error:
@@ -134,6 +151,11 @@ class Handling:
             holder.end(settlement.reject(envelope.token, error.reason, error=str(error)))
             return None
         return Delivery(body, envelope, handler.queue, handler.retry, holder)
+
+    async def _begin(self, deliveries: Sequence[Delivery[Any]]) -> None:
+        for delivery in deliveries:
+            if unique := delivery.envelope.unique_until_started:
+                await self._holder.begin(delivery.id, unique)
 
     def _left(self, token: bytes) -> bool:
         """Tell whether a message is still its handler's to end."""

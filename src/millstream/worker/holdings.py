@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from millstream.declare import Queue
 from millstream.driver.aio import AsyncDriver
 from millstream.driver.lease_keeper import Held, LeaseKeeper
-from millstream.protocol import consume
+from millstream.errors import BrokerError
+from millstream.protocol import consume, settlement
 from millstream.protocol.consume import Fetched
 from millstream.protocol.envelope import Envelope
 from millstream.protocol.keys import QueueKeys
@@ -88,9 +90,32 @@ class Holdings:
         """Tell whether the delivery is ours, and its handler has not begun to end it."""
         return token in self._held.until and token not in self.outbox.waiters
 
-    def ack(self, token: bytes) -> None:
+    def ack(self, envelope: Envelope) -> None:
         """A handler is done with a message."""
-        self._ended(self.outbox.ack(token))
+        if envelope.plain:
+            self._ended(self.outbox.ack(envelope.token))
+        else:
+            self._ended(self.outbox.add(settlement.ack(envelope.token, plain=False)))
+
+    def server_ms(self) -> float:
+        """Return the server's time."""
+        return self._reading.server_ms(time.monotonic())
+
+    async def begin(self, message_id: str, unique: str) -> None:
+        """A handler is about to begin: its message gives up its unique key.
+
+        What is sent with this key from now on is a message of its own, so the handler must not
+        begin before the server has done this.
+        """
+        op = consume.started(self._keys, message_id, unique)
+        while True:
+            try:
+                await self._driver.run(op)
+            except BrokerError as error:
+                logger.warning("queue %r: %s; trying again", self._queue.name, error)
+                await asyncio.sleep(STORE_AGAIN)
+            else:
+                return
 
     def end(self, end: Settlement) -> None:
         """A delivery ends in another way."""

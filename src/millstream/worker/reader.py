@@ -67,7 +67,7 @@ class Reader:
         self._keys = keys
         self.consumer = consumer
         self._prefetch = prefetch
-        self._reading = Reading()
+        self._reading = Reading(weighted=queue.priorities == "weighted")
         self._event = asyncio.Event()
         listener.on_end = self._event.set
         self._sleeper = Sleeper(driver, listener, keys=[keys], consumer=consumer)
@@ -153,7 +153,10 @@ class Reader:
         reads = reading.reads(free)
         woken, reading.woken = reading.woken, []
         ends = [*parcel.others, *(Settlement("woken", entry) for entry in woken)]
-        op = consume.fetch(self._keys, self.consumer, ends, reads, acks=parcel.acks)
+        op = consume.fetch(
+            *(self._keys, self.consumer, ends, reads), acks=parcel.acks, urgent=reading.urgent
+        )
+        asked = time.monotonic()
         try:
             found = await self._driver.run(op)
         except BrokerError:
@@ -164,6 +167,7 @@ class Reader:
             self._pause = 0.0
         self.holdings.confirm(parcel, found)
         self._prefetch.handled(len(parcel), now)
+        reading.heard(found.now_ms, asked)
         reading.fetched(found, reads, now)
         self._take(found)
 

@@ -1,11 +1,15 @@
 -- Cancel a message in flight: it goes to the dead letters, and its consumer is told.
--- KEYS[1] ready  KEYS[2] front  KEYS[3] suspect  KEYS[4] dead  KEYS[5] counters  KEYS[6] control
+-- KEYS[1] ready  KEYS[2] front  KEYS[3] suspect  KEYS[4] dead  KEYS[5] counters  KEYS[6] due
+-- KEYS[7] delayed  KEYS[8] wake  KEYS[9] priority  KEYS[10] lines  KEYS[11] holders  KEYS[12] unique
+-- KEYS[13] paused  KEYS[14] control
 -- ARGV[1] group  ARGV[2] id of the message  ARGV[3] now in ms or ''
 -- ARGV[4] 1: from the beginning, or which lane to go on with  ARGV[5] where in it (as in XPENDING)
 -- ARGV[6] most deliveries to look at  ARGV[7] '1': a call whose answer was lost is repeated
 -- Returns 1 when it was cancelled, 0 when it is not in flight, or {lane, where} to go on.
 -- @include clock
 -- @include moves
+-- @include arrive
+-- @include expire
 -- @include tell
 local prefixes = { '', 'f', 's' }
 local order = { 2, 3, 1 }
@@ -15,17 +19,19 @@ local function cancel(lane, entry)
   local state, rest = read(KEYS[lane], entry)
   if not state or state.id ~= ARGV[2] then return nil end
   state.reason = 'cancelled'
-  local reply = bury(KEYS[4], state, rest, clock(ARGV[3]))
+  local now = clock(ARGV[3])
+  local reply = bury(KEYS[4], state, rest, now)
   if failed(reply) then return reply end
   -- It has no owner any more: whoever comes to settle it is refused.
   remove(KEYS[lane], ARGV[1], entry)
+  finish(state.id, rest, now)
   redis.pcall('HINCRBY', KEYS[5], 'died', 1)
-  tell(KEYS[6], 'op', 'cancel', 'id', ARGV[2], 'token', prefixes[lane] .. entry)
+  tell(KEYS[14], 'op', 'cancel', 'id', ARGV[2], 'token', prefixes[lane] .. entry)
   return 1
 end
 
 local function told_already()
-  for _, entry in ipairs(redis.call('XRANGE', KEYS[6], '-', '+')) do
+  for _, entry in ipairs(redis.call('XRANGE', KEYS[14], '-', '+')) do
     if entry[2][2] == 'cancel' and entry[2][4] == ARGV[2] then return 1 end
   end
   return 0

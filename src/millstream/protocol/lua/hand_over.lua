@@ -1,11 +1,14 @@
 -- Take every delivery from a consumer that is gone, and remove it once it owns nothing.
--- KEYS[1] ready  KEYS[2] front  KEYS[3] suspect  KEYS[4] dead  KEYS[5] counters
--- KEYS[6] consumers  KEYS[7] wake  KEYS[8] due
+-- KEYS[1] ready  KEYS[2] front  KEYS[3] suspect  KEYS[4] dead  KEYS[5] counters  KEYS[6] due
+-- KEYS[7] delayed  KEYS[8] wake  KEYS[9] priority  KEYS[10] lines  KEYS[11] holders  KEYS[12] unique
+-- KEYS[13] paused  KEYS[14] consumers
 -- ARGV[1] group  ARGV[2] consumer  ARGV[3] now in ms or ''  ARGV[4] most deliveries to take
 -- ARGV[5] '1': it crashed, '0': it left  ARGV[6] allowed crashes
 -- Returns deliveries moved, messages that died, 1 when the consumer is removed and 0 if not.
 -- @include clock
 -- @include moves
+-- @include arrive
+-- @include expire
 -- @include take_over
 local now = clock(ARGV[3])
 local blame = ARGV[5] == '1'
@@ -22,14 +25,14 @@ for i = 1, 3 do
 end
 count(outcomes.moved, outcomes.died, blame)
 if left == 0 or outcomes.kept > 0 then return { outcomes.moved, outcomes.died, 0 } end
-for _, i in ipairs({ 1, 2, 3, 7 }) do
+for _, i in ipairs({ 1, 2, 3, 8 }) do
   if redis.call('EXISTS', KEYS[i]) == 1 then
     redis.call('XGROUP', 'DELCONSUMER', KEYS[i], ARGV[1], ARGV[2])
   end
 end
-redis.call('HDEL', KEYS[6], ARGV[2])
+redis.call('HDEL', KEYS[14], ARGV[2])
 -- It may have been the only one that knew when the next message is due: let another one look.
-if redis.call('EXISTS', KEYS[7], KEYS[8]) == 2 then
-  redis.pcall('XADD', KEYS[7], 'MAXLEN', 16, '*', 'due', 'unknown')
+if redis.call('EXISTS', KEYS[8], KEYS[6]) == 2 then
+  redis.pcall('XADD', KEYS[8], 'MAXLEN', 16, '*', 'due', 'unknown')
 end
 return { outcomes.moved, outcomes.died, 1 }

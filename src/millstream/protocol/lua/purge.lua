@@ -1,26 +1,37 @@
 -- Delete messages that nobody has read yet, and delayed ones, some a call.
--- KEYS[1] ready  KEYS[2] front  KEYS[3] suspect  KEYS[4] due  KEYS[5] delayed  KEYS[6] counters
--- KEYS[7] paused
--- ARGV[1] group  ARGV[2] most to delete, up to 1000
+-- KEYS[1] ready  KEYS[2] front  KEYS[3] suspect  KEYS[4] dead  KEYS[5] counters  KEYS[6] due
+-- KEYS[7] delayed  KEYS[8] wake  KEYS[9] priority  KEYS[10] lines  KEYS[11] holders  KEYS[12] unique
+-- KEYS[13] paused
+-- ARGV[1] group  ARGV[2] most to delete, up to 1000  ARGV[3] now in ms or ''
 -- Returns how many were deleted; fewer than asked for means that nothing is left.
+-- @include clock
+-- @include moves
+-- @include arrive
+-- @include expire
 -- @include group
-local deleted, limit = 0, tonumber(ARGV[2])
-for i = 1, 3 do
-  if deleted < limit then
-    local from = unread_from(find_group(KEYS[i], ARGV[1]), KEYS[i], KEYS[7])
-    local ids = {}
-    for _, entry in ipairs(redis.call('XRANGE', KEYS[i], from, '+', 'COUNT', limit - deleted)) do
-      ids[#ids + 1] = entry[1]
-    end
-    if #ids > 0 then deleted = deleted + redis.call('XDEL', KEYS[i], unpack(ids)) end
-  end
-end
-if deleted < limit then
-  for _, id in ipairs(redis.call('ZRANGE', KEYS[4], 0, limit - deleted - 1)) do
-    redis.call('ZREM', KEYS[4], id)
-    redis.call('HDEL', KEYS[5], id)
+local now, deleted, limit = clock(ARGV[3]), 0, tonumber(ARGV[2])
+-- The lines first: a message whose end lets the next one go on would only make more work.
+for _, set in ipairs({ KEYS[10], KEYS[9], KEYS[6] }) do
+  for _, member in ipairs(redis.call('ZRANGE', set, 0, limit - deleted - 1)) do
+    local id = string.match(member, '%z([^%z]*)$') or member
+    local packed = redis.call('HGET', KEYS[7], id)
+    redis.call('ZREM', set, member)
+    redis.call('HDEL', KEYS[7], id)
+    if packed then finish(id, cmsgpack.unpack(packed), now) end
     deleted = deleted + 1
   end
+  if deleted == limit then break end
 end
-if deleted > 0 then redis.pcall('HINCRBY', KEYS[6], 'purged', deleted) end
+for i = 1, 3 do
+  if deleted < limit then
+    local from = unread_from(find_group(KEYS[i], ARGV[1]), KEYS[i], KEYS[13])
+    for _, entry in ipairs(redis.call('XRANGE', KEYS[i], from, '+', 'COUNT', limit - deleted)) do
+      local state, rest = state_of(entry[1], entry[2])
+      redis.call('XDEL', KEYS[i], entry[1])
+      finish(state.id, rest, now)
+      deleted = deleted + 1
+    end
+  end
+end
+if deleted > 0 then redis.pcall('HINCRBY', KEYS[5], 'purged', deleted) end
 return deleted

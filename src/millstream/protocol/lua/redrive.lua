@@ -1,28 +1,49 @@
 -- Send dead letters back to their queue, some a call, with their counts back at zero.
--- KEYS[1] dead  KEYS[2] ready  KEYS[3] counters
+-- KEYS[1] ready  KEYS[2] front  KEYS[3] suspect  KEYS[4] dead  KEYS[5] counters  KEYS[6] due
+-- KEYS[7] delayed  KEYS[8] wake  KEYS[9] priority  KEYS[10] lines  KEYS[11] holders  KEYS[12] unique
+-- KEYS[13] paused
 -- ARGV[1] where to start (as in XRANGE)  ARGV[2] the last entry to look at
 -- ARGV[3] most entries to look at  ARGV[4] most to move  ARGV[5] Lua pattern of the reason or ''
--- ARGV[6..] ids of messages; none: all
+-- ARGV[6] now in ms or ''  ARGV[7..] ids of messages; none: all
 -- Returns the next start or '' at the end, and how many were moved.
+-- @include clock
 -- @include moves
+-- @include arrive
+-- @include expire
+local now = clock(ARGV[6])
 local wanted = {}
-for i = 6, #ARGV do wanted[ARGV[i]] = true end
-local looked, moved = 0, 0
-local start = ARGV[1]
-local entries = redis.call('XRANGE', KEYS[1], start, ARGV[2], 'COUNT', ARGV[3])
+for i = 7, #ARGV do wanted[ARGV[i]] = true end
+
+-- As it was sent, but for the time to live, which is over. Its unique key may be another's by now.
+local function anew(state, rest)
+  local fields = {}
+  for i = 1, #rest, 2 do
+    if rest[i] ~= 'x' then
+      fields[#fields + 1] = rest[i]
+      fields[#fields + 1] = rest[i + 1]
+    end
+  end
+  return with_state({ id = state.id, attempts = 0, crashes = 0 }, fields)
+end
+
+local looked, moved, start = 0, 0, ARGV[1]
+local entries = redis.call('XRANGE', KEYS[4], start, ARGV[2], 'COUNT', ARGV[3])
 for _, entry in ipairs(entries) do
   if moved == tonumber(ARGV[4]) then break end
   looked = looked + 1
   start = '(' .. entry[1]
   local state, rest = state_of(entry[1], entry[2])
   local match = ARGV[5] == '' or string.find(state.reason or '', ARGV[5])
-  if match and (#ARGV < 6 or wanted[state.id]) then
-    local fields = with_state({ id = state.id, attempts = 0, crashes = 0 }, rest)
-    redis.call('XADD', KEYS[2], '*', unpack(fields))
-    redis.call('XDEL', KEYS[1], entry[1])
+  if match and (#ARGV < 7 or wanted[state.id]) then
+    local unique = string.match(named(rest).u or '', '^%l+:(.*)$')
+    if not arrive(state.id, anew(state, rest), false, now) then
+      return redis.error_reply('OOM the server has no memory to store the message')
+    end
+    if unique then redis.pcall('HSETNX', KEYS[12], unique, state.id) end
+    redis.call('XDEL', KEYS[4], entry[1])
     moved = moved + 1
   end
 end
-if moved > 0 then redis.call('HINCRBY', KEYS[3], 'redriven', moved) end
+if moved > 0 then redis.call('HINCRBY', KEYS[5], 'redriven', moved) end
 if looked == #entries and #entries < tonumber(ARGV[3]) then start = '' end
 return { start, moved }

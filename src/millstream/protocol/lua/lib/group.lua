@@ -20,3 +20,10 @@ local function unread_from(group, lane, paused)
   if paused and last == NOWHERE then last = redis.call('HGET', paused, lane_name(lane)) or '0-0' end
   return '(' .. last
 end
+
+-- Whether a lane has messages that nobody has read yet: 1 or 0. The lane is nearly always empty.
+-- Lengths do not tell: somebody may have acknowledged an entry without deleting it.
+local function unread(lane)
+  if redis.call('XLEN', lane) == 0 then return 0 end
+  return #redis.call('XRANGE', lane, unread_from(find_group(lane, ARGV[1])), '+', 'COUNT', 1)
+end

@@ -17,12 +17,13 @@ local function read_state(text)
   return state
 end
 
--- Lua cannot unpack more than some thousand values. What a foreign entry has beside body and
--- headers (four of them, should they be repeated) is then kept in one field.
+-- Lua cannot unpack more than some thousand values. What a foreign entry has beside the fields of
+-- the wire format (some of each, should they be repeated) is then kept in one field.
+local OWN = { b = true, h = true, k = true, o = true, p = true, x = true, u = true }
 local function pack_surplus(fields)
   local kept, surplus = {}, {}
   for i = 1, #fields, 2 do
-    local own = (fields[i] == 'b' or fields[i] == 'h') and #kept < 8
+    local own = OWN[fields[i]] and #kept < 28
     local target = own and kept or surplus
     target[#target + 1] = fields[i]
     target[#target + 1] = fields[i + 1]

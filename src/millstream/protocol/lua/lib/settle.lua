@@ -8,8 +8,8 @@ end
 -- XACK refuses a late owner by itself, and only a short count asks for a closer look.
 local function ack_all(number, lost)
   local settled = 0
-  for from = 7, 6 + number, 1000 do
-    local ids = { unpack(ARGV, from, math.min(from + 999, 6 + number)) }
+  for from = 8, 7 + number, 1000 do
+    local ids = { unpack(ARGV, from, math.min(from + 999, 7 + number)) }
     local acked = redis.call('XACK', KEYS[1], ARGV[1], unpack(ids))
     settled = settled + acked
     if acked == #ids then
@@ -28,6 +28,13 @@ local function ack(lane, id, _, _, counts)
   counts.acked = counts.acked + 1
 end
 
+-- The ack of a message that has a unique key, or a gate that others wait at.
+local function finish_and_ack(lane, id, _, now, counts)
+  local state, rest = read(lane, id)
+  ack(lane, id, nil, nil, counts)
+  if state then finish(state.id, rest, now) end
+end
+
 local function annotate(state, i)
   if ARGV[i + 3] == '1' then state.attempts = state.attempts + 1 end
   for name, value in pairs(cjson.decode(ARGV[i + 4])) do state[name] = value end
@@ -37,13 +44,15 @@ local function retry(lane, id, i, now, counts)
   local state, rest = read(lane, id)
   if state then
     annotate(state, i)
+    local name, it = state.id, named(rest)
     local packed = cmsgpack.pack(with_state(state, rest))
-    local name = state.id
     -- Foreign entries may claim the same id; none of them may push another one out.
     if redis.call('HEXISTS', KEYS[7], name) == 1 then name = name .. '/' .. ARGV[i + 1] end
     local problem = failed(redis.pcall('HSET', KEYS[7], name, packed))
     if problem then return problem end
     redis.call('ZADD', KEYS[6], now + tonumber(ARGV[i + 2]), name)
+    -- Order is kept through retries; a mere limit has room for another message meanwhile.
+    if it.o and it.k and it.o ~= 'ordered' then leave_gate(it.k, state.id, now) end
   end
   remove(lane, ARGV[1], id)
   counts.retried = counts.retried + 1
@@ -57,7 +66,17 @@ local function reject(lane, id, i, now, counts)
     if problem then return problem end
   end
   remove(lane, ARGV[1], id)
+  if state then finish(state.id, rest, now) end
   counts.died = counts.died + 1
+end
+
+-- No handler begins with a message whose time to live is over.
+local function expire(lane, id, _, now)
+  local state, rest = read(lane, id)
+  local problem = state and end_expired(state.id, with_state(state, rest), now)
+  if problem then return problem end
+  remove(lane, ARGV[1], id)
+  if state then finish(state.id, rest, now) end
 end
 
 local function release(lane, id)

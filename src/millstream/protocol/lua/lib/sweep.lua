@@ -2,7 +2,7 @@
 local leases = {}
 local function lease_of(consumer)
   if not leases[consumer] then
-    leases[consumer] = tonumber(redis.call('HGET', KEYS[6], consumer) or ARGV[5])
+    leases[consumer] = tonumber(redis.call('HGET', KEYS[14], consumer) or ARGV[5])
   end
   return leases[consumer]
 end
@@ -11,7 +11,7 @@ end
 -- no look before that.
 local function shortest_lease()
   local shortest = tonumber(ARGV[5])
-  for _, lease in ipairs(redis.call('HVALS', KEYS[6])) do
+  for _, lease in ipairs(redis.call('HVALS', KEYS[14])) do
     shortest = math.min(shortest, tonumber(lease))
   end
   return shortest
@@ -56,12 +56,12 @@ local function remove_dead_consumers()
   end
   for name in pairs(idle_in) do
     if not alive[name] and name ~= ARGV[2] then
-      for _, i in ipairs({ 1, 2, 3, 7 }) do
+      for _, i in ipairs({ 1, 2, 3, 8 }) do
         if redis.call('EXISTS', KEYS[i]) == 1 then
           redis.call('XGROUP', 'DELCONSUMER', KEYS[i], ARGV[1], name)
         end
       end
-      redis.call('HDEL', KEYS[6], name)
+      redis.call('HDEL', KEYS[14], name)
     end
   end
 end

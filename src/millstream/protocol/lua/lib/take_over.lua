@@ -20,6 +20,7 @@ local function take_over(lane, group, id, blame, max_crashes, now)
   end
   if failed(reply) then return 'kept' end
   remove(lane, group, id)
+  if outcome == 'died' then finish(state.id, rest, now) end
   return outcome
 end
 

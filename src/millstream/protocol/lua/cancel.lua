@@ -1,0 +1,17 @@
+-- Delete one message that nobody has read yet, wherever it waits.
+-- KEYS[1] ready  KEYS[2] front  KEYS[3] suspect  KEYS[4] dead  KEYS[5] counters  KEYS[6] due
+-- KEYS[7] delayed  KEYS[8] wake  KEYS[9] priority  KEYS[10] lines  KEYS[11] holders  KEYS[12] unique
+-- KEYS[13] paused
+-- ARGV[1] group  ARGV[2] id of the message  ARGV[3] token of its entry or ''  ARGV[4] now in ms or ''
+-- Returns 1, or 0 when it does not wait there.
+-- @include clock
+-- @include lanes
+-- @include moves
+-- @include arrive
+-- @include expire
+-- @include waiting
+local fields = take_waiting(ARGV[2], ARGV[3])
+if not fields then return 0 end
+finish(ARGV[2], fields, clock(ARGV[4]))
+redis.pcall('HINCRBY', KEYS[5], 'cancelled', 1)
+return 1

@@ -1,0 +1,55 @@
+-- Where a message goes whose time has come, and what follows its end. Include moves before it.
+-- KEYS are those of QueueKeys.common.
+local arrive
+
+local function named(fields)
+  local by_name = {}
+  for i = 1, #fields, 2 do by_name[fields[i]] = fields[i + 1] end
+  return by_name
+end
+
+-- A gate lets so many messages of one key into circulation; `holders` has their ids. Returns
+-- whether this one is in, or nil when the server has no memory to store it.
+local function enter(key, id, gate)
+  local held = redis.call('HGET', KEYS[11], key)
+  local free = gate == 'ordered' and 1 or tonumber(gate) or 1
+  for other in string.gmatch(held or '', '%S+') do
+    if other == id then return true end
+    free = free - 1
+  end
+  if free <= 0 then return false end
+  local reply = redis.pcall('HSET', KEYS[11], key, held and held .. ' ' .. id or id)
+  return not failed(reply) and true or nil
+end
+
+-- A message has left the gate of its key: the next of the line takes its place.
+local function leave_gate(key, id, now)
+  local held = redis.call('HGET', KEYS[11], key) or ''
+  local others = {}
+  for other in string.gmatch(held, '%S+') do
+    if other ~= id then others[#others + 1] = other end
+  end
+  local left = table.concat(others, ' ')
+  if left == held then return end
+  if left == '' then redis.call('HDEL', KEYS[11], key) else redis.call('HSET', KEYS[11], key, left) end
+  local from, to = '[' .. key .. '\0', '(' .. key .. '\1'
+  local first
+  repeat
+    first = redis.call('ZRANGEBYLEX', KEYS[10], from, to, 'LIMIT', 0, 1)[1]
+    if first then
+      redis.call('ZREM', KEYS[10], first)
+      local name = string.sub(first, #key + 2)
+      local packed = redis.call('HGET', KEYS[7], name)
+      -- The next one may have expired meanwhile.
+      if packed and arrive(name, cmsgpack.unpack(packed), true, now) == 'placed' then return end
+    end
+  until not first
+end
+
+-- To be called when a message has ended for good.
+local function finish(id, fields, now)
+  local it = named(fields)
+  local key = it.u and string.match(it.u, '^%l+:(.*)$')
+  if key and redis.call('HGET', KEYS[12], key) == id then redis.call('HDEL', KEYS[12], key) end
+  if it.o and it.k then leave_gate(it.k, id, now) end
+end

@@ -1,0 +1,46 @@
+-- Messages above the normal priority, on their way to the front. Include expire before it.
+local function lift(id, now)
+  local packed = redis.call('HGET', KEYS[7], id)
+  if packed then
+    local fields = cmsgpack.unpack(packed)
+    local expired, problem = has_expired(named(fields), now), nil
+    if expired then
+      problem = end_expired(id, fields, now)
+    else
+      problem = failed(redis.pcall('XADD', KEYS[2], '*', unpack(fields)))
+    end
+    if problem then return false end
+    redis.call('HDEL', KEYS[7], id)
+    if expired then finish(id, fields, now) end
+  end
+  redis.call('ZREM', KEYS[9], id)
+  return true
+end
+
+-- Moves them to the front: `plan` is how many, from the highest on ('12'), or how many of each
+-- level ('9=3 5=2'). Those behind are left for other readers, who may be asleep.
+local function raise(plan, now)
+  if plan == '' or redis.call('EXISTS', KEYS[9]) == 0 or redis.call('EXISTS', KEYS[13]) == 1 then return end
+  local ids = {}
+  if tonumber(plan) then ids = redis.call('ZRANGE', KEYS[9], 0, tonumber(plan) - 1) end
+  for level, count in string.gmatch(plan, '(%d)=(%d+)') do
+    local some = redis.call('ZRANGEBYSCORE', KEYS[9], '-' .. level, '-' .. level, 'LIMIT', 0, count)
+    for _, id in ipairs(some) do ids[#ids + 1] = id end
+  end
+  for _, id in ipairs(ids) do
+    if not lift(id, now) then return end
+  end
+  if redis.call('EXISTS', KEYS[9]) == 1 then
+    redis.pcall('XADD', KEYS[8], 'MAXLEN', 16, '*', 'priority', 'more')
+  end
+end
+
+-- Which priorities have messages that wait, the highest first.
+local function levels()
+  local found = {}
+  if redis.call('EXISTS', KEYS[9]) == 0 then return found end
+  for level = 9, 1, -1 do
+    if redis.call('ZCOUNT', KEYS[9], -level, -level) > 0 then found[#found + 1] = level end
+  end
+  return found
+end

@@ -1,0 +1,109 @@
+"""Sending messages that are more than a body: later, in order, urgent, once, or not for long.
+
+The plain message has a script of its own (see ``send``), which knows of none of this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from millstream.message import Receipt
+from millstream.protocol.keys import QueueKeys
+from millstream.protocol.op import Argument, Op, load_script
+from millstream.protocol.send import REMEMBERED_MS, Batch
+
+__all__ = ["Placement", "place", "placing"]
+
+_PLACE = load_script("place")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """One message, and where it belongs.
+
+    Args:
+        body: encoded.
+        headers: encoded; empty: none.
+        key: of which messages; empty: none.
+        gate: ``ordered``: the messages of the key run one after the other; a number: so many at
+            a time; empty: they have nothing to do with each other.
+        priority: 0 to 9.
+        time: ``+`` and a delay in ms, or the ms since 1970; empty: now.
+        ttl: ms within which a handler must begin, and `` drop`` if nobody misses it; empty: any.
+        unique: its unique key; empty: none.
+        unique_for: how long it has that key: until ``done``, ``started``, or ``window:<ms>``.
+    """
+
+    body: bytes
+    headers: bytes = b""
+    key: str = ""
+    gate: str = ""
+    priority: int = 0
+    time: str = ""
+    ttl: str = ""
+    unique: str = ""
+    unique_for: str = "done"
+
+    def __len__(self) -> int:
+        """How many bytes it has, roughly: batches are bounded by it."""
+        return len(self.body) + len(self.headers) + len(self.key) + len(self.unique)
+
+    def arguments(self) -> tuple[Argument, ...]:
+        """Return it as the script takes it."""
+        priority = self.priority or ""
+        unique = f"{self.unique_for}:{self.unique}" if self.unique else ""
+        return (
+            *(self.body, self.headers, self.key, self.gate),
+            *(priority, self.time, self.ttl, unique),
+        )
+
+
+def place(
+    keys: QueueKeys,
+    producer: str,
+    number: int,
+    placements: Sequence[Placement],
+    *,
+    now_ms: int | None = None,
+) -> Op[list[Receipt]]:
+    """Accept a batch of messages.
+
+    Args:
+        keys: of the queue.
+        producer: who sends; it has one batch on the wire at a time.
+        number: of the batch; a repeated one stores nothing and returns its first result.
+        placements: at least one.
+        now_ms: the time, for tests; None: the server's clock.
+
+    Guarantee: the messages are stored together, in this order, once.
+    """
+    arguments: list[Argument] = [number, REMEMBERED_MS, "" if now_ms is None else now_ms]
+    windows: list[str] = []
+    for placement in placements:
+        arguments += placement.arguments()
+        if placement.unique:
+            windows.append(keys.window(placement.unique))
+    command = _PLACE.call([*keys.common, keys.producer(producer), *windows], arguments)
+    return Op((command,), decode=_receipts)
+
+
+def placing(keys: QueueKeys) -> Batch:
+    """Return how a queue's other messages are sent."""
+
+    def batch(
+        producer: str, number: int, placements: Sequence[Placement], _: Sequence[bytes] | None
+    ) -> Op[list[Receipt]]:
+        return place(keys, producer, number, placements)
+
+    return batch
+
+
+def _receipts(replies: Sequence[Any]) -> list[Receipt]:
+    return [
+        Receipt(answer[1:].decode(), duplicate=True)
+        if answer.startswith(b"=")
+        else Receipt(answer.decode())
+        for answer in replies[0]
+    ]

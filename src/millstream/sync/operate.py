@@ -1,0 +1,231 @@
+# GENERATED from src/millstream/aio/operate.py by tools/unasync.py - do not edit
+"""What operators ask of a client. Each function is a method of ``Client``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Protocol, TypeVar
+
+from millstream.checks import (
+    check_confirmed,
+    check_cursor,
+    check_id,
+    check_ids,
+    check_limit,
+    check_rate,
+)
+from millstream.declare import Queue
+from millstream.driver.blocking import BlockingDriver
+from millstream.message import DeadLetter, Message, QueueStats
+from millstream.policy import Duration
+from millstream.protocol import admin, control, discovery, shown, waiting
+from millstream.protocol.keys import QueueKeys
+from millstream.protocol.options import time_argument
+
+__all__ = [
+    "Connected",
+    "cancel",
+    "dead",
+    "peek",
+    "purge",
+    "queues",
+    "redrive",
+    "reschedule",
+    "stats",
+]
+
+T = TypeVar("T")
+
+
+class Connected(Protocol):
+    """What these functions need of a client."""
+
+    @property
+    def namespace(self) -> str:
+        """First part of all keys."""
+        ...
+
+    @property
+    def driver(self) -> BlockingDriver:
+        """What runs operations."""
+        ...
+
+    def keys_of(self, queue: Queue[Any]) -> QueueKeys:
+        """Return the keys of a queue."""
+        ...
+
+    def look_again(self) -> None:
+        """Have the client's receivers make sure of what they have fetched ahead."""
+        ...
+
+
+def queues(mq: Connected) -> list[str]:
+    """List the queues of the namespace by name, each from its first message or consumer on.
+
+    It looks at every key of the server, without holding others up.
+    """
+    return mq.driver.drive(discovery.list_queues(mq.namespace))
+
+
+def stats(mq: Connected, queue: Queue[Any]) -> QueueStats:
+    """Count a queue's messages by state, at one moment."""
+    return mq.driver.run(admin.stats(mq.keys_of(queue)))
+
+
+def peek(
+    mq: Connected, queue: Queue[T], *, limit: int = 10, delayed: bool = False
+) -> list[Message]:
+    """Look at the next messages without delivering them.
+
+    Args:
+        queue: where.
+        limit: how many at most.
+        delayed: those that wait for their time, instead of those that are ready.
+    """
+    keys = mq.keys_of(queue)
+    check_limit(limit)
+    if delayed:
+        waiting = mq.driver.run(admin.peek_delayed(keys, limit))
+        return [shown.message(queue, envelope, due) for envelope, due in waiting]
+    ready = mq.driver.run(admin.peek_ready(keys, limit))
+    return [shown.message(queue, envelope, None) for envelope in ready]
+
+
+def dead(
+    mq: Connected, queue: Queue[T], *, limit: int = 100, after: str | None = None
+) -> list[DeadLetter]:
+    """List dead letters, the oldest first, a page at a time.
+
+    Args:
+        queue: whose.
+        limit: how many at most.
+        after: the ``cursor`` of the last one of the page before.
+    """
+    check_limit(limit)
+    check_cursor(after)
+    letters = mq.driver.run(admin.dead(mq.keys_of(queue), after, limit))
+    return [shown.dead_letter(queue, envelope) for envelope in letters]
+
+
+def redrive(
+    mq: Connected,
+    queue: Queue[Any],
+    *,
+    ids: Sequence[str] | None = None,
+    reason: str | None = None,
+    rate: float | None = None,
+) -> int:
+    """Send dead letters back to their queue, with their counts at zero and the same ids.
+
+    Args:
+        queue: whose.
+        ids: of messages. Default: all.
+        reason: only those with this reason; ``*`` stands for any text.
+        rate: most messages a second. Default: as fast as possible.
+
+    Returns:
+        How many were sent back.
+
+    Raises:
+        UsageError: the rate is not above zero, or the ids are no list.
+    """
+    check_rate(rate)
+    check_ids(ids)
+    if ids is not None and not ids:
+        return 0
+    keys = mq.keys_of(queue)
+    return mq.driver.drive(admin.redrive(keys, ids=ids, reason=reason, rate=rate))
+
+
+def cancel(mq: Connected, queue: Queue[Any], id: str) -> bool:
+    """See that a message is not handled: delete it while it waits, or stop its handler.
+
+    A message that waits is deleted: ready, delayed, or in the line of its key. One that runs goes
+    to the dead letters with the reason ``cancelled``. Its coroutine is cancelled; in a thread
+    ``asyncio.CancelledError`` is raised, at its next line of Python. A delivery from ``receive``
+    raises ``LeaseLost`` when it is settled.
+
+    Args:
+        queue: whose.
+        id: of the message, as in its receipt.
+
+    Returns:
+        Whether it was there; False: it is done, dead, or unknown.
+
+    Raises:
+        UsageError: the id is no id of a message.
+    """
+    keys = mq.keys_of(queue)
+    check_id(id)
+    if mq.driver.drive(waiting.cancel(keys, id)):
+        return True
+    over = mq.driver.drive(control.cancel_running(keys, id))
+    mq.look_again()
+    return over
+
+
+def reschedule(
+    mq: Connected,
+    queue: Queue[Any],
+    id: str,
+    *,
+    at: datetime | None = None,
+    delay: Duration | None = None,
+) -> bool:
+    """Give a message that nobody has begun with another time, a retry that waits included.
+
+    Args:
+        queue: whose.
+        id: of the message, as in its receipt.
+        at: the time from which it may run, with a time zone; one in the past means now.
+        delay: instead of it: seconds from now, by the server's clock.
+
+    Returns:
+        Whether it was there. If not, it is in flight, done, dead, or never was.
+
+    Raises:
+        UsageError: the id is none, or not exactly one of at and delay is given.
+    """
+    check_id(id)
+    time = time_argument(delay=delay, at=at)
+    return mq.driver.drive(waiting.reschedule(mq.keys_of(queue), id, time))
+
+
+def purge(mq: Connected, queue: Queue[Any], *, confirm: bool = False, dead: bool = False) -> int:
+    """Delete messages for good: the ready and delayed ones, or the dead letters.
+
+    Messages in flight are not touched: a consumer has them.
+
+    Args:
+        queue: whose.
+        confirm: must be True.
+        dead: the dead letters, instead of what waits.
+
+    Returns:
+        How many were deleted.
+
+    Raises:
+        UsageError: it was not confirmed.
+    """
+    keys = mq.keys_of(queue)
+    check_confirmed(confirm, queue)
+    return mq.driver.drive(admin.purge_dead(keys) if dead else admin.purge(keys))
+
+
+def pause(mq: Connected, queue: Queue[Any]) -> None:
+    """Have no consumer begin a message from now on, until ``resume``. Safe to repeat.
+
+    Sends go on, what runs goes on and is settled, and delayed messages become ready. What
+    workers have fetched ahead they hand back; a ``receive`` loop does so at its next message.
+
+    Args:
+        queue: which one. It need not have been used before.
+    """
+    mq.driver.run(control.pause(mq.keys_of(queue)))
+    mq.look_again()
+
+
+def resume(mq: Connected, queue: Queue[Any]) -> None:
+    """Let a paused queue go on at once, where it stood. Safe to repeat."""
+    mq.driver.run(control.resume(mq.keys_of(queue)))
