@@ -24,9 +24,14 @@ from tests.support.servers import Server
 from tests.support.wait import auntil
 
 
-async def test_cut_again_and_again(own_server: Server, proxy: Proxy) -> None:
+@pytest.mark.parametrize(
+    "options", [{"concurrency": 20}, {"batch": 20, "batch_wait": 0.01}], ids=["single", "batch"]
+)
+async def test_cut_again_and_again(
+    own_server: Server, proxy: Proxy, options: dict[str, Any]
+) -> None:
     """Cut connections cost neither a message nor a second handling, nor wait for a lease."""
-    worker, record = recording(LONG, concurrency=20)
+    worker, record = recording(LONG, **options)
     async with connect(own_server.url) as mq, connect(proxy.url) as bad:
         await mq.send_many(LONG, range(3000))
         async with running(worker, bad):
@@ -41,10 +46,15 @@ async def test_cut_again_and_again(own_server: Server, proxy: Proxy) -> None:
 
 @pytest.mark.parametrize("to", [b"EVALSHA", b"BLOCK", b"XCLAIM"], ids=["fetch", "sleep", "lease"])
 @pytest.mark.parametrize("after", [0, 40])
-async def test_lost_replies(own_server: Server, proxy: Proxy, to: bytes, after: int) -> None:
+@pytest.mark.parametrize(
+    "options", [{"concurrency": 5}, {"batch": 2, "batch_wait": 0.01}], ids=["single", "batch"]
+)
+async def test_lost_replies(
+    own_server: Server, proxy: Proxy, to: bytes, after: int, options: dict[str, Any]
+) -> None:
     """What came with a reply that was lost is found at once, and settled once."""
     queue: ms.Queue[Any] = ms.Queue("lost", lease=6 if to == b"XCLAIM" else 300)
-    worker, record = recording(queue, concurrency=5)
+    worker, record = recording(queue, **options)
     async with connect(own_server.url) as mq, connect(proxy.url) as bad:
         async with running(worker, bad):
             for n in range(100):
@@ -61,17 +71,29 @@ async def test_lost_replies(own_server: Server, proxy: Proxy, to: bytes, after: 
         assert proxy.lost >= 5
 
 
-async def test_lost_replies_while_handlers_fail(own_server: Server, proxy: Proxy) -> None:
+@pytest.mark.parametrize("kind", ["single", "batch"])
+async def test_lost_replies_while_handlers_fail(
+    own_server: Server, proxy: Proxy, kind: str
+) -> None:
     """A retry or a rejection whose reply is lost is not done twice."""
     policy = ms.Retry(max_attempts=2, backoff=ms.Backoff(first=0.01, jitter=0))
     queue: ms.Queue[Any] = ms.Queue("failing", lease=300, retry=policy)
     worker = ms.Worker()
     attempts: dict[int, list[int]] = {}
 
-    @worker.on(queue, concurrency=5)
     async def handle(body: int, delivery: ms.Delivery[Any]) -> None:
         attempts.setdefault(body, []).append(delivery.attempt)
         raise RuntimeError("no")
+
+    async def handle_batch(bodies: list[int], deliveries: list[ms.Delivery[Any]]) -> None:
+        for delivery in deliveries:
+            attempts.setdefault(delivery.body, []).append(delivery.attempt)
+        raise RuntimeError("no")
+
+    if kind == "single":
+        worker.on(queue, concurrency=5)(handle)
+    else:
+        worker.on(queue, batch=5, batch_wait=0.005)(handle_batch)
 
     async with connect(own_server.url) as mq, connect(proxy.url) as bad:
         async with running(worker, bad):

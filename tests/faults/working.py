@@ -44,14 +44,19 @@ class Record:
 
 
 def recording(queue: ms.Queue[Any], **options: Any) -> tuple[ms.Worker, Record]:
-    """A worker that handles everything at once and records it."""
+    """A worker that handles everything at once, in batches or not, and records it."""
     worker, record = ms.Worker(), Record()
 
-    @worker.on(queue, **options)
     async def handle(body: Any) -> None:
         await asyncio.sleep(0)
         record.note(body)
 
+    async def handle_batch(bodies: list[Any]) -> None:
+        await asyncio.sleep(0)
+        for body in bodies:
+            record.note(body)
+
+    worker.on(queue, **options)(handle_batch if "batch" in options else handle)
     return worker, record
 
 
