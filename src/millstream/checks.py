@@ -24,8 +24,8 @@ __all__ = [
 
 MOST_PREFETCH = 10_000
 
-_CURSOR = re.compile(r"\d+-\d+")
-_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
+_CURSOR = re.compile(r"\d+-\d+(/\d+)?")
+_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}(/[0-9]{1,4})?")
 
 
 def check_queue(queue: object) -> None:

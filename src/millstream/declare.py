@@ -22,6 +22,9 @@ _NAME = re.compile(r"[^\s{}/\x00-\x1f\x7f\ud800-\udfff]{1,200}")
 
 DEFAULT_MAX_BODY = 16 * 2**20
 
+MOST_PARTITIONS = 1024
+"""A worker has a connection for each partition that it reads."""
+
 
 def check_name(name: object, kind: str) -> str:
     """Return the name when it can be part of a key.
@@ -61,6 +64,7 @@ class QueueOptions(TypedDict, total=False):
     max_running_per_key: int | None
     priorities: Literal["strict", "weighted"]
     expired: Literal["dead", "drop"]
+    partitions: int
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -83,6 +87,9 @@ class Queue(Generic[T]):
             ones do not starve.
         expired: what becomes of a message whose time to live is over: ``dead`` (default): it goes
             to the dead letters; ``drop``: it is deleted.
+        partitions: for an ordered queue: into how many parts it is divided, 1 (default) to 1024.
+            Its workers share them out. All users of a queue must agree; docs/ordering.md tells
+            how to change it.
 
     Raises:
         UsageError: a parameter does not make sense; it names the parameter.
@@ -97,7 +104,10 @@ class Queue(Generic[T]):
     max_running_per_key: int | None
     priorities: Literal["strict", "weighted"]
     expired: Literal["dead", "drop"]
+    partitions: int
     codec: Codec[T] = field(repr=False, compare=False)
+    # What a client remembers its way to the queue by.
+    place: str = field(repr=False, compare=False)
 
     @overload
     def __init__(self, name: str, body_type: type[T], **options: Unpack[QueueOptions]) -> None: ...
@@ -108,7 +118,7 @@ class Queue(Generic[T]):
         self: Queue[Any], name: str, body_type: Any = ..., **options: Unpack[QueueOptions]
     ) -> None: ...
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a declaration says all about a queue in one place
         self,
         name: str,
         body_type: Any = Any,
@@ -121,6 +131,7 @@ class Queue(Generic[T]):
         max_running_per_key: int | None = None,
         priorities: Literal["strict", "weighted"] = "strict",
         expired: Literal["dead", "drop"] = "dead",
+        partitions: int = 1,
     ) -> None:
         check_name(name, "the queue's name")
         if retry is not None and not isinstance(retry, Retry):
@@ -137,6 +148,7 @@ class Queue(Generic[T]):
                 raise UsageError(message)
         _check_choice(priorities, f"queue {name!r}: priorities", ("strict", "weighted"))
         _check_choice(expired, f"queue {name!r}: expired", ("dead", "drop"))
+        _check_partitions(name, ordered, partitions)
         # The dataclass is frozen, so its own constructor sets fields in this way, too.
         put = object.__setattr__
         put(self, "name", name)
@@ -148,6 +160,8 @@ class Queue(Generic[T]):
         put(self, "max_running_per_key", max_running_per_key)
         put(self, "priorities", priorities)
         put(self, "expired", expired)
+        put(self, "partitions", partitions)
+        put(self, "place", f"{name}/{partitions}" if ordered else name)
         put(self, "codec", codec_for(body_type, name, codec))
 
     def encode(self, body: T) -> bytes:
@@ -164,3 +178,20 @@ class Queue(Generic[T]):
             )
             raise UsageError(message)
         return data
+
+
+def _check_partitions(name: str, ordered: object, partitions: object) -> None:
+    """Refuse partitions of a queue that keeps no order: it would gain nothing by them."""
+    whole = isinstance(partitions, int) and not isinstance(partitions, bool)
+    if not (whole and 1 <= partitions <= MOST_PARTITIONS):  # type: ignore[operator] # an int here
+        message = (
+            f"queue {name!r}: partitions must be a number from 1 to {MOST_PARTITIONS}, "
+            f"not {partitions!r}"
+        )
+        raise UsageError(message)
+    if partitions != 1 and not ordered:
+        message = (
+            f"queue {name!r}: partitions={partitions} needs ordered=True: any number of workers "
+            "share an unordered queue as it is"
+        )
+        raise UsageError(message)

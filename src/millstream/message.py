@@ -130,6 +130,8 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
         cancelled: deleted by ``cancel`` so far, before a handler had them.
         consumers: who reads from the queue.
         paused: whether it is paused, so that nobody gets a message.
+        partitions: the same of each partition, when the queue has several; they are counted one
+            after the other.
     """
 
     name: str
@@ -147,3 +149,4 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
     cancelled: int
     consumers: tuple[ConsumerStats, ...]
     paused: bool = False
+    partitions: tuple[QueueStats, ...] = ()

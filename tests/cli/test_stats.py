@@ -90,6 +90,7 @@ def test_as_json(cli: Cli, client: Client, queue: Queue[Any]) -> None:
         "dropped": 0,
         "cancelled": 0,
         "paused": False,
+        "partitions": [],
     }
     assert [set(one) for one in consumers] == [{"name", "in_flight", "idle"}]
     deliveries.close()

@@ -12,6 +12,7 @@ import redis
 # library writes is temporary and needs a time to live, or it would fill the server over the years.
 PERMANENT = frozenset(
     {
+        "config",  # how an ordered queue is divided: who comes must find the same number
         "consumers",
         "counters",
         "dead",

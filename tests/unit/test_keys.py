@@ -13,7 +13,8 @@ KEYS = queue_keys("ms", "orders")
 
 
 def all_keys(keys: QueueKeys) -> dict[str, str]:
-    named = {name: key for name, key in asdict(keys).items() if name not in {"name", "prefix"}}
+    parts = {"namespace", "name", "partition", "prefix"}
+    named = {name: key for name, key in asdict(keys).items() if name not in parts}
     return {**named, "producer": keys.producer("p7")}
 
 
@@ -53,7 +54,7 @@ def test_no_two_keys_are_the_same() -> None:
     queues = [queue_keys(*pair) for pair in [("a", "b"), ("b", "a"), ("a", "b:b"), ("a:b", "b")]]
     keys = [key for queue in queues for key in all_keys(queue).values()]
 
-    assert len(keys) == len(set(keys)) == 4 * 17
+    assert len(keys) == len(set(keys)) == 4 * 19
 
 
 def test_lanes() -> None:

@@ -15,22 +15,20 @@ from typing import Any, Self, TypeVar, Unpack
 from millstream.aio import operate
 from millstream.aio.delivery import Delivery
 from millstream.aio.reader import QueueReader
+from millstream.aio.router import QueueSender, placer_of, sender_of
 from millstream.checks import (
-    check_headers,
     check_prefetch,
     check_queue,
 )
 from millstream.declare import Queue, check_name
 from millstream.driver.aio import AsyncDriver
-from millstream.driver.aio_sender import AsyncSender
 from millstream.driver.lease_keeper import CALL_TIMEOUT, LeaseKeeper
 from millstream.message import Receipt
 from millstream.policy import Duration, milliseconds
 from millstream.protocol.envelope import encode_headers
 from millstream.protocol.keys import QueueKeys, queue_keys
 from millstream.protocol.options import SendManyOptions, SendOptions, placement
-from millstream.protocol.place import placing
-from millstream.protocol.send import sending
+from millstream.protocol.partitions import declare
 
 __all__ = ["AsyncClient"]
 
@@ -68,9 +66,8 @@ class AsyncClient:
             connect_timeout=milliseconds(connect_timeout, "connect_timeout", minimum=0.001) / 1000,
             timeout=milliseconds(timeout, "timeout", minimum=0.001) / 1000,
         )
-        self._keys: dict[str, QueueKeys] = {}
-        self._senders: dict[str, AsyncSender] = {}
-        self._placers: dict[str, AsyncSender] = {}
+        self._senders: dict[str, QueueSender] = {}
+        self._placers: dict[str, QueueSender] = {}
         # Receivers may start at the same time, in threads even: all get the same keeper.
         self._guard = threading.Lock()
         self._keeper: LeaseKeeper | None = None
@@ -166,11 +163,11 @@ class AsyncClient:
         """
         if not isinstance(queue, Queue):
             check_queue(queue)
-        encoded = _encoded(headers) if headers else b""
+        encoded = encode_headers(headers) if headers else b""
         if options:
             placed = placement(queue, queue.encode(body), encoded, **options)
-            return await (await self._placer(queue)).send(placed)
-        sender = self._senders.get(queue.name) or await self._sender(queue)
+            return await (self._placers.get(queue.place) or await self._placer(queue)).send(placed)
+        sender = self._senders.get(queue.place) or await self._sender(queue)
         return await sender.send(queue.encode(body), encoded)
 
     async def send_many(
@@ -208,27 +205,33 @@ class AsyncClient:
             return []
         if options or key is not None:
             keys = (key(body) if callable(key) else key for body in bodies)
-            metadata = _encoded(headers) if headers else b""
+            metadata = encode_headers(headers) if headers else b""
             placed = [
                 placement(queue, data, metadata, key=one, **options)
                 for data, one in zip(encoded, keys, strict=True)
             ]
-            return await (await self._placer(queue)).send_many(placed)
-        sender = self._senders.get(queue.name) or await self._sender(queue)
-        same = [_encoded(headers)] * len(encoded) if headers else None
+            return await (self._placers.get(queue.place) or await self._placer(queue)).send_many(
+                placed
+            )
+        sender = self._senders.get(queue.place) or await self._sender(queue)
+        same = [encode_headers(headers)] * len(encoded) if headers else None
         return await sender.send_many(encoded, same)
 
-    async def _sender(self, queue: Queue[Any]) -> AsyncSender:
+    async def _sender(self, queue: Queue[Any]) -> QueueSender:
+        keys = await self._declare(queue)
+        return self._senders.setdefault(queue.place, sender_of(self._driver, keys))
+
+    async def _placer(self, queue: Queue[Any]) -> QueueSender:
+        keys = await self._declare(queue)
+        return self._placers.setdefault(queue.place, placer_of(self._driver, keys))
+
+    async def _declare(self, queue: Queue[Any]) -> list[QueueKeys]:
+        """Connect, see that all agree how an ordered queue is divided; the keys of each partition."""
         keys = self.keys_of(queue)
         await self._driver.open()
-        return self._senders.setdefault(queue.name, self._driver.sender(sending(keys)))
-
-    async def _placer(self, queue: Queue[Any]) -> AsyncSender:
-        if queue.name not in self._placers:
-            keys = self.keys_of(queue)
-            await self._driver.open()
-            self._placers.setdefault(queue.name, self._driver.sender(placing(keys)))
-        return self._placers[queue.name]
+        if queue.ordered:
+            await self._driver.run(declare(keys, queue.partitions))
+        return [keys.at(number) for number in range(queue.partitions)]
 
     # Receiving
 
@@ -257,13 +260,13 @@ class AsyncClient:
         check_queue(queue)
         check_prefetch(prefetch)
         seconds = math.inf if wait is None else milliseconds(wait, "wait") / 1000
-        await self._driver.open()
+        keys = await self._declare(queue)
         reader = QueueReader(
             self._driver,
             self.lease_keeper(),
             await self._driver.listener(),
             queue=queue,
-            keys=[self.keys_of(queue)],
+            keys=keys,
             consumer=self.consumer_name(),
             prefetch=prefetch,
         )
@@ -309,12 +312,4 @@ class AsyncClient:
     def keys_of(self, queue: Queue[Any]) -> QueueKeys:
         """Return the keys of a queue, for tools that add their own operations."""
         check_queue(queue)
-        keys = self._keys.get(queue.name)
-        if keys is None:
-            keys = self._keys[queue.name] = queue_keys(self._namespace, queue.name)
-        return keys
-
-
-def _encoded(headers: Mapping[str, str]) -> bytes:
-    check_headers(headers)
-    return encode_headers(headers)
+        return queue_keys(self._namespace, queue.name)

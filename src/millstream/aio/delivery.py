@@ -13,6 +13,7 @@ from millstream.message import time_of
 from millstream.policy import Duration, Retry, milliseconds
 from millstream.protocol import settlement
 from millstream.protocol.envelope import Envelope
+from millstream.protocol.partitions import public_id
 from millstream.protocol.settlement import Settlement
 
 __all__ = ["Delivery", "Owner"]
@@ -22,6 +23,11 @@ T = TypeVar("T")
 
 class Owner(Protocol):
     """Who read the message, and so must settle it."""
+
+    @property
+    def partition(self) -> int:
+        """Where in the queue it was read."""
+        ...
 
     def holds(self, token: bytes) -> bool:
         """Tell whether the delivery is still ours, as far as is known."""
@@ -66,7 +72,7 @@ class Delivery(Generic[T]):
     @property
     def id(self) -> str:
         """Id of the message; the same in every delivery of it."""
-        return self.envelope.state.id
+        return public_id(self.envelope.state.id, self._owner.partition)
 
     @property
     def queue(self) -> Queue[T]:

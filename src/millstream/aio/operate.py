@@ -18,9 +18,10 @@ from millstream.declare import Queue
 from millstream.driver.aio import AsyncDriver
 from millstream.message import DeadLetter, Message, QueueStats
 from millstream.policy import Duration
-from millstream.protocol import admin, control, discovery, shown, waiting
+from millstream.protocol import control, discovery, shown, waiting, whole
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.options import time_argument
+from millstream.protocol.partitions import bare_id
 
 __all__ = [
     "Connected",
@@ -69,7 +70,7 @@ async def queues(mq: Connected) -> list[str]:
 
 async def stats(mq: Connected, queue: Queue[Any]) -> QueueStats:
     """Count a queue's messages by state, at one moment."""
-    return await mq.driver.run(admin.stats(mq.keys_of(queue)))
+    return await mq.driver.drive(whole.stats(mq.keys_of(queue)))
 
 
 async def peek(
@@ -85,10 +86,10 @@ async def peek(
     keys = mq.keys_of(queue)
     check_limit(limit)
     if delayed:
-        waiting = await mq.driver.run(admin.peek_delayed(keys, limit))
-        return [shown.message(queue, envelope, due) for envelope, due in waiting]
-    ready = await mq.driver.run(admin.peek_ready(keys, limit))
-    return [shown.message(queue, envelope, None) for envelope in ready]
+        waiting = await mq.driver.drive(whole.peek_delayed(keys, limit))
+        return [shown.message(queue, where, one, due) for where, (one, due) in waiting]
+    ready = await mq.driver.drive(whole.peek_ready(keys, limit))
+    return [shown.message(queue, where, one, None) for where, one in ready]
 
 
 async def dead(
@@ -103,8 +104,8 @@ async def dead(
     """
     check_limit(limit)
     check_cursor(after)
-    letters = await mq.driver.run(admin.dead(mq.keys_of(queue), after, limit))
-    return [shown.dead_letter(queue, envelope) for envelope in letters]
+    letters = await mq.driver.drive(whole.dead(mq.keys_of(queue), after, limit))
+    return [shown.dead_letter(queue, where, one) for where, one in letters]
 
 
 async def redrive(
@@ -134,7 +135,7 @@ async def redrive(
     if ids is not None and not ids:
         return 0
     keys = mq.keys_of(queue)
-    return await mq.driver.drive(admin.redrive(keys, ids=ids, reason=reason, rate=rate))
+    return await mq.driver.drive(whole.redrive(keys, ids=ids, reason=reason, rate=rate))
 
 
 async def cancel(mq: Connected, queue: Queue[Any], id: str) -> bool:
@@ -155,11 +156,11 @@ async def cancel(mq: Connected, queue: Queue[Any], id: str) -> bool:
     Raises:
         UsageError: the id is no id of a message.
     """
-    keys = mq.keys_of(queue)
-    check_id(id)
-    if await mq.driver.drive(waiting.cancel(keys, id)):
+    bare, partition = bare_id(check_id(id))
+    keys = mq.keys_of(queue).at(partition)
+    if await mq.driver.drive(waiting.cancel(keys, bare)):
         return True
-    over = await mq.driver.drive(control.cancel_running(keys, id))
+    over = await mq.driver.drive(control.cancel_running(keys, bare))
     mq.look_again()
     return over
 
@@ -186,9 +187,10 @@ async def reschedule(
     Raises:
         UsageError: the id is none, or not exactly one of at and delay is given.
     """
-    check_id(id)
+    bare, partition = bare_id(check_id(id))
     time = time_argument(delay=delay, at=at)
-    return await mq.driver.drive(waiting.reschedule(mq.keys_of(queue), id, time))
+    keys = mq.keys_of(queue).at(partition)
+    return await mq.driver.drive(waiting.reschedule(keys, bare, time))
 
 
 async def purge(
@@ -211,7 +213,7 @@ async def purge(
     """
     keys = mq.keys_of(queue)
     check_confirmed(confirm, queue)
-    return await mq.driver.drive(admin.purge_dead(keys) if dead else admin.purge(keys))
+    return await mq.driver.drive(whole.purge_dead(keys) if dead else whole.purge(keys))
 
 
 async def pause(mq: Connected, queue: Queue[Any]) -> None:
@@ -223,10 +225,10 @@ async def pause(mq: Connected, queue: Queue[Any]) -> None:
     Args:
         queue: which one. It need not have been used before.
     """
-    await mq.driver.run(control.pause(mq.keys_of(queue)))
+    await mq.driver.drive(whole.pause(mq.keys_of(queue)))
     mq.look_again()
 
 
 async def resume(mq: Connected, queue: Queue[Any]) -> None:
     """Let a paused queue go on at once, where it stood. Safe to repeat."""
-    await mq.driver.run(control.resume(mq.keys_of(queue)))
+    await mq.driver.drive(whole.resume(mq.keys_of(queue)))

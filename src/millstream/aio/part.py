@@ -66,6 +66,7 @@ class Part(Generic[T]):
         self._keeper = keeper
         self._queue = queue
         self.keys = keys
+        self.partition = keys.partition
         self._consumer = consumer
         self._prefetch = prefetch
         self.reading = Reading(weighted=queue.priorities == "weighted")
@@ -80,7 +81,8 @@ class Part(Generic[T]):
 
     async def register(self) -> None:
         """Make the partition and this consumer known to the server."""
-        op = consume.register(self.keys, self._consumer, self._queue.lease_ms)
+        queue = self._queue
+        op = consume.register(self.keys, self._consumer, queue.lease_ms, queue.partitions)
         await self._driver.run(op)
 
     def keep_leases(self) -> None:
@@ -144,14 +146,16 @@ class Part(Generic[T]):
     async def recover(self) -> None:
         """After a loss: find what was delivered to us without arriving."""
         known = {envelope.token for envelope in self._buffer} | self._handed_out
-        lease_ms = self._queue.lease_ms
-        pending = await self._driver.drive(consume.rejoin(self.keys, self._consumer, lease_ms))
+        queue = self._queue
+        plan = consume.rejoin(self.keys, self._consumer, queue.lease_ms, queue.partitions)
+        pending = await self._driver.drive(plan)
         self.woke(Fetched(envelopes=[one for one in pending if one.token not in known]))
 
     # Handing out
 
     async def take(self) -> Delivery[T] | None:
         """Return the next delivery of what was fetched; None when there is none."""
+        decode = self._queue.codec.decode
         while self._buffer:
             if self._sure_of <= 0 or time.monotonic() > self._sure_until:
                 await self._look_again()
@@ -166,7 +170,7 @@ class Part(Generic[T]):
                 await self.settle(expire(token))
                 continue
             try:
-                body = read_body(envelope, self._queue.codec.decode, self._queue.name)
+                body = read_body(envelope, decode, self._queue.name, self.partition)
             except Undecodable as error:
                 logger.warning("%s", error)
                 await self.settle(reject(token, error.reason, error=str(error)))

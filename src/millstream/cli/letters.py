@@ -28,7 +28,7 @@ from millstream.sync.client import Client
 
 __all__ = ["dead", "peek"]
 
-_CURSOR = re.compile(r"\d+-\d+")
+_CURSOR = re.compile(r"\d+-\d+(/\d+)?")
 
 
 def peek(

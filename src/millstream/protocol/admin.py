@@ -79,9 +79,18 @@ def peek_delayed(keys: QueueKeys, limit: int) -> Op[list[tuple[Envelope, int]]]:
     return Op((command,), decode)
 
 
-def dead(keys: QueueKeys, after: str | None, limit: int) -> Op[list[Envelope]]:
-    """Return a page of dead letters, the oldest first; the tokens are the cursors."""
-    start = f"({after}" if after else "-"
+def dead(
+    keys: QueueKeys, after: str | None, limit: int, *, inclusive: bool = False
+) -> Op[list[Envelope]]:
+    """Return a page of dead letters, the oldest first; the tokens are the cursors.
+
+    Args:
+        keys: of the queue.
+        after: where the page before ended; None: this is the first.
+        limit: how many at most.
+        inclusive: whether the one at ``after`` belongs to this page.
+    """
+    start = "-" if after is None else after if inclusive else f"({after}"
     command = Command(("XRANGE", keys.dead, start, "+", "COUNT", limit))
     return Op((command,), decode=_entries)
 

@@ -14,6 +14,7 @@ from millstream.errors import NotConnected, ServerRefused, TimedOut
 from millstream.protocol.envelope import Envelope, entries_of
 from millstream.protocol.keys import GROUP, LANES, QueueKeys
 from millstream.protocol.op import Argument, Command, Op, Plan, load_script
+from millstream.protocol.partitions import check_number
 from millstream.protocol.settlement import Settlement
 
 __all__ = [
@@ -67,16 +68,34 @@ class Fetched:
     woken: Sequence[bytes] = ()
 
 
-def register(keys: QueueKeys, consumer: str, lease_ms: int) -> Op[None]:
+def register(
+    keys: QueueKeys, consumer: str, lease_ms: int, partitions: int | None = None
+) -> Op[None]:
     """Create what a consumer needs, and make its lease known. Safe to repeat.
 
     The groups start at the first entry: what was sent before the first consumer came is
     delivered, too.
+
+    Args:
+        keys: of the queue.
+        consumer: who.
+        lease_ms: its lease.
+        partitions: how many the consumer takes the queue to have; None: that does not matter.
+
+    Raises:
+        UsageError: the queue has another number of partitions.
     """
     command = _REGISTER.call(
-        [*keys.lanes, keys.wake, keys.consumers, keys.paused], [GROUP, consumer, lease_ms]
+        [*keys.lanes, keys.wake, keys.consumers, keys.paused, keys.config],
+        [GROUP, consumer, lease_ms],
     )
-    return Op((command,), decode=_nothing)
+
+    def decode(replies: list[Any]) -> None:
+        stored = replies[0]
+        if partitions is not None and stored is not None:
+            check_number(keys.name, partitions, int(stored))
+
+    return Op((command,), decode)
 
 
 def fetch(
@@ -224,12 +243,14 @@ def own_pending(keys: QueueKeys, consumer: str) -> Plan[list[Envelope]]:
     return found
 
 
-def rejoin(keys: QueueKeys, consumer: str, lease_ms: int) -> Plan[list[Envelope]]:
+def rejoin(
+    keys: QueueKeys, consumer: str, lease_ms: int, partitions: int | None = None
+) -> Plan[list[Envelope]]:
     """Make sure of what a consumer needs, and return everything that it owns.
 
-    After a start, a lost reply, or a FLUSHALL.
+    After a start, a lost reply, or a FLUSHALL. The parameters are those of ``register``.
     """
-    yield register(keys, consumer, lease_ms)
+    yield register(keys, consumer, lease_ms, partitions)
     return (yield from own_pending(keys, consumer))
 
 

@@ -6,7 +6,6 @@ from dataclasses import astuple
 from typing import Any
 
 from millstream.declare import check_name
-from millstream.errors import UsageError
 from millstream.protocol.keys import queue_keys
 from millstream.protocol.op import Command, Op, Plan
 
@@ -42,10 +41,13 @@ def _queue_of(namespace: str, key: bytes) -> str | None:
     prefix = queue_keys(namespace, "").prefix  # ms:{}
     try:
         text = key.decode()
-        name = check_name(text.removeprefix(prefix[:-1]).partition(prefix[-1])[0], "queue")
-    except (UnicodeDecodeError, UsageError):
+        tag = text.removeprefix(prefix[:-1]).partition(prefix[-1])[0]
+        inner, slash, partition = tag.partition("/")
+        name = check_name(inner, "queue")
+        keys = queue_keys(namespace, name, int(partition) if slash else 0)
+    except (UnicodeDecodeError, ValueError):  # a UsageError is one
         return None  # somebody else's key of a similar shape
-    return name if text in astuple(queue_keys(namespace, name)) else None
+    return name if text in astuple(keys) else None
 
 
 def _first(replies: list[Any]) -> Any:

@@ -12,8 +12,10 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
+from millstream.checks import check_headers
 from millstream.codec import NotDecodable
 from millstream.errors import Undecodable, UsageError
+from millstream.protocol.partitions import public_id
 
 __all__ = ["Envelope", "State", "encode_headers", "entries_of", "read_body"]
 
@@ -48,8 +50,9 @@ def encode_headers(headers: Mapping[str, str]) -> bytes:
     """Write headers.
 
     Raises:
-        UsageError: a name or a value is not a string.
+        UsageError: they are no mapping, or a name or a value is not a string.
     """
+    check_headers(headers)
     for name, value in headers.items():
         if not isinstance(name, str) or not isinstance(value, str):
             message = f"headers must map strings to strings, not {name!r}: {value!r}"
@@ -174,7 +177,9 @@ def _read_state(data: bytes) -> State:
         return _decode_state(data.decode("utf-8", "replace"))
 
 
-def read_body(envelope: Envelope, decode: Callable[[bytes], T], queue: str) -> T:
+def read_body(
+    envelope: Envelope, decode: Callable[[bytes], T], queue: str, partition: int = 0
+) -> T:
     """Decode the body of an entry.
 
     Raises:
@@ -185,15 +190,15 @@ def read_body(envelope: Envelope, decode: Callable[[bytes], T], queue: str) -> T
     plain = len(fields) == 2 and fields[0] == b"b"  # noqa: PLR2004 - name and value
     problem = None if plain else envelope.malformed
     if problem is not None:
-        message = f"queue {queue!r}: message {envelope.state.id} is malformed: {problem}"
-        raise Undecodable(message, queue=queue, id=envelope.state.id, reason="malformed")
+        id = public_id(envelope.state.id, partition)
+        message = f"queue {queue!r}: message {id} is malformed: {problem}"
+        raise Undecodable(message, queue=queue, id=id, reason="malformed")
     try:
         return decode(fields[1] if plain else envelope.body or b"")
     except NotDecodable as error:
-        message = f"queue {queue!r}: message {envelope.state.id} is undecodable: {error}"
-        raise Undecodable(
-            message, queue=queue, id=envelope.state.id, reason="undecodable"
-        ) from error
+        id = public_id(envelope.state.id, partition)
+        message = f"queue {queue!r}: message {id} is undecodable: {error}"
+        raise Undecodable(message, queue=queue, id=id, reason="undecodable") from error
 
 
 def entries_of(reply: Any, prefix: bytes = b"") -> list[Envelope]:

@@ -1,6 +1,7 @@
 """Every key name. No other module spells one.
 
-All keys of one queue share a hash tag, so that scripts may use them together on a cluster.
+All keys of one partition of a queue share a hash tag, so that scripts may use them together on a
+cluster. A queue that is not divided is its own partition 0.
 """
 
 from __future__ import annotations
@@ -36,9 +37,12 @@ _NINE = ord("9")
 
 @dataclass(frozen=True, slots=True)
 class QueueKeys:
-    """The keys of one queue.
+    """The keys of one partition of a queue.
 
     Attributes:
+        namespace: first part of the keys.
+        name: of the queue.
+        partition: which one, from 0.
         ready: stream of messages that wait for a consumer.
         front: stream that is read before ready.
         suspect: stream that is read one message at a time.
@@ -56,10 +60,17 @@ class QueueKeys:
         consumers: hash, consumer -> its lease in ms.
         sweeper: hash, who takes over expired leases at present, and how far it got.
         paused: hash, lane -> where its group stood; it exists while the queue is paused.
-        control: stream that tells live workers of pauses and cancellations; it expires.
+        control: stream that tells live workers of pauses, cancellations and moved partitions; it
+            expires.
+        config: hash, what an ordered queue is declared with; in partition 0 only.
+        members: sorted set, worker -> when its share of the partitions goes to others unless it
+            is heard of; in partition 0 only.
+        prefix: of all of them.
     """
 
+    namespace: str
     name: str
+    partition: int
     ready: str
     front: str
     suspect: str
@@ -76,7 +87,13 @@ class QueueKeys:
     sweeper: str
     paused: str
     control: str
+    config: str
+    members: str
     prefix: str
+
+    def at(self, partition: int) -> QueueKeys:
+        """Return the keys of a partition of the same queue."""
+        return queue_keys(self.namespace, self.name, partition)
 
     def producer(self, producer: str) -> str:
         """Return the key that remembers the last batch of one producer; it expires."""
@@ -114,11 +131,13 @@ class QueueKeys:
         return self.ready, self.front, self.suspect
 
 
-def queue_keys(namespace: str, name: str) -> QueueKeys:
-    """Return the keys of a queue in a namespace."""
-    prefix = f"{namespace}:{{{name}}}"
+def queue_keys(namespace: str, name: str, partition: int = 0) -> QueueKeys:
+    """Return the keys of a queue in a namespace, or of one of its partitions."""
+    prefix = f"{namespace}:{{{name}/{partition}}}" if partition else f"{namespace}:{{{name}}}"
     return QueueKeys(
+        namespace=namespace,
         name=name,
+        partition=partition,
         ready=f"{prefix}:ready",
         front=f"{prefix}:front",
         suspect=f"{prefix}:suspect",
@@ -135,5 +154,7 @@ def queue_keys(namespace: str, name: str) -> QueueKeys:
         sweeper=f"{prefix}:sweeper",
         paused=f"{prefix}:paused",
         control=f"{prefix}:control",
+        config=f"{prefix}:config",
+        members=f"{prefix}:members",
         prefix=prefix,
     )

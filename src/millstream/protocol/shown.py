@@ -9,15 +9,16 @@ from millstream.codec import NotDecodable
 from millstream.declare import Queue
 from millstream.message import DeadLetter, Message
 from millstream.protocol.envelope import Envelope
+from millstream.protocol.partitions import public_id
 
 __all__ = ["dead_letter", "message"]
 
 
-def message(queue: Queue[Any], envelope: Envelope, due: int | None) -> Message:
+def message(queue: Queue[Any], partition: int, envelope: Envelope, due: int | None) -> Message:
     """Return an entry of a lane or of the delayed messages; due: its time in ms, if it has one."""
     state = envelope.state
     return Message(
-        id=state.id,
+        id=public_id(state.id, partition),
         body=_readable(queue, envelope),
         headers=envelope.headers,
         attempts=state.attempts,
@@ -26,11 +27,11 @@ def message(queue: Queue[Any], envelope: Envelope, due: int | None) -> Message:
     )
 
 
-def dead_letter(queue: Queue[Any], envelope: Envelope) -> DeadLetter:
+def dead_letter(queue: Queue[Any], partition: int, envelope: Envelope) -> DeadLetter:
     """Return an entry of the dead letters."""
     state = envelope.state
     return DeadLetter(
-        id=state.id,
+        id=public_id(state.id, partition),
         body=_readable(queue, envelope),
         headers=envelope.headers,
         reason=state.reason,
@@ -39,7 +40,7 @@ def dead_letter(queue: Queue[Any], envelope: Envelope) -> DeadLetter:
         attempts=state.attempts,
         crashes=state.crashes,
         died_at=datetime.fromtimestamp(state.at / 1000, UTC),
-        cursor=envelope.token.decode(),
+        cursor=public_id(envelope.token.decode(), partition),
     )
 
 

@@ -13,24 +13,22 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
 from millstream.checks import (
-    check_headers,
     check_prefetch,
     check_queue,
 )
 from millstream.declare import Queue, check_name
 from millstream.driver.blocking import BlockingDriver
-from millstream.driver.blocking_sender import BlockingSender
 from millstream.driver.lease_keeper import CALL_TIMEOUT, LeaseKeeper
 from millstream.message import Receipt
 from millstream.policy import Duration, milliseconds
 from millstream.protocol.envelope import encode_headers
 from millstream.protocol.keys import QueueKeys, queue_keys
 from millstream.protocol.options import SendManyOptions, SendOptions, placement
-from millstream.protocol.place import placing
-from millstream.protocol.send import sending
+from millstream.protocol.partitions import declare
 from millstream.sync import operate
 from millstream.sync.delivery import SyncDelivery
 from millstream.sync.reader import QueueReader
+from millstream.sync.router import QueueSender, placer_of, sender_of
 
 __all__ = ["Client"]
 
@@ -68,9 +66,8 @@ class Client:
             connect_timeout=milliseconds(connect_timeout, "connect_timeout", minimum=0.001) / 1000,
             timeout=milliseconds(timeout, "timeout", minimum=0.001) / 1000,
         )
-        self._keys: dict[str, QueueKeys] = {}
-        self._senders: dict[str, BlockingSender] = {}
-        self._placers: dict[str, BlockingSender] = {}
+        self._senders: dict[str, QueueSender] = {}
+        self._placers: dict[str, QueueSender] = {}
         # Receivers may start at the same time, in threads even: all get the same keeper.
         self._guard = threading.Lock()
         self._keeper: LeaseKeeper | None = None
@@ -166,11 +163,11 @@ class Client:
         """
         if not isinstance(queue, Queue):
             check_queue(queue)
-        encoded = _encoded(headers) if headers else b""
+        encoded = encode_headers(headers) if headers else b""
         if options:
             placed = placement(queue, queue.encode(body), encoded, **options)
-            return (self._placer(queue)).send(placed)
-        sender = self._senders.get(queue.name) or self._sender(queue)
+            return (self._placers.get(queue.place) or self._placer(queue)).send(placed)
+        sender = self._senders.get(queue.place) or self._sender(queue)
         return sender.send(queue.encode(body), encoded)
 
     def send_many(
@@ -208,27 +205,31 @@ class Client:
             return []
         if options or key is not None:
             keys = (key(body) if callable(key) else key for body in bodies)
-            metadata = _encoded(headers) if headers else b""
+            metadata = encode_headers(headers) if headers else b""
             placed = [
                 placement(queue, data, metadata, key=one, **options)
                 for data, one in zip(encoded, keys, strict=True)
             ]
-            return (self._placer(queue)).send_many(placed)
-        sender = self._senders.get(queue.name) or self._sender(queue)
-        same = [_encoded(headers)] * len(encoded) if headers else None
+            return (self._placers.get(queue.place) or self._placer(queue)).send_many(placed)
+        sender = self._senders.get(queue.place) or self._sender(queue)
+        same = [encode_headers(headers)] * len(encoded) if headers else None
         return sender.send_many(encoded, same)
 
-    def _sender(self, queue: Queue[Any]) -> BlockingSender:
+    def _sender(self, queue: Queue[Any]) -> QueueSender:
+        keys = self._declare(queue)
+        return self._senders.setdefault(queue.place, sender_of(self._driver, keys))
+
+    def _placer(self, queue: Queue[Any]) -> QueueSender:
+        keys = self._declare(queue)
+        return self._placers.setdefault(queue.place, placer_of(self._driver, keys))
+
+    def _declare(self, queue: Queue[Any]) -> list[QueueKeys]:
+        """Connect, see that all agree how an ordered queue is divided; the keys of each partition."""
         keys = self.keys_of(queue)
         self._driver.open()
-        return self._senders.setdefault(queue.name, self._driver.sender(sending(keys)))
-
-    def _placer(self, queue: Queue[Any]) -> BlockingSender:
-        if queue.name not in self._placers:
-            keys = self.keys_of(queue)
-            self._driver.open()
-            self._placers.setdefault(queue.name, self._driver.sender(placing(keys)))
-        return self._placers[queue.name]
+        if queue.ordered:
+            self._driver.run(declare(keys, queue.partitions))
+        return [keys.at(number) for number in range(queue.partitions)]
 
     # Receiving
 
@@ -257,13 +258,13 @@ class Client:
         check_queue(queue)
         check_prefetch(prefetch)
         seconds = math.inf if wait is None else milliseconds(wait, "wait") / 1000
-        self._driver.open()
+        keys = self._declare(queue)
         reader = QueueReader(
             self._driver,
             self.lease_keeper(),
             self._driver.listener(),
             queue=queue,
-            keys=[self.keys_of(queue)],
+            keys=keys,
             consumer=self.consumer_name(),
             prefetch=prefetch,
         )
@@ -309,12 +310,4 @@ class Client:
     def keys_of(self, queue: Queue[Any]) -> QueueKeys:
         """Return the keys of a queue, for tools that add their own operations."""
         check_queue(queue)
-        keys = self._keys.get(queue.name)
-        if keys is None:
-            keys = self._keys[queue.name] = queue_keys(self._namespace, queue.name)
-        return keys
-
-
-def _encoded(headers: Mapping[str, str]) -> bytes:
-    check_headers(headers)
-    return encode_headers(headers)
+        return queue_keys(self._namespace, queue.name)

@@ -19,9 +19,10 @@ from millstream.declare import Queue
 from millstream.driver.blocking import BlockingDriver
 from millstream.message import DeadLetter, Message, QueueStats
 from millstream.policy import Duration
-from millstream.protocol import admin, control, discovery, shown, waiting
+from millstream.protocol import control, discovery, shown, waiting, whole
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.options import time_argument
+from millstream.protocol.partitions import bare_id
 
 __all__ = [
     "Connected",
@@ -70,7 +71,7 @@ def queues(mq: Connected) -> list[str]:
 
 def stats(mq: Connected, queue: Queue[Any]) -> QueueStats:
     """Count a queue's messages by state, at one moment."""
-    return mq.driver.run(admin.stats(mq.keys_of(queue)))
+    return mq.driver.drive(whole.stats(mq.keys_of(queue)))
 
 
 def peek(
@@ -86,10 +87,10 @@ def peek(
     keys = mq.keys_of(queue)
     check_limit(limit)
     if delayed:
-        waiting = mq.driver.run(admin.peek_delayed(keys, limit))
-        return [shown.message(queue, envelope, due) for envelope, due in waiting]
-    ready = mq.driver.run(admin.peek_ready(keys, limit))
-    return [shown.message(queue, envelope, None) for envelope in ready]
+        waiting = mq.driver.drive(whole.peek_delayed(keys, limit))
+        return [shown.message(queue, where, one, due) for where, (one, due) in waiting]
+    ready = mq.driver.drive(whole.peek_ready(keys, limit))
+    return [shown.message(queue, where, one, None) for where, one in ready]
 
 
 def dead(
@@ -104,8 +105,8 @@ def dead(
     """
     check_limit(limit)
     check_cursor(after)
-    letters = mq.driver.run(admin.dead(mq.keys_of(queue), after, limit))
-    return [shown.dead_letter(queue, envelope) for envelope in letters]
+    letters = mq.driver.drive(whole.dead(mq.keys_of(queue), after, limit))
+    return [shown.dead_letter(queue, where, one) for where, one in letters]
 
 
 def redrive(
@@ -135,7 +136,7 @@ def redrive(
     if ids is not None and not ids:
         return 0
     keys = mq.keys_of(queue)
-    return mq.driver.drive(admin.redrive(keys, ids=ids, reason=reason, rate=rate))
+    return mq.driver.drive(whole.redrive(keys, ids=ids, reason=reason, rate=rate))
 
 
 def cancel(mq: Connected, queue: Queue[Any], id: str) -> bool:
@@ -156,11 +157,11 @@ def cancel(mq: Connected, queue: Queue[Any], id: str) -> bool:
     Raises:
         UsageError: the id is no id of a message.
     """
-    keys = mq.keys_of(queue)
-    check_id(id)
-    if mq.driver.drive(waiting.cancel(keys, id)):
+    bare, partition = bare_id(check_id(id))
+    keys = mq.keys_of(queue).at(partition)
+    if mq.driver.drive(waiting.cancel(keys, bare)):
         return True
-    over = mq.driver.drive(control.cancel_running(keys, id))
+    over = mq.driver.drive(control.cancel_running(keys, bare))
     mq.look_again()
     return over
 
@@ -187,9 +188,10 @@ def reschedule(
     Raises:
         UsageError: the id is none, or not exactly one of at and delay is given.
     """
-    check_id(id)
+    bare, partition = bare_id(check_id(id))
     time = time_argument(delay=delay, at=at)
-    return mq.driver.drive(waiting.reschedule(mq.keys_of(queue), id, time))
+    keys = mq.keys_of(queue).at(partition)
+    return mq.driver.drive(waiting.reschedule(keys, bare, time))
 
 
 def purge(mq: Connected, queue: Queue[Any], *, confirm: bool = False, dead: bool = False) -> int:
@@ -210,7 +212,7 @@ def purge(mq: Connected, queue: Queue[Any], *, confirm: bool = False, dead: bool
     """
     keys = mq.keys_of(queue)
     check_confirmed(confirm, queue)
-    return mq.driver.drive(admin.purge_dead(keys) if dead else admin.purge(keys))
+    return mq.driver.drive(whole.purge_dead(keys) if dead else whole.purge(keys))
 
 
 def pause(mq: Connected, queue: Queue[Any]) -> None:
@@ -222,10 +224,10 @@ def pause(mq: Connected, queue: Queue[Any]) -> None:
     Args:
         queue: which one. It need not have been used before.
     """
-    mq.driver.run(control.pause(mq.keys_of(queue)))
+    mq.driver.drive(whole.pause(mq.keys_of(queue)))
     mq.look_again()
 
 
 def resume(mq: Connected, queue: Queue[Any]) -> None:
     """Let a paused queue go on at once, where it stood. Safe to repeat."""
-    mq.driver.run(control.resume(mq.keys_of(queue)))
+    mq.driver.drive(whole.resume(mq.keys_of(queue)))

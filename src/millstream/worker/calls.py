@@ -95,6 +95,7 @@ class _Bridge:
     def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop) -> None:
         self._owner = owner
         self._loop = loop
+        self.partition = owner.partition
 
     def holds(self, token: bytes) -> bool:
         """Tell whether the delivery is still ours, as far as is known."""

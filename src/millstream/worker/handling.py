@@ -145,7 +145,7 @@ class Handling:
             holder.end(settlement.expire(envelope.token))
             return None
         try:
-            body = read_body(envelope, self._decode, handler.queue.name)
+            body = read_body(envelope, self._decode, handler.queue.name, holder.partition)
         except Undecodable as error:
             logger.warning("%s", error)
             holder.end(settlement.reject(envelope.token, error.reason, error=str(error)))

@@ -70,6 +70,7 @@ class Holdings:
         self._wake = wake
         self._queue = queue
         self._keys = keys
+        self.partition = keys.partition
         self._consumer = consumer
         self._prefetch = prefetch
         self._loop = asyncio.get_running_loop()

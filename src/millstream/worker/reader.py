@@ -194,8 +194,9 @@ class Reader:
         A reply that was lost may have brought messages, and may have confirmed ends.
         """
         await self._sleeper.close()
-        lease_ms = self._queue.lease_ms
-        pending = await self._driver.drive(consume.rejoin(self._keys, self.consumer, lease_ms))
+        queue = self._queue
+        plan = consume.rejoin(self._keys, self.consumer, queue.lease_ms, queue.partitions)
+        pending = await self._driver.drive(plan)
         unknown = Fetched(envelopes=self.holdings.reconcile(pending))
         self._reading.woke(unknown)
         self._take(unknown)

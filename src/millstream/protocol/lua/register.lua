@@ -1,8 +1,8 @@
 -- Make a queue ready for a consumer: its streams and groups exist, its lease is known.
 -- KEYS[1] ready  KEYS[2] front  KEYS[3] suspect  KEYS[4] wake  KEYS[5] consumers
--- KEYS[6] paused
+-- KEYS[6] paused  KEYS[7] config
 -- ARGV[1] group  ARGV[2] consumer  ARGV[3] lease in ms
--- Returns 'OK'. Safe to repeat.
+-- Returns the number of partitions that the queue was declared with, if it was. Safe to repeat.
 -- @include group
 local paused = redis.call('EXISTS', KEYS[6]) == 1
 for i = 1, 4 do
@@ -16,4 +16,4 @@ for i = 1, 4 do
   end
 end
 redis.pcall('HSET', KEYS[5], ARGV[2], ARGV[3])
-return 'OK'
+return redis.call('HGET', KEYS[7], 'partitions')

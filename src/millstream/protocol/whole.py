@@ -1,0 +1,176 @@
+"""What operators ask of a whole queue: each question goes to all of its partitions.
+
+How many there are, the server tells: who looks at a queue need not know how it is declared.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from typing import Any, TypeVar
+
+import msgspec
+
+from millstream.message import ConsumerStats, QueueStats
+from millstream.protocol import admin, control
+from millstream.protocol.envelope import Envelope
+from millstream.protocol.keys import QueueKeys
+from millstream.protocol.op import Command, Op, Plan
+from millstream.protocol.partitions import by_partition, declared
+
+__all__ = [
+    "dead",
+    "pause",
+    "peek_delayed",
+    "peek_ready",
+    "purge",
+    "purge_dead",
+    "redrive",
+    "resume",
+    "stats",
+]
+
+T = TypeVar("T")
+
+SUMS = (
+    *("ready", "delayed", "in_flight", "dead"),
+    *("sent", "acked", "retried", "died", "crashed", "dropped", "cancelled"),
+)
+
+
+def stats(keys: QueueKeys) -> Plan[QueueStats]:
+    """Count a queue's messages by state; one partition after the other."""
+    found = yield from _each(keys, admin.stats)
+    if len(found) == 1:
+        return found[0]
+    ages = [one.oldest_ready for one in found if one.oldest_ready is not None]
+    changes: dict[str, Any] = {name: sum(getattr(one, name) for one in found) for name in SUMS}
+    changes["oldest_ready"] = max(ages, default=None)
+    changes["consumers"] = _merged(one for each in found for one in each.consumers)
+    changes["partitions"] = tuple(
+        msgspec.structs.replace(one, name=f"{keys.name}/{number}")
+        for number, one in enumerate(found)
+    )
+    return msgspec.structs.replace(found[0], **changes)
+
+
+def _merged(rows: Iterable[ConsumerStats]) -> tuple[ConsumerStats, ...]:
+    """Put together what the partitions say of each worker: its consumers' names begin alike."""
+    merged: dict[str, ConsumerStats] = {}
+    for row in rows:
+        name = row.name.partition("/")[0]
+        so_far = merged.get(name)
+        merged[name] = ConsumerStats(
+            name=name,
+            in_flight=row.in_flight + (so_far.in_flight if so_far else 0),
+            idle=min(row.idle, so_far.idle) if so_far else row.idle,
+        )
+    return tuple(merged[name] for name in sorted(merged))
+
+
+def peek_ready(keys: QueueKeys, limit: int) -> Plan[list[tuple[int, Envelope]]]:
+    """Return the next messages, the oldest first as far as partitions allow, with the partition."""
+    found = yield from _each(keys, lambda one: admin.peek_ready(one, limit))
+    return _oldest(found, limit, lambda envelope: _age(envelope.state.id))
+
+
+def peek_delayed(keys: QueueKeys, limit: int) -> Plan[list[tuple[int, tuple[Envelope, int]]]]:
+    """Return delayed messages with their due times, the next one first, with the partition."""
+    found = yield from _each(keys, lambda one: admin.peek_delayed(one, limit))
+    return _oldest(found, limit, lambda pair: (pair[1], 0))
+
+
+def dead(keys: QueueKeys, after: str | None, limit: int) -> Plan[list[tuple[int, Envelope]]]:
+    """Return a page of dead letters, the oldest first, with the partition.
+
+    Args:
+        keys: of partition 0.
+        after: the cursor of the last one of the page before: its entry, and its partition.
+        limit: how many at most.
+    """
+    [(last, entries)] = by_partition([after]).items() if after else [(0, [None])]
+
+    def page(one: QueueKeys) -> Op[list[Envelope]]:
+        # Two that died in the same millisecond stand in the order of their partitions.
+        same = after is not None and one.partition > last
+        return admin.dead(one, entries[0], limit, inclusive=same)
+
+    found = yield from _each(keys, page)
+    return _oldest(found, limit, lambda envelope: _age(envelope.token.decode()))
+
+
+def redrive(
+    keys: QueueKeys, *, ids: Sequence[str] | None, reason: str | None, rate: float | None
+) -> Plan[int]:
+    """Send dead letters back to their partitions; the result is how many. See ``admin.redrive``."""
+    if ids is not None:
+        total = 0
+        for partition, some in by_partition(ids).items():
+            total += yield from admin.redrive(
+                keys.at(partition), ids=some, reason=reason, rate=rate
+            )
+        return total
+    return (
+        yield from _all(keys, lambda one: admin.redrive(one, ids=None, reason=reason, rate=rate))
+    )
+
+
+def purge(keys: QueueKeys) -> Plan[int]:
+    """Delete what is ready or delayed; the result is how many messages."""
+    return (yield from _all(keys, admin.purge))
+
+
+def purge_dead(keys: QueueKeys) -> Plan[int]:
+    """Delete all dead letters; the result is how many."""
+    return (yield from _all(keys, admin.purge_dead))
+
+
+def pause(keys: QueueKeys) -> Plan[None]:
+    """Have no consumer get a message any more. Safe to repeat."""
+    yield from _each(keys, control.pause)
+
+
+def resume(keys: QueueKeys) -> Plan[None]:
+    """Go on where the queue was paused. Safe to repeat."""
+    yield from _each(keys, control.resume)
+
+
+def _each(keys: QueueKeys, ask: Callable[[QueueKeys], Op[T]]) -> Plan[list[T]]:
+    """Ask every partition; a queue that is not divided costs one round trip."""
+    first = ask(keys)
+    number = Command(("HGET", keys.config, "partitions"))
+
+    def decode(replies: list[Any]) -> tuple[int, T]:
+        return int(replies[0] or 1), first.decode(replies[1:])
+
+    count, answer = yield Op((number, *first.commands), decode)
+    answers = {0: answer}
+    for partition in range(1, count):
+        answers[partition] = yield ask(keys.at(partition))
+    return [*answers.values()]
+
+
+def _all(keys: QueueKeys, work: Callable[[QueueKeys], Plan[int]]) -> Plan[int]:
+    """Do something in every partition, and add up how much it was."""
+    count: int = yield declared(keys)
+    total = 0
+    for partition in range(count):
+        total += yield from work(keys.at(partition))
+    return total
+
+
+def _oldest(
+    found: Sequence[Sequence[T]], limit: int, age: Callable[[T], tuple[int, int]]
+) -> list[tuple[int, T]]:
+    """Merge what the partitions have; the order within each is kept."""
+    if len(found) == 1:
+        return [(0, one) for one in found[0]]
+    rows = [[(age(one), number, one) for one in some] for number, some in enumerate(found)]
+    merged = heapq.merge(*rows, key=lambda row: row[:2])
+    return [(number, one) for _, number, one in islice(merged, limit)]
+
+
+def _age(id: str) -> tuple[int, int]:
+    ms, _, sequence = id.partition("-")
+    return int(ms), int(sequence)
