@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.faults.working import NAMESPACE, PATIENCE
+from tests.support.readers import sleeping_readers
 from tests.support.servers import Server
 from tests.support.wait import until
 
@@ -64,7 +65,7 @@ class Event:
 
 def sleeping(server: Server) -> int:
     """How many readers sleep at the server."""
-    return sum("b" in client["flags"] for client in server.admin().client_list())
+    return len(sleeping_readers(server.admin()))
 
 
 class Program:

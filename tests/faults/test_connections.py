@@ -20,6 +20,7 @@ from tests.faults.working import (
     running,
 )
 from tests.support.proxy import Proxy
+from tests.support.readers import sleeping_readers
 from tests.support.servers import Server
 from tests.support.wait import auntil
 
@@ -259,13 +260,10 @@ class TestRefusals:
             await auntil(lambda: len(record) == 1, PATIENCE)
             await becomes(mq, LONG, (0, 0, 0, 0))
 
-            def sleeping() -> list[dict[str, str]]:
-                return [one for one in admin.client_list() if "b" in one["flags"]]
-
-            await auntil(sleeping, PATIENCE)
+            await auntil(lambda: sleeping_readers(admin), PATIENCE)
             usual = admin.config_get("maxclients")["maxclients"] or ""
             admin.config_set("maxclients", len(admin.client_list()) - 1)
-            admin.client_kill_filter(_id=sleeping()[0]["id"])
+            admin.client_kill_filter(_id=sleeping_readers(admin)[0]["id"])
             before = int(admin.info("stats")["total_commands_processed"])
             await asyncio.sleep(3)  # the work itself
             asked = int(admin.info("stats")["total_commands_processed"]) - before

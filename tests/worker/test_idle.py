@@ -16,6 +16,7 @@ import millstream as ms
 from millstream.protocol import consume
 from millstream.protocol.keys import queue_keys
 from millstream.protocol.settlement import Settlement
+from tests.support.readers import sleeping_readers
 from tests.support.servers import Server
 from tests.support.wait import auntil
 from tests.worker.running import PATIENCE, becomes, running
@@ -41,8 +42,7 @@ async def asleep(admin: redis.Redis, readers: int) -> None:
     """Wait until so many readers sleep at the server and nothing else goes on."""
 
     def still() -> bool:
-        clients = [client for client in admin.client_list() if "b" in client["flags"]]
-        return len(clients) == readers
+        return len(sleeping_readers(admin)) == readers
 
     await auntil(still, PATIENCE)
 

@@ -24,6 +24,8 @@ _CANCEL = load_script("cancel_running")
 MOST_WOKEN = 1000
 """Sleeping readers that a resume wakes at once. More are woken by the next messages."""
 
+_TEXTS = (b"op", b"id")
+
 ENTRIES_A_CALL = 200
 """Bounds the time that one call keeps the server busy: about a millisecond."""
 
@@ -35,11 +37,13 @@ class Word:
     Attributes:
         queue: key of the control stream that said it.
         op: ``pause``, ``resume`` or ``cancel``.
+        id: for ``cancel``: of the message.
         token: for ``cancel``: the delivery that is over.
     """
 
     queue: str
     op: str
+    id: str = ""
     token: bytes = b""
 
 
@@ -142,8 +146,8 @@ def hear(heard: Mapping[str, str], block_ms: int) -> Op[tuple[list[Word], dict[s
             for entry, flat in entries:
                 last[queue] = entry.decode()
                 fields = dict(zip(flat[::2], flat[1::2], strict=True))
-                op = fields.get(b"op", b"").decode("ascii", "replace")
-                words.append(Word(queue, op, fields.get(b"token", b"")))
+                op, id = (fields.get(name, b"").decode("ascii", "replace") for name in _TEXTS)
+                words.append(Word(queue, op, id, fields.get(b"token", b"")))
         return words, last
 
     return Op((command,), decode)

@@ -105,6 +105,10 @@ class Reading:
         self.woken += found.woken
         self.more = True
 
+    def resumed(self) -> None:
+        """The queue goes on after a pause; what was handed back meanwhile comes first."""
+        self.more = self.front = True
+
     def settled(self, token: bytes) -> None:
         """A delivery has ended."""
         if token == self.suspect_held:

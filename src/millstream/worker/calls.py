@@ -68,8 +68,8 @@ def _in_thread(handler: Handler, threads: ThreadSlots, owner: Owner) -> Call:
     function, timeout = handler.function, handler.timeout
     if not handler.takes_delivery:
 
-        async def call(body: Any, _: Any) -> None:
-            await threads.run(lambda: function(body), timeout)
+        async def call(body: Any, delivery: Any) -> None:
+            await threads.run(lambda: function(body), timeout, _token(delivery))
 
         return call
 
@@ -84,9 +84,16 @@ def _in_thread(handler: Handler, threads: ThreadSlots, owner: Owner) -> Call:
             argument: Any = blocking(delivery)
         else:
             argument = [blocking(one) for one in delivery]
-        await threads.run(lambda: function(body, argument), timeout)
+        await threads.run(lambda: function(body, argument), timeout, _token(delivery))
 
     return call_with_delivery
+
+
+def _token(delivery: Any) -> bytes:
+    """Return what a thread can be interrupted by: of a batch, the token of the first."""
+    # Middleware may have taken deliveries out of the list.
+    first: list[Delivery[Any]] = delivery[:1] if isinstance(delivery, list) else [delivery]
+    return first[0].envelope.token if first else b""
 
 
 class _Bridge:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from millstream.aio.client import AsyncClient
 from millstream.protocol.keys import queue_keys
 from millstream.worker.calls import build_call
+from millstream.worker.control import Hearer
 from millstream.worker.handler import Handler, Middleware
 from millstream.worker.handling import Handling
 from millstream.worker.prefetch import Prefetch
@@ -56,13 +57,25 @@ class Consumer:
         if not handler.is_async:
             threads = ThreadSlots(handler.concurrency, f"millstream-{queue.name}")
         call = build_call(handler, middleware, threads, reader.holdings)
-        reader.holdings.slots = Slots(handler, Handling(handler, call, reader.holdings))
+        interrupt = None if threads is None else threads.interrupt
+        handling = Handling(handler, call, reader.holdings, interrupt)
+        reader.holdings.slots = Slots(handler, handling)
         return cls(mq, handler, reader, threads)
 
     @property
     def name(self) -> str:
         """What the server calls this consumer."""
         return self._reader.consumer
+
+    @property
+    def hearer(self) -> Hearer:
+        """Who is told of pauses and cancellations."""
+        return self._reader
+
+    @property
+    def control(self) -> str:
+        """Key of the stream that tells of them."""
+        return queue_keys(self._mq.namespace, self.handler.queue.name).control
 
     @property
     def idle(self) -> bool:

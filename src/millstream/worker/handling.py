@@ -61,12 +61,21 @@ class Handling:
         handler: as declared.
         call: runs it.
         holder: gets the outcomes.
+        interrupt: stops what a thread does for a delivery, or for a batch that begins with it;
+            False: none is at it. None: handlers do not run in threads.
     """
 
-    def __init__(self, handler: Handler, call: Call, holder: Holder) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        call: Call,
+        holder: Holder,
+        interrupt: Callable[[bytes], bool] | None = None,
+    ) -> None:
         self._handler = handler
         self._call = call
         self._holder = holder
+        self._interrupt = interrupt
         self._decode = handler.queue.codec.decode
         self._running: dict[bytes, tuple[asyncio.Task[Any], Delivery[Any]]] = {}
         # How deliveries end that were taken from their handler; None: they are not ours any more.
@@ -228,6 +237,22 @@ class Handling:
         if told and self._handler.is_async:
             busy = {task for token, (task, _) in self._running.items() if self._left(token)}
             self._cancel(told - busy)
+
+    def cancelled(self, token: bytes) -> None:
+        """Take a message from its handler that is over; stop it when nothing is left to it.
+
+        A coroutine is cancelled. In a thread CancelledError is raised, at its next line of Python.
+        """
+        running = self._running.get(token)
+        if running is None or token in self._stopped:
+            return
+        task = running[0]
+        self._stopped[token] = None
+        batch = [one for one, (busy, _) in self._running.items() if busy is task]
+        if any(map(self._left, batch)):
+            return
+        if self._interrupt is None or not any(map(self._interrupt, batch)):
+            self._cancel([task])
 
     async def quiet(self) -> None:
         """Wait until no handler runs. Call it when none will begin any more."""

@@ -78,6 +78,8 @@ class Holdings:
         self._held = Held(keys, consumer, queue.lease_ms, until={}, on_lost=self._lost_in_thread)
         # Ours, but nobody may have it before its lease ends: a thread works on it that we left.
         self._left_behind: set[bytes] = set()
+        # Their ends are on the wire, and will be refused.
+        self._cancelled: set[bytes] = set()
         self._lingering: asyncio.TimerHandle | None = None
         self.slots: Slots
 
@@ -197,18 +199,18 @@ class Holdings:
         if self._lingering is not None:
             self._lingering.cancel()
 
-    def take(self, envelopes: Sequence[Envelope], *, stopping: bool) -> None:
-        """Own what was read, and hand it to the slots; who is stopping hands it back."""
+    def take(self, envelopes: Sequence[Envelope], *, begin: bool) -> None:
+        """Own what was read, and hand it to the slots; or back, if nothing is to begin."""
         if not envelopes:
             return
         until = self._held.until
         for envelope in envelopes:
             until[envelope.token] = math.inf
-        if stopping:
+        if begin:
+            self.slots.add(envelopes)
+        else:
             for envelope in envelopes:
                 self.end(release(envelope.token))
-        else:
-            self.slots.add(envelopes)
 
     def release_waiting(self) -> None:
         """Hand back what no handler has begun with."""
@@ -225,11 +227,13 @@ class Holdings:
                 until.pop(end.token, None)
                 self._reading.settled(end.token)
         for token in found.lost:
-            logger.warning(
-                "queue %r: lost the lease of delivery %s before it was settled; it is handled again",
-                self._queue.name,
-                token.decode(),
-            )
+            if token not in self._cancelled:
+                logger.warning(
+                    "queue %r: lost the lease of delivery %s before it was settled; unless somebody "
+                    "has cancelled it, it is handled again",
+                    *(self._queue.name, token.decode()),
+                )
+        self._cancelled.clear()
         if kept := self.outbox.confirmed(parcel, found):
             problem = next(iter(found.kept.values()))
             logger.warning(
@@ -264,11 +268,24 @@ class Holdings:
         # What its handler is ending may be gone because it has ended; the answer will tell.
         self._lost([token for token in tokens if self.unsettled(token)])
 
+    def cancelled(self, id: str, token: bytes) -> None:
+        """Somebody has cancelled a message, and the server has settled it: stop its handler."""
+        if token not in self._held.until:
+            return
+        logger.warning("queue %r: message %s was cancelled", self._queue.name, id)
+        self._cancelled.add(token)
+        self.outbox.forget(token)
+        self._let_go([token])
+        self.slots.cancelled(token)
+
     def _lost(self, tokens: list[bytes]) -> None:
         """Others own these by now: do not begin with them, and stop those that run."""
+        self._let_go(tokens)
+        self.slots.lost(tokens)
+
+    def _let_go(self, tokens: list[bytes]) -> None:
         for token in tokens:
             self._held.until.pop(token, None)
             self._reading.settled(token)
             self.outbox.ended(token, owned=False)
-        self.slots.lost(tokens)
         self._wake()

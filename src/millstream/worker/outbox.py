@@ -99,6 +99,12 @@ class Outbox:
         parcel.others += self.parcel.others
         self.parcel = parcel
 
+    def forget(self, token: bytes) -> None:
+        """Take back the end of a delivery that is over without it."""
+        parcel = self.parcel
+        parcel.acks = [one for one in parcel.acks if one != token]
+        parcel.others = [end for end in parcel.others if end.token != token]
+
     def confirmed(self, parcel: Parcel, found: Fetched) -> list[Settlement]:
         """Tell who waits for what the server has settled; return what it could not store."""
         if self.waiters:

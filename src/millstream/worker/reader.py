@@ -17,8 +17,9 @@ from millstream.driver.aio import AsyncDriver
 from millstream.driver.aio_listener import AsyncListener
 from millstream.driver.lease_keeper import LeaseKeeper
 from millstream.errors import BrokerError, NotConnected, TimedOut
-from millstream.protocol import consume
+from millstream.protocol import consume, control
 from millstream.protocol.consume import Fetched
+from millstream.protocol.control import Word
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.reading import BLOCK_MS, Reading
 from millstream.protocol.recover import leave
@@ -85,6 +86,8 @@ class Reader:
         # Whether we know what we own: not at the start, and not after a lost reply.
         self._sure = False
         self._pause = 0.0
+        # Whether people have paused the queue, as far as we have heard.
+        self._paused = False
 
     @property
     def idle(self) -> bool:
@@ -114,6 +117,23 @@ class Reader:
         """Stop reading. What is in hand goes on."""
         self._stopping = True
         self._event.set()
+
+    # What people want (see control.Hearer)
+
+    def pause(self) -> None:
+        """Begin with no message any more: hand back what no handler has begun with."""
+        self._paused = True
+        self.holdings.release_waiting()
+
+    def resume(self) -> None:
+        """Look for messages again."""
+        self._paused = False
+        self._reading.resumed()
+        self._event.set()
+
+    def cancelled(self, word: Word) -> None:
+        """Stop the handler of a message that the server has ended."""
+        self.holdings.cancelled(word.id, word.token)
 
     async def _step(self) -> None:
         """Do one round trip, or wait until there is something to do."""
@@ -169,10 +189,13 @@ class Reader:
         self._prefetch.handled(len(parcel), now)
         reading.heard(found.now_ms, asked)
         reading.fetched(found, reads, now)
-        self._take(found)
+        await self._take(found)
 
-    def _take(self, found: Fetched) -> None:
-        self.holdings.take(found.envelopes, stopping=self._stopping)
+    async def _take(self, found: Fetched) -> None:
+        if found.envelopes and self._paused and not self._stopping:
+            # Read before the pause, or after a resume that we have not heard of yet.
+            self._paused = await self._driver.run(control.is_paused(self._keys))
+        self.holdings.take(found.envelopes, begin=not (self._stopping or self._paused))
 
     async def _listen(self) -> None:
         """Sleep at the server, or take what the sleep has brought."""
@@ -183,7 +206,7 @@ class Reader:
             # When it brings nothing, look all the same: a wake-up may have died with another
             # consumer, and delayed messages come back by nothing but a look.
             self._reading.woke(found)
-            self._take(found)
+            await self._take(found)
             self._event.set()
 
     # Recovery and the end
@@ -199,7 +222,9 @@ class Reader:
         pending = await self._driver.drive(plan)
         unknown = Fetched(envelopes=self.holdings.reconcile(pending))
         self._reading.woke(unknown)
-        self._take(unknown)
+        # We may have missed a pause.
+        self._paused = self._paused or bool(unknown.envelopes)
+        await self._take(unknown)
         self._sure = True
 
     async def let_go(self) -> None:
@@ -274,4 +299,4 @@ class Reader:
             self._sure = False
         else:
             for found in brought or ():
-                self._take(found)
+                await self._take(found)

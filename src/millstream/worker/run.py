@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from millstream.aio.client import AsyncClient
 from millstream.errors import BrokerError
 from millstream.worker.consumer import Consumer
+from millstream.worker.control import Control
 from millstream.worker.handler import Handler, Middleware
 
 __all__ = ["Run"]
@@ -90,6 +91,9 @@ class Run:
             self._consumers.append(await Consumer.start(self.client, handler, self._middleware))
         if announce is not None:
             announce(self._consumers)
+        hearers = {consumer.control: consumer.hearer for consumer in self._consumers}
+        control = await Control.start(self.client.driver, hearers)
+        listening = asyncio.create_task(control.run(), name="millstream-control")
         tasks = [
             asyncio.create_task(consumer.run(), name=f"millstream-{consumer.handler.queue.name}")
             for consumer in self._consumers
@@ -98,15 +102,22 @@ class Run:
         grace = self.shutdown_timeout
         try:
             # A consumer never ends by itself; if one does, it is a bug, and must not go unseen.
-            await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([*tasks, listening, stopped], return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             grace = 0.0
             raise
         finally:
             stopped.cancel()
-            await self._finish(tasks, grace)
+            try:
+                await self._finish(tasks, grace)
+            finally:
+                # Last, so that a message can be cancelled until its handler has ended.
+                listening.cancel()
+                await asyncio.wait([listening])
         for task in tasks:
             task.result()
+        if not listening.cancelled():
+            listening.result()
 
     async def _finish(self, tasks: Sequence[asyncio.Task[None]], grace: float) -> None:
         try:
@@ -123,7 +134,10 @@ class Run:
                 await consumer.let_go()
 
     async def _drained(self) -> None:
-        """Return when nothing is ready, delayed or in flight in any queue, or when stopped."""
+        """Return when nothing is ready, delayed or in flight in any queue, or when stopped.
+
+        What a paused queue holds back is left there: nobody knows when it will go on.
+        """
         while not self._stop.is_set():
             if all(consumer.idle for consumer in self._consumers):
                 try:
@@ -132,7 +146,8 @@ class Run:
                     # Nobody knows whether anything is left. The reader says it louder.
                     logger.debug("cannot count what is left: %s", error)
                 else:
-                    if not any(n.ready + n.delayed + n.in_flight for n in counts):
+                    left = (n.in_flight or (n.ready + n.delayed and not n.paused) for n in counts)
+                    if not any(left):
                         return
             try:
                 async with asyncio.timeout(DRAINED_CHECK):

@@ -120,6 +120,10 @@ class Slots:
         """Stop handlers of messages that others own by now."""
         self._handling.lost(tokens)
 
+    def cancelled(self, token: bytes) -> None:
+        """Stop the handler of a message that somebody has cancelled."""
+        self._handling.cancelled(token)
+
     def drop_waiting(self) -> list[bytes]:
         """Take out what no handler has begun with."""
         return [envelope.token for envelope in self._waiting.drop()]

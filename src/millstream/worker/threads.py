@@ -16,7 +16,7 @@ __all__ = ["ThreadSlots"]
 class _Job:
     """One call, from the loop's order to its outcome."""
 
-    __slots__ = ("context", "done", "function", "future", "guard", "interrupted", "thread")
+    __slots__ = ("context", "done", "function", "future", "guard", "interruption", "thread")
 
     def __init__(self, function: Callable[[], Any], future: asyncio.Future[Any]) -> None:
         self.function = function
@@ -25,7 +25,7 @@ class _Job:
         self.guard = threading.Lock()
         self.thread: int | None = None
         self.done = False
-        self.interrupted = False
+        self.interruption: type[BaseException] | None = None
 
 
 class ThreadSlots:
@@ -45,20 +45,28 @@ class ThreadSlots:
         self._collecting = threading.Lock()
         self._threads: list[threading.Thread] = []
         self._busy = 0
+        self._running: dict[bytes, _Job] = {}
 
-    async def run(self, function: Callable[[], Any], timeout: float | None) -> Any:  # noqa: ASYNC109 - it ends the call in the thread, where a cancellation cannot reach
+    async def run(
+        self,
+        function: Callable[[], Any],
+        timeout: float | None,  # noqa: ASYNC109 - it ends the call in the thread, where a cancellation cannot reach
+        token: bytes = b"",
+    ) -> Any:
         """Call a function in a thread and return its result.
 
         Args:
             function: to call.
             timeout: seconds after which TimeoutError is raised in the function, at its next line
                 of Python. What blocks in C (such as a sleep) ends first.
+            token: by which it can be interrupted.
 
         Raises:
             TimeoutError: it took longer, also if it ended well in spite of that.
+            CancelledError: it was interrupted, also if it ended well in spite of that.
             Whatever the function raises.
         """
-        job = _Job(function, self._loop.create_future())
+        job = self._running[token] = _Job(function, self._loop.create_future())
         self._busy += 1
         if self._busy > len(self._threads) < self._count:
             thread = threading.Thread(
@@ -67,12 +75,23 @@ class ThreadSlots:
             self._threads.append(thread)
             thread.start()
         self._jobs.put(job)
-        timer = self._loop.call_later(timeout, _interrupt, job) if timeout is not None else None
+        timer = None
+        if timeout is not None:
+            timer = self._loop.call_later(timeout, _interrupt, job, TimeoutError)
         try:
             return await job.future
         finally:
+            self._running.pop(token, None)
             if timer is not None:
                 timer.cancel()
+
+    def interrupt(self, token: bytes) -> bool:
+        """Raise CancelledError in a function at its next line of Python; False: none runs."""
+        job = self._running.get(token)
+        if job is None:
+            return False
+        _interrupt(job, asyncio.CancelledError)
+        return True
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
@@ -95,11 +114,12 @@ class ThreadSlots:
             self._busy -= 1
             if job.future.done():
                 continue
-            if job.interrupted:
-                message = "the handler took longer than its timeout"
-                timeout = TimeoutError(message)
-                timeout.__cause__ = error
-                job.future.set_exception(timeout)
+            if job.interruption is not None:
+                late = job.interruption is TimeoutError
+                message = "the handler took longer than its timeout" if late else "cancelled"
+                interruption = job.interruption(message)
+                interruption.__cause__ = error
+                job.future.set_exception(interruption)
             elif error is not None:
                 job.future.set_exception(error)
             else:
@@ -118,7 +138,7 @@ def _run(job: _Job) -> tuple[Any, BaseException | None]:
     try:
         with job.guard:
             job.thread = threading.get_ident()
-            if job.interrupted:
+            if job.interruption is not None:
                 # Its time was over before a thread was free.
                 return None, None
         try:
@@ -127,10 +147,10 @@ def _run(job: _Job) -> tuple[Any, BaseException | None]:
             error = problem
         with job.guard:
             job.done = True
-            if job.interrupted:
+            if job.interruption is not None:
                 # It may still be on its way; the next job must not get it.
                 _raise_in(threading.get_ident(), None)
-    except TimeoutError as late:
+    except (TimeoutError, asyncio.CancelledError) as late:
         job.done = True
         error = error or late
     if isinstance(error, StopIteration):
@@ -141,13 +161,13 @@ def _run(job: _Job) -> tuple[Any, BaseException | None]:
     return result, error
 
 
-def _interrupt(job: _Job) -> None:
-    """Raise TimeoutError in the job's thread, if it still runs."""
+def _interrupt(job: _Job, exception: type[BaseException]) -> None:
+    """Raise an exception in the job's thread, if it still runs; the first one counts."""
     with job.guard:
-        if not job.done:
-            job.interrupted = True
+        if not job.done and job.interruption is None:
+            job.interruption = exception
             if job.thread is not None:
-                _raise_in(job.thread, TimeoutError)
+                _raise_in(job.thread, exception)
 
 
 def _raise_in(thread: int, exception: type[BaseException] | None) -> None:

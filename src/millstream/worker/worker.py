@@ -145,7 +145,8 @@ class Worker:
 
         Args:
             mq: a client, which stays open. Default: one of its own, by ``$MILLSTREAM_URL``.
-            burst: stop when the queues are drained: nothing ready, delayed or in flight.
+            burst: stop when the queues are drained: nothing ready, delayed or in flight. What a
+                paused queue holds back is left there.
 
         Raises:
             UsageError: there is no handler, or the worker runs already.

@@ -1,0 +1,99 @@
+"""Hears when people pause or resume queues of a worker, or cancel messages, and passes it on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Protocol
+
+from millstream.driver.aio import AsyncDriver
+from millstream.driver.aio_listener import AsyncListener
+from millstream.errors import BrokerError, ServerRefused
+from millstream.protocol import control
+from millstream.protocol.control import Word
+from millstream.protocol.reading import BLOCK_MS
+
+__all__ = ["Control", "Hearer"]
+
+logger = logging.getLogger("millstream.worker")
+
+LOST_PAUSE, REFUSED_PAUSE = 0.5, 30.0
+"""Seconds until the next try: when the server is away, and when it forbids to listen."""
+
+
+class Hearer(Protocol):
+    """Who reads a queue."""
+
+    def pause(self) -> None:
+        """Begin with no message any more."""
+        ...
+
+    def resume(self) -> None:
+        """Look for messages again."""
+        ...
+
+    def cancelled(self, word: Word) -> None:
+        """The server has ended a delivery; stop its handler if it is here."""
+        ...
+
+
+class Control:
+    """One sleeping read for all queues of a worker, on a connection of its own.
+
+    It only makes things fast. Who has missed a word gets no message of a paused queue either, and
+    learns from its leases what was cancelled.
+
+    Args:
+        listener: the connection.
+        hearers: key of a queue's control stream -> who reads the queue.
+        since: id behind which to listen.
+    """
+
+    def __init__(
+        self, listener: AsyncListener, hearers: Mapping[str, Hearer], *, since: str
+    ) -> None:
+        self._listener = listener
+        self._hearers = hearers
+        self._heard = dict.fromkeys(hearers, since)
+
+    @classmethod
+    async def start(cls, driver: AsyncDriver, hearers: Mapping[str, Hearer]) -> Control:
+        """Connect. What is said from now on will be heard."""
+        since = await driver.run(control.now())
+        return cls(await driver.listener(), hearers, since=since)
+
+    async def run(self) -> None:
+        """Listen until cancelled. It outlives restarts of the server and lost connections."""
+        try:
+            while True:
+                await self._listen()
+        finally:
+            await self._listener.close()
+
+    async def _listen(self) -> None:
+        try:
+            said = await self._listener.poll(
+                control.hear(self._heard, BLOCK_MS), BLOCK_MS / 1000 + 6
+            )
+        except ServerRefused as error:
+            logger.warning("cannot hear of pauses and cancellations: %s", error)
+            await asyncio.sleep(REFUSED_PAUSE)
+        except BrokerError as error:
+            # The readers say it louder.
+            logger.debug("cannot hear of pauses and cancellations: %s", error)
+            await asyncio.sleep(LOST_PAUSE)
+        else:
+            if said is not None:
+                words, self._heard = said
+                for word in words:
+                    self._pass_on(word)
+
+    def _pass_on(self, word: Word) -> None:
+        hearer = self._hearers[word.queue]
+        if word.op == "pause":
+            hearer.pause()
+        elif word.op == "resume":
+            hearer.resume()
+        elif word.op == "cancel":
+            hearer.cancelled(word)
