@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from millstream import __version__
+from millstream.cli.control import cancel, pause, resume
 from millstream.cli.demo.command import demo
 from millstream.cli.letters import dead, peek
 from millstream.cli.output import Failed, say
@@ -46,6 +47,9 @@ def make_app() -> typer.Typer:
     app.command(epilog="Example: millstream peek orders --limit 3")(peek)
     app.command(epilog="Example: millstream dead orders --traceback")(dead)
     app.command(epilog="Example: millstream redrive orders --reason 'attempts'")(redrive)
+    app.command(epilog="Example: millstream pause orders")(pause)
+    app.command(epilog="Example: millstream resume orders")(resume)
+    app.command(epilog="Example: millstream cancel orders 1718000000123-0")(cancel)
     app.command(epilog="Example: millstream purge orders --dead --yes")(purge)
     app.command(epilog="Example: millstream run tasks:worker --processes 4")(run)
     return app

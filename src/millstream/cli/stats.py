@@ -61,7 +61,7 @@ def _show(rows: list[list[str | Text]]) -> None:
 def _row(one: QueueStats) -> list[str | Text]:
     oldest = "" if one.oldest_ready is None else duration(one.oldest_ready)
     return [
-        one.name,
+        f"{one.name} (paused)" if one.paused else one.name,
         number(one.ready),
         number(one.delayed),
         number(one.in_flight),
@@ -79,4 +79,4 @@ def _row(one: QueueStats) -> list[str | Text]:
 def _is_unknown(one: QueueStats) -> bool:
     """Tell whether there is no trace of a queue: its name may be a slip of the pen."""
     counts = (one.ready, one.delayed, one.in_flight, one.dead, one.sent, one.acked, one.died)
-    return not any(counts) and not one.consumers
+    return not any(counts) and not one.consumers and not one.paused
