@@ -157,10 +157,7 @@ async def cancel(mq: Connected, queue: Queue[Any], id: str) -> bool:
         UsageError: the id is no id of a message.
     """
     bare, partition = bare_id(check_id(id))
-    keys = mq.keys_of(queue).at(partition)
-    if await mq.driver.drive(waiting.cancel(keys, bare)):
-        return True
-    over = await mq.driver.drive(control.cancel_running(keys, bare))
+    over = await mq.driver.drive(control.cancel(mq.keys_of(queue).at(partition), bare))
     mq.look_again()
     return over
 

@@ -11,11 +11,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from millstream.errors import NotConnected, TimedOut
-from millstream.protocol import consume
+from millstream.protocol import consume, waiting
 from millstream.protocol.keys import GROUP, QueueKeys
 from millstream.protocol.op import Command, Op, Plan, load_script
 
-__all__ = ["Word", "cancel_running", "hear", "is_paused", "look", "now", "pause", "resume"]
+__all__ = [
+    "Word",
+    "cancel",
+    "cancel_running",
+    "hear",
+    "is_paused",
+    "look",
+    "now",
+    "pause",
+    "resume",
+]
 
 _PAUSE = load_script("pause")
 _RESUME = load_script("resume")
@@ -80,6 +90,16 @@ def look(keys: QueueKeys, consumer: str, tokens: Sequence[bytes]) -> Op[tuple[li
         return extend.decode(replies[:-1]), paused.decode(replies[-1:])
 
     return Op((*extend.commands, *paused.commands), decode)
+
+
+def cancel(keys: QueueKeys, id: str) -> Plan[bool]:
+    """End a message that waits or runs; the result is whether it was there."""
+    # It may go from one to the other under our eyes: begin while we look among those that wait,
+    # and be handed back or tried again while we look among those that run.
+    for look in (waiting.cancel, cancel_running, waiting.cancel):
+        if (yield from look(keys, id)):
+            return True
+    return False
 
 
 def cancel_running(keys: QueueKeys, id: str, *, now_ms: int | None = None) -> Plan[bool]:
