@@ -24,7 +24,7 @@ from millstream.errors import (
     UnsupportedServer,
     UsageError,
 )
-from millstream.message import ConsumerStats, DeadLetter, Message, QueueStats, Receipt
+from millstream.message import ConsumerStats, DeadLetter, Message, QueueStats, Receipt, Schedule
 from millstream.policy import Backoff, Retry
 from millstream.sync.client import Client
 from millstream.sync.delivery import SyncDelivery
@@ -49,6 +49,7 @@ __all__ = [
     "Reject",
     "Retry",
     "RetryLater",
+    "Schedule",
     "ServerRefused",
     "SyncDelivery",
     "TimedOut",

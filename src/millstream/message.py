@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["ConsumerStats", "DeadLetter", "Message", "QueueStats", "Receipt", "time_of"]
+__all__ = ["ConsumerStats", "DeadLetter", "Message", "QueueStats", "Receipt", "Schedule", "time_of"]
 
 
 _LAST_MS = 253_402_300_799_000
@@ -150,3 +150,25 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
     consumers: tuple[ConsumerStats, ...]
     paused: bool = False
     partitions: tuple[QueueStats, ...] = ()
+
+
+class Schedule(msgspec.Struct, frozen=True, kw_only=True):
+    """A schedule of a queue, as workers have declared it.
+
+    Attributes:
+        name: of the schedule; unique in its queue.
+        spec: a cron expression, or an interval in seconds.
+        tz: the time zone that a cron expression is read in.
+        missed: what becomes of missed ticks: ``skip``, ``one`` or ``all``.
+        next: the next tick; None while the schedule is paused.
+        last: the last tick that was sent; None if none was yet.
+        paused: whether people have paused it.
+    """
+
+    name: str
+    spec: str | float
+    tz: str
+    missed: str
+    next: datetime | None
+    last: datetime | None
+    paused: bool

@@ -21,6 +21,8 @@ PERMANENT = frozenset(
         "front",
         "paused",  # only while the queue is
         "ready",
+        # A schedule belongs to the code of workers; people remove it when it is not needed.
+        "schedules",
         "suspect",
         "sweeper",
         "wake",

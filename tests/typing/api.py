@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any, TypedDict, assert_type
 
 import msgspec
@@ -59,6 +60,27 @@ def four(bodies: list[object]) -> None:
     """A plain function, too."""
 
 
+@worker.every("*/5 * * * *", orders, tz="Europe/Berlin", missed="one")
+async def five() -> Order:
+    """The maker of a body keeps its type."""
+    return Order(3)
+
+
+@worker.every(timedelta(minutes=5), rows, name="rows")
+def six() -> Row:
+    """A plain function, too."""
+    return Row(id=4)
+
+
+assert_type(six(), Row)
+
+
+@worker.every(60, rows)  # type: ignore[type-var] # nobody would pass the parameter
+def seven(row: Row) -> Row:
+    """A parameter is an error."""
+    return row
+
+
 async def use(mq: ms.AsyncClient) -> None:
     """The asyncio client."""
     assert_type(await mq.send(orders, Order(1), headers={"a": "b"}), ms.Receipt)
@@ -75,6 +97,10 @@ async def use(mq: ms.AsyncClient) -> None:
     assert_type(await mq.resume(orders), None)
     assert_type(await mq.cancel(orders, "1718000000000-0"), bool)
     assert_type((await mq.stats(orders)).paused, bool)
+    assert_type(await mq.schedules(orders), list[ms.Schedule])
+    assert_type(await mq.pause_schedule(orders, "three"), None)
+    assert_type(await mq.resume_schedule(orders, "three"), None)
+    assert_type(await mq.remove_schedule(orders, "three"), bool)
     await mq.send(orders, "no order")  # type: ignore[misc] # a wrong body is an error
 
 
@@ -84,3 +110,5 @@ def use_blocking(mq: ms.Client) -> None:
     for delivery in mq.receive(orders):
         assert_type(delivery, ms.SyncDelivery[Order])
         assert_type(delivery.extend(5), None)
+    assert_type(mq.schedules(rows), list[ms.Schedule])
+    assert_type(mq.remove_schedule(rows, "rows"), bool)

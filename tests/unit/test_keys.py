@@ -15,7 +15,7 @@ KEYS = queue_keys("ms", "orders")
 def all_keys(keys: QueueKeys) -> dict[str, str]:
     parts = {"namespace", "name", "partition", "prefix"}
     named = {name: key for name, key in asdict(keys).items() if name not in parts}
-    return {**named, "producer": keys.producer("p7")}
+    return {**named, "producer": keys.producer("p7"), "removed": keys.removed("nightly")}
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,8 @@ def all_keys(keys: QueueKeys) -> dict[str, str]:
         (KEYS.sweeper, "ms:{orders}:sweeper"),
         (KEYS.paused, "ms:{orders}:paused"),
         (KEYS.control, "ms:{orders}:control"),
+        (KEYS.schedules, "ms:{orders}:schedules"),
+        (KEYS.removed("nightly"), "ms:{orders}:removed:nightly"),
         (KEYS.producer("p7"), "ms:{orders}:producer:p7"),
         (GROUP, "workers"),
     ],
@@ -54,7 +56,7 @@ def test_no_two_keys_are_the_same() -> None:
     queues = [queue_keys(*pair) for pair in [("a", "b"), ("b", "a"), ("a", "b:b"), ("a:b", "b")]]
     keys = [key for queue in queues for key in all_keys(queue).values()]
 
-    assert len(keys) == len(set(keys)) == 4 * 19
+    assert len(keys) == len(set(keys)) == 4 * 21
 
 
 def test_lanes() -> None:

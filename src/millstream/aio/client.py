@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
 from millstream.aio import operate
+from millstream.aio import schedules as _schedules
 from millstream.aio.delivery import Delivery
 from millstream.aio.reader import QueueReader
 from millstream.aio.router import QueueSender, placer_of, sender_of
@@ -303,6 +304,11 @@ class AsyncClient:
     purge = operate.purge
     pause = operate.pause
     resume = operate.resume
+
+    schedules = _schedules.schedules
+    pause_schedule = _schedules.pause_schedule
+    resume_schedule = _schedules.resume_schedule
+    remove_schedule = _schedules.remove_schedule
 
     def look_again(self) -> None:
         """Have this client's own receivers notice at once; others look every tenth of a second."""

@@ -16,6 +16,7 @@ from millstream.cli.output import Failed, say
 from millstream.cli.receive import receive
 from millstream.cli.repair import purge, redrive
 from millstream.cli.run import run
+from millstream.cli.schedules import schedules
 from millstream.cli.send import send
 from millstream.cli.stats import stats
 from millstream.errors import MillstreamError, NotConnected, UsageError
@@ -51,6 +52,7 @@ def make_app() -> typer.Typer:
     app.command(epilog="Example: millstream resume orders")(resume)
     app.command(epilog="Example: millstream cancel orders 1718000000123-0")(cancel)
     app.command(epilog="Example: millstream purge orders --dead --yes")(purge)
+    app.command(epilog="Example: millstream schedules orders --pause nightly")(schedules)
     app.command(epilog="Example: millstream run tasks:worker --processes 4")(run)
     return app
 

@@ -65,6 +65,8 @@ class QueueKeys:
         config: hash, what an ordered queue is declared with; in partition 0 only.
         members: sorted set, worker -> when its share of the partitions goes to others unless it
             is heard of; in partition 0 only.
+        schedules: hash, name of a schedule -> JSON: when it ticks, and its next tick; in
+            partition 0 only.
         prefix: of all of them.
     """
 
@@ -89,6 +91,7 @@ class QueueKeys:
     control: str
     config: str
     members: str
+    schedules: str
     prefix: str
 
     def at(self, partition: int) -> QueueKeys:
@@ -119,6 +122,10 @@ class QueueKeys:
             self.unique,
             self.paused,
         )
+
+    def removed(self, schedule: str) -> str:
+        """Return the key that says for a while that people have removed a schedule; it expires."""
+        return f"{self.prefix}:removed:{schedule}"
 
     def lane(self, prefix: str) -> str:
         """Return the stream of a lane, by the prefix of its tokens."""
@@ -156,5 +163,6 @@ def queue_keys(namespace: str, name: str, partition: int = 0) -> QueueKeys:
         control=f"{prefix}:control",
         config=f"{prefix}:config",
         members=f"{prefix}:members",
+        schedules=f"{prefix}:schedules",
         prefix=prefix,
     )

@@ -26,6 +26,7 @@ from millstream.protocol.keys import QueueKeys, queue_keys
 from millstream.protocol.options import SendManyOptions, SendOptions, placement
 from millstream.protocol.partitions import declare
 from millstream.sync import operate
+from millstream.sync import schedules as _schedules
 from millstream.sync.delivery import SyncDelivery
 from millstream.sync.reader import QueueReader
 from millstream.sync.router import QueueSender, placer_of, sender_of
@@ -301,6 +302,11 @@ class Client:
     purge = operate.purge
     pause = operate.pause
     resume = operate.resume
+
+    schedules = _schedules.schedules
+    pause_schedule = _schedules.pause_schedule
+    resume_schedule = _schedules.resume_schedule
+    remove_schedule = _schedules.remove_schedule
 
     def look_again(self) -> None:
         """Have this client's own receivers notice at once; others look every tenth of a second."""

@@ -12,11 +12,14 @@ from millstream.errors import BrokerError
 from millstream.worker.consumer import Consumer
 from millstream.worker.control import Control
 from millstream.worker.handler import Handler, Middleware
+from millstream.worker.recurrence import Recurrence
+from millstream.worker.scheduler import Scheduler
 
 __all__ = ["Run"]
 
 logger = logging.getLogger("millstream.worker")
 
+Tasks = Sequence[asyncio.Task[None]]
 Hooks = Sequence[Callable[[], Awaitable[None]]]
 
 DRAINED_CHECK = 0.05
@@ -24,11 +27,12 @@ DRAINED_CHECK = 0.05
 
 
 class Run:
-    """Runs handlers.
+    """Runs handlers and keeps schedules.
 
     Args:
         client: to the server.
         handlers: to run.
+        recurrences: schedules to keep.
         middleware: around each of them.
         startup: called before the first message.
         shutdown: called after the last one, in reverse.
@@ -40,6 +44,7 @@ class Run:
         client: AsyncClient,
         handlers: Sequence[Handler],
         *,
+        recurrences: Sequence[Recurrence],
         middleware: Sequence[Middleware],
         startup: Hooks,
         shutdown: Hooks,
@@ -48,12 +53,14 @@ class Run:
         self.client = client
         self.over = False
         self._handlers = handlers
+        self._recurrences = recurrences
         self._middleware = middleware
         self._startup = startup
         self._shutdown = shutdown
         self.shutdown_timeout = shutdown_timeout
         self._stop = asyncio.Event()
         self._consumers: list[Consumer] = []
+        self._schedulers: list[Scheduler] = []
 
     async def work(
         self, *, burst: bool, announce: Callable[[Sequence[Consumer]], None] | None = None
@@ -87,49 +94,70 @@ class Run:
     async def _consume(
         self, *, burst: bool, announce: Callable[[Sequence[Consumer]], None] | None
     ) -> None:
+        await self.client.connect()
         for handler in self._handlers:
             self._consumers.append(await Consumer.start(self.client, handler, self._middleware))
         if announce is not None:
             announce(self._consumers)
-        hearers = {consumer.control: consumer.hearer for consumer in self._consumers}
-        control = await Control.start(self.client.driver, hearers)
-        listening = asyncio.create_task(control.run(), name="millstream-control")
+        listening = await self._listen()
         tasks = [
             asyncio.create_task(consumer.run(), name=f"millstream-{consumer.handler.queue.name}")
             for consumer in self._consumers
         ]
+        ticking = [] if burst else self._keep_schedules()
         stopped = asyncio.create_task(self._drained() if burst else self._stop.wait())
         grace = self.shutdown_timeout
         try:
-            # A consumer never ends by itself; if one does, it is a bug, and must not go unseen.
-            await asyncio.wait([*tasks, listening, stopped], return_when=asyncio.FIRST_COMPLETED)
+            # None of them ever ends by itself; if one does, it is a bug, and must not go unseen.
+            endless = [*tasks, *ticking, *listening]
+            await asyncio.wait([*endless, stopped], return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             grace = 0.0
             raise
         finally:
             stopped.cancel()
             try:
-                await self._finish(tasks, grace)
+                await self._finish(tasks, ticking, grace)
             finally:
                 # Last, so that a message can be cancelled until its handler has ended.
-                listening.cancel()
-                await asyncio.wait([listening])
+                await _end(listening)
         for task in tasks:
             task.result()
-        if not listening.cancelled():
-            listening.result()
+        for task in (*listening, *ticking):
+            if not task.cancelled():
+                task.result()
 
-    async def _finish(self, tasks: Sequence[asyncio.Task[None]], grace: float) -> None:
+    async def _listen(self) -> list[asyncio.Task[None]]:
+        if not self._consumers:
+            return []
+        hearers = {consumer.control: consumer.hearer for consumer in self._consumers}
+        control = await Control.start(self.client.driver, hearers)
+        return [asyncio.create_task(control.run(), name="millstream-control")]
+
+    def _keep_schedules(self) -> list[asyncio.Task[None]]:
+        client = self.client
+        worker = client.consumer_name()
+        self._schedulers = [
+            Scheduler(client.driver, client.keys_of(one.queue), one, worker)
+            for one in self._recurrences
+        ]
+        return [
+            asyncio.create_task(one.run(), name="millstream-schedule") for one in self._schedulers
+        ]
+
+    async def _finish(self, tasks: Tasks, ticking: Tasks, grace: float) -> None:
         try:
+            for scheduler in self._schedulers:
+                scheduler.stop()
             for consumer in self._consumers:
                 consumer.stop()
-            await asyncio.wait(tasks)
-            await asyncio.gather(*(consumer.finish(grace) for consumer in self._consumers))
+            await _wait(tasks)
+            await asyncio.gather(
+                _wait(ticking, grace), *(consumer.finish(grace) for consumer in self._consumers)
+            )
         finally:
             # Also when this is cancelled: what nobody works on must not be kept from others.
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
+            await _end((*tasks, *ticking))
             for consumer in self._consumers:
                 await consumer.let_go()
 
@@ -154,3 +182,14 @@ class Run:
                     await self._stop.wait()
             except TimeoutError:
                 continue
+
+
+async def _wait(tasks: Tasks, seconds: float | None = None) -> None:
+    if tasks:
+        await asyncio.wait(tasks, timeout=seconds)
+
+
+async def _end(tasks: Tasks) -> None:
+    for task in tasks:
+        task.cancel()
+    await _wait(tasks)

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from datetime import tzinfo
+from typing import Any, Literal, TypeVar
 
 from millstream.aio.client import AsyncClient
 from millstream.declare import Queue
 from millstream.errors import UsageError
 from millstream.policy import Duration, Retry, milliseconds
 from millstream.worker.handler import Handler, Middleware, Options, declare_handler
+from millstream.worker.recurrence import Recurrence, declare_recurrence
 from millstream.worker.run import Run
 
 __all__ = ["Worker"]
 
+S = TypeVar("S", bound=Callable[[], Any])
 F = TypeVar("F", bound=Callable[..., Any])
 Hook = TypeVar("Hook", bound=Callable[[], Awaitable[None]])
 M = TypeVar("M", bound=Middleware)
 
 
 class Worker:
-    """Handles messages of any number of queues.
+    """Handles messages of any number of queues, and sends those of schedules.
 
     A handler takes the body, and the delivery if it has a second parameter. When it returns, the
     message is acknowledged. When it raises, the message is tried again by the retry policy, and
@@ -38,6 +41,7 @@ class Worker:
     def __init__(self, *, shutdown_timeout: Duration = 30.0) -> None:
         self._shutdown_timeout = milliseconds(shutdown_timeout, "shutdown_timeout") / 1000
         self._handlers: dict[str, Handler] = {}
+        self._recurrences: dict[tuple[str, str], Recurrence] = {}
         self._middleware: list[Middleware] = []
         self._startup: list[Callable[[], Awaitable[None]]] = []
         self._shutdown: list[Callable[[], Awaitable[None]]] = []
@@ -117,6 +121,49 @@ class Worker:
             raise UsageError(message)
         self._handlers[name] = handler
 
+    def every(
+        self,
+        spec: str | Duration,
+        queue: Queue[Any],
+        *,
+        tz: str | tzinfo = "UTC",
+        missed: Literal["skip", "one", "all"] = "skip",
+        name: str | None = None,
+    ) -> Callable[[S], S]:
+        """Send a message at each tick: what the function returns, an ``async def`` or a ``def``.
+
+        The message has the headers ``schedule`` and ``tick`` (ISO 8601). A tick that is more than
+        10 s late is missed, such as when no worker ran. A function that raises is called again
+        after 1 s, 2 s, and so on, by any worker, until its tick is missed and ``missed`` decides.
+
+        Args:
+            spec: a cron expression of five fields, seconds from 0.1, or a timedelta. Ticks of an
+                interval are its multiples since 1970 (UTC).
+            queue: where to send.
+            tz: the time zone of a cron expression: its name, a ZoneInfo, or ``datetime.UTC``.
+            missed: ``skip`` (default) them; send ``one`` message for all of them; or ``all``.
+            name: of the schedule, unique in its queue. Default: the function's name.
+
+        Returns:
+            A decorator that leaves the function as it is.
+
+        Raises:
+            UsageError: a parameter makes no sense, or cron expressions need an extra.
+
+        Guarantee: one message a tick however many workers run, through restarts and kill -9; never
+        early, by the server's clock. The function may be called more often than that.
+        """
+
+        def declare(function: S) -> S:
+            one = declare_recurrence(spec, queue, function, tz=tz, missed=missed, name=name)
+            if (queue.name, one.name) in self._recurrences:
+                message = f"queue {queue.name!r} has a schedule {one.name!r} here: pass name="
+                raise UsageError(message)
+            self._recurrences[queue.name, one.name] = one
+            return function
+
+        return declare
+
     def middleware(self, function: M) -> M:
         """Put an ``async def`` of a delivery and ``call_next`` around every handler.
 
@@ -146,10 +193,10 @@ class Worker:
         Args:
             mq: a client, which stays open. Default: one of its own, by ``$MILLSTREAM_URL``.
             burst: stop when the queues are drained: nothing ready, delayed or in flight. What a
-                paused queue holds back is left there.
+                paused queue holds back is left there, and schedules are left to other workers.
 
         Raises:
-            UsageError: there is no handler, or the worker runs already.
+            UsageError: there is no handler and no schedule, or the worker runs already.
             NotConnected: the server cannot be reached at the start. Later it keeps trying.
         """
         if mq is None:
@@ -173,13 +220,13 @@ class Worker:
             shutdown_timeout: seconds, instead of the worker's.
 
         Raises:
-            UsageError: there is no handler, or the worker runs already.
+            UsageError: there is no handler and no schedule, or the worker runs already.
         """
         if self._run is not None and not self._run.over:
             message = "this worker runs already"
             raise UsageError(message)
-        if not self._handlers:
-            message = "this worker has no handlers: declare one with @worker.on(queue)"
+        if not (self._handlers or self._recurrences):
+            message = "this worker has no handlers and no schedules: declare one with @worker.on"
             raise UsageError(message)
         handlers = self.handlers
         if concurrency is not None:
@@ -189,6 +236,7 @@ class Worker:
         self._run = Run(
             mq,
             handlers,
+            recurrences=tuple(self._recurrences.values()),
             middleware=tuple(self._middleware),
             startup=tuple(self._startup),
             shutdown=tuple(self._shutdown),

@@ -1,0 +1,75 @@
+"""What people ask of schedules. Each function is a method of ``AsyncClient``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from millstream.aio.operate import Connected
+from millstream.declare import Queue, check_name
+from millstream.errors import UsageError
+from millstream.message import Schedule
+from millstream.protocol import schedules as protocol
+
+__all__ = ["pause_schedule", "remove_schedule", "resume_schedule", "schedules"]
+
+
+async def schedules(self: Connected, queue: Queue[Any]) -> list[Schedule]:
+    """List the schedules of a queue, by name.
+
+    Workers declare them with ``@worker.every``. One whose workers are gone is listed, too.
+    """
+    return await self.driver.run(protocol.listing(self.keys_of(queue)))
+
+
+async def pause_schedule(self: Connected, queue: Queue[Any], name: str) -> None:
+    """Pause a schedule. It sends nothing, at once and until it is resumed, also over restarts.
+
+    Args:
+        queue: whose.
+        name: of the schedule. It may be paused already.
+
+    Raises:
+        UsageError: the queue has no schedule of this name.
+    """
+    if not await self.driver.run(protocol.pause(self.keys_of(queue), _checked(name))):
+        raise _unknown(queue, name)
+
+
+async def resume_schedule(self: Connected, queue: Queue[Any], name: str) -> None:
+    """Resume a paused schedule with its next tick. Those of the pause do not count as missed.
+
+    Args:
+        queue: whose.
+        name: of the schedule. It may be running already.
+
+    Raises:
+        UsageError: the queue has no schedule of this name, or it is a cron expression, and the
+            extra ``schedules``, which knows when it ticks, is not installed here.
+    """
+    if not await self.driver.drive(protocol.resume(self.keys_of(queue), _checked(name))):
+        raise _unknown(queue, name)
+
+
+async def remove_schedule(self: Connected, queue: Queue[Any], name: str) -> bool:
+    """Remove a schedule.
+
+    Workers that run leave it alone from now on. It begins anew when a worker starts that declares
+    it; to be rid of it, take it out of the code, too.
+
+    Args:
+        queue: whose.
+        name: of the schedule.
+
+    Returns:
+        Whether there was one.
+    """
+    return await self.driver.run(protocol.remove(self.keys_of(queue), _checked(name)))
+
+
+def _checked(name: object) -> str:
+    return check_name(name, "the schedule's name")
+
+
+def _unknown(queue: Queue[Any], name: str) -> UsageError:
+    message = f"queue {queue.name!r} has no schedule {name!r}"
+    return UsageError(message)
