@@ -157,6 +157,23 @@ def test_a_body_that_does_not_fit_says_why() -> None:
     assert isinstance(caught.value.__cause__, msgspec.ValidationError)
 
 
+@pytest.mark.parametrize(
+    ("fields", "priority"),
+    [
+        ((b"b", b"p"), 0),
+        ((b"b", b"", b"p", b"9"), 9),
+        ((b"p", b"1", b"b", b""), 1),
+        ((b"b", b"", b"p", b"10"), 0),
+        ((b"b", b"", b"p", b"-1"), 0),
+        ((b"b", b"", b"p", b""), 0),
+        ((b"b", b"", b"p", "²".encode("latin-1")), 0),
+    ],
+)
+def test_the_priority(fields: tuple[bytes, ...], priority: int) -> None:
+    """One digit says it; whatever else somebody wrote there is the normal priority."""
+    assert envelope(*fields).priority == priority
+
+
 def test_entries_become_envelopes() -> None:
     """Deleted entries have no fields and are skipped; the prefix of the lane goes before the id."""
     reply = [[b"1-1", [b"b", b"x"]], [b"1-2", None], [b"1-3", [b"b", b"y"]]]

@@ -109,6 +109,14 @@ class Envelope(msgspec.Struct, eq=False, gc=False):
         return None if key is None else key.decode("utf-8", "replace")
 
     @property
+    def priority(self) -> int:
+        """How urgent it is: 0 (normal) to 9 (highest)."""
+        if b"p" not in self.fields:
+            return 0
+        level = self.raw.get(b"p", b"")
+        return int(level) if len(level) == 1 and level.isdigit() else 0
+
+    @property
     def plain(self) -> bool:
         """Whether nothing follows its end: no unique key to free, nobody behind it in a line."""
         fields = self.fields

@@ -162,9 +162,11 @@ class Handling:
         return Delivery(body, envelope, handler.queue, handler.retry, holder)
 
     async def _begin(self, deliveries: Sequence[Delivery[Any]]) -> None:
-        for delivery in deliveries:
-            if unique := delivery.envelope.unique_until_started:
-                await self._holder.begin(delivery.id, unique)
+        """Do what comes before the handler: free unique keys that are for waiting messages only."""
+        found = ((one.id, one.envelope.unique_until_started) for one in deliveries)
+        begin = self._holder.begin
+        if begun := [begin(message_id, unique) for message_id, unique in found if unique]:
+            await asyncio.gather(*begun)
 
     def _left(self, token: bytes) -> bool:
         """Tell whether a message is still its handler's to end."""

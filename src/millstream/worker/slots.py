@@ -57,7 +57,7 @@ class Slots:
         return len(self._messages) < self._enough
 
     def add(self, envelopes: Iterable[Envelope]) -> None:
-        """Handle messages; those that were handed back or taken over come first."""
+        """Handle messages; urgent ones, and those that were handed back, come first."""
         self._waiting.add(envelopes)
         self._hire()
 

@@ -32,12 +32,40 @@ class Waiting(Protocol):
         ...
 
     def add(self, envelopes: Iterable[Envelope]) -> None:
-        """Let messages wait; those that were handed back or taken over come first."""
+        """Let messages wait; urgent ones, and those that were handed back, come first."""
         ...
 
     def drop(self) -> list[Envelope]:
         """Take everything out."""
         ...
+
+
+def _join(messages: deque[Envelope], envelopes: Iterable[Envelope]) -> int:
+    """Let messages wait: what comes from the lane that is read first before the others.
+
+    Returns:
+        How many of them came from there.
+    """
+    first: list[Envelope] = []
+    for envelope in envelopes:
+        if in_special_lane(envelope.token):
+            first.append(envelope)
+        else:
+            messages.append(envelope)
+    count = len(first)
+    if first:
+        before: list[Envelope] = []
+        while messages and in_special_lane(messages[0].token):
+            before.append(messages.popleft())
+        # Among equals, whoever was here before stays before.
+        before += first
+        before.sort(key=_calm)
+        messages.extendleft(reversed(before))
+    return count
+
+
+def _calm(envelope: Envelope) -> int:
+    return -envelope.priority
 
 
 class Singles:
@@ -49,14 +77,8 @@ class Singles:
         self.take = self.messages.popleft
 
     def add(self, envelopes: Iterable[Envelope]) -> None:
-        """Let messages wait; those that were handed back or taken over come first."""
-        first: list[Envelope] = []
-        for envelope in envelopes:
-            if in_special_lane(envelope.token):
-                first.append(envelope)
-            else:
-                self.messages.append(envelope)
-        self.messages.extendleft(reversed(first))
+        """Let messages wait; urgent ones, and those that were handed back, come first."""
+        _join(self.messages, envelopes)
 
     def drop(self) -> list[Envelope]:
         """Take everything out."""
@@ -85,8 +107,10 @@ class Batches:
         self._suspects: deque[Envelope] = deque()
         self._due = False
         self._timer: asyncio.TimerHandle | None = None
-        # Each with the time since when it is here.
-        self.messages: deque[tuple[float, Envelope]] = deque()
+        self.messages: deque[Envelope] = deque()
+        # Since when the messages are here. Whoever goes before others must not make them wait
+        # longer, so it counts as come when the first of them came.
+        self._since: deque[float] = deque()
 
     @property
     def ready(self) -> Batches:
@@ -99,19 +123,16 @@ class Batches:
         return len(self._suspects) + full + (self._due and rest > 0)
 
     def add(self, envelopes: Iterable[Envelope]) -> None:
-        """Let messages wait; those that were handed back or taken over come first."""
-        now = self._loop.time()
-        first: list[Envelope] = []
+        """Let messages wait; urgent ones, and those that were handed back, come first."""
+        ordinary: list[Envelope] = []
         for envelope in envelopes:
-            if is_suspect(envelope.token):
-                self._suspects.append(envelope)
-            elif in_special_lane(envelope.token):
-                first.append(envelope)
-            else:
-                self.messages.append((now, envelope))
-        # Whoever comes before others must not make them wait longer.
-        since = self.messages[0][0] if self.messages else now
-        self.messages.extendleft((since, envelope) for envelope in reversed(first))
+            (self._suspects if is_suspect(envelope.token) else ordinary).append(envelope)
+        if not ordinary:
+            return
+        now = self._loop.time()
+        first = _join(self.messages, ordinary)
+        self._since.extendleft([self._since[0] if self._since else now] * first)
+        self._since.extend([now] * (len(ordinary) - first))
         if self._timer is None and not self._due:
             self._set_timer()
 
@@ -119,16 +140,18 @@ class Batches:
         """Take out the next batch."""
         if self._suspects:
             return [self._suspects.popleft()]
-        messages = self.messages
-        batch = [messages.popleft()[1] for _ in range(min(self._most, len(messages)))]
+        batch: list[Envelope] = []
+        while self.messages and len(batch) < self._most:
+            batch.append(self.messages.popleft())
+            self._since.popleft()
         self._set_timer()
         return batch
 
     def drop(self) -> list[Envelope]:
         """Take everything out."""
-        dropped = [*self._suspects, *(envelope for _, envelope in self.messages)]
-        self._suspects.clear()
-        self.messages.clear()
+        dropped = [*self._suspects, *self.messages]
+        for waiting in (self._suspects, self.messages, self._since):
+            waiting.clear()
         self._set_timer()
         return dropped
 
@@ -138,9 +161,9 @@ class Batches:
             self._timer.cancel()
             self._timer = None
         self._due = False
-        if not self.messages:
+        if not self._since:
             return
-        when = self.messages[0][0] + self._wait
+        when = self._since[0] + self._wait
         if when <= self._loop.time():
             self._due = True
         else:
