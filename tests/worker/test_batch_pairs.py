@@ -159,3 +159,29 @@ async def test_delayed(worker: ms.Worker, mq: ms.AsyncClient, queue: ms.Queue[An
         await mq.send_many(queue, ["later", "later"], delay=0.1)
         await auntil(lambda: batches, PATIENCE)
     assert batches == [["now", "later", "later"]]
+
+
+async def test_paused_while_it_gathers(
+    worker: ms.Worker, mq: ms.AsyncClient, queue: ms.Queue[Any]
+) -> None:
+    """A pause hands back what gathers, and a running batch ends; a resume has them gather anew."""
+    batches: list[list[int]] = []
+    go_on = asyncio.Event()
+
+    @worker.on(queue, batch=3, batch_wait=NEVER)
+    async def handle(bodies: list[int]) -> None:
+        batches.append(bodies)
+        await go_on.wait()
+
+    async with running(worker, mq):
+        await mq.send_many(queue, range(5))
+        await becomes(mq, queue, (0, 0, 5, 0))
+        await mq.pause(queue)
+        await becomes(mq, queue, (2, 0, 3, 0))
+        go_on.set()
+        await becomes(mq, queue, (2, 0, 0, 0))
+        await mq.send(queue, 5)
+        await mq.resume(queue)
+        await becomes(mq, queue, (0, 0, 0, 0))
+    assert batches[0] == [0, 1, 2]
+    assert sorted(batches[1]) == [3, 4, 5]
