@@ -210,6 +210,66 @@ class TestPause:
         await run_burst(worker, mq)
         assert gate.ended == [*range(5)]
 
+    async def test_with_delays_and_ttl(
+        self, mq: ms.AsyncClient, worker: ms.Worker, queue: ms.Queue[Any], gate: Gate
+    ) -> None:
+        """Delayed messages become ready meanwhile; what lives too short expires, and never runs."""
+        worker.on(queue)(gate.handle)
+        gate.open.set()
+        async with running(worker, mq):
+            await mq.pause(queue)
+            await mq.send(queue, 1, delay=0.05)
+            await mq.send(queue, 2, ttl=0.05)
+            await becomes(mq, queue, (2, 0, 0, 0))
+            await asyncio.sleep(0.1)  # the work itself
+            await mq.resume(queue)
+            await becomes(mq, queue, (0, 0, 0, 1))
+        assert gate.ended == [1]
+        (letter,) = await mq.dead(queue)
+        assert (letter.body, letter.reason) == (2, "expired")
+
+    async def test_with_priorities(
+        self, mq: ms.AsyncClient, worker: ms.Worker, queue: ms.Queue[Any], gate: Gate
+    ) -> None:
+        """What was sent while the queue was paused begins by its priority at the resume."""
+        worker.on(queue, concurrency=1, prefetch=1)(gate.handle)
+        await mq.send(queue, "first")
+        async with running(worker, mq):
+            await auntil(lambda: gate.begun)
+            await mq.pause(queue)
+            for priority in (3, 0, 9, 5):
+                await mq.send(queue, priority, priority=priority)
+            gate.open.set()
+            await becomes(mq, queue, (4, 0, 0, 0))
+            await mq.resume(queue)
+            await becomes(mq, queue, (0, 0, 0, 0))
+        assert gate.ended == ["first", 9, 5, 3, 0]
+
+    async def test_with_ordered_keys(
+        self, mq: ms.AsyncClient, other: ms.AsyncClient, admin: redis.Redis
+    ) -> None:
+        """Pauses at any moment disturb no order, with two workers that hand back and fetch."""
+        queue: ms.Queue[Any] = ms.Queue("lined", ordered=True)
+        handled: dict[str, list[int]] = {}
+        workers = [ms.Worker(), ms.Worker()]
+
+        async def handle(body: int, delivery: ms.Delivery[Any]) -> None:
+            await asyncio.sleep(0.001)  # the work itself
+            handled.setdefault(delivery.key or "", []).append(body)
+
+        for worker in workers:
+            worker.on(queue, concurrency=2, prefetch=10)(handle)
+        for n in range(40):
+            for key in "abcdef":
+                await mq.send(queue, n, key=key)
+        async with running(workers[0], mq), running(workers[1], other):
+            for _ in range(10):
+                await asyncio.sleep(0.01)  # the work itself
+                await mq.pause(queue)
+                await mq.resume(queue)
+            await becomes(mq, queue, (0, 0, 0, 0))
+        assert handled == {key: [*range(40)] for key in "abcdef"}
+
     async def test_one_queue_of_two(
         self, mq: ms.AsyncClient, worker: ms.Worker, queue: ms.Queue[Any], gate: Gate
     ) -> None:

@@ -160,6 +160,79 @@ class TestTimeouts:
         slots.close()
 
 
+class TestInterrupts:
+    async def test_a_busy_thread(self, slots: ThreadSlots) -> None:
+        """CancelledError is raised in the function, at a line of Python; others go on."""
+        seen: list[type[BaseException]] = []
+        begun = threading.Event()
+
+        def work() -> None:
+            begun.set()
+            try:
+                spin(PATIENCE)
+            except BaseException as error:
+                seen.append(type(error))
+                raise
+
+        first = asyncio.create_task(slots.run(work, None, b"1"))
+        other = asyncio.create_task(slots.run(lambda: spin(0.3), None, b"2"))
+        await auntil(begun.is_set)
+        assert slots.interrupt(b"1")
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        await other
+        assert seen == [asyncio.CancelledError]
+
+    async def test_what_does_not_run(self, slots: ThreadSlots) -> None:
+        """There is nothing to interrupt before and after a call."""
+        assert not slots.interrupt(b"1")
+        await slots.run(lambda: None, None, b"1")
+        assert not slots.interrupt(b"1")
+
+    async def test_the_first_interruption_counts(self, slots: ThreadSlots) -> None:
+        """A call that is over by its time limit as well ends as it was told first."""
+        begun = threading.Event()
+
+        def work() -> None:
+            begun.set()
+            spin(PATIENCE)
+
+        task = asyncio.create_task(slots.run(work, 0.2, b"1"))
+        await auntil(begun.is_set)
+        assert slots.interrupt(b"1")
+        assert slots.interrupt(b"1")
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    async def test_one_that_never_began(self) -> None:
+        """A call that is interrupted before a thread was free for it is not begun."""
+        slots = ThreadSlots(1, "test")
+        go_on = threading.Event()
+        begun: list[int] = []
+        busy = asyncio.create_task(slots.run(lambda: go_on.wait(PATIENCE), None))
+        late = asyncio.create_task(slots.run(lambda: begun.append(1), None, b"1"))
+        await asyncio.sleep(0)
+        assert slots.interrupt(b"1")
+        go_on.set()
+
+        with pytest.raises(asyncio.CancelledError):
+            await late
+        assert await busy
+        assert begun == []
+        slots.close()
+
+    async def test_the_next_call_is_not_hit(self) -> None:
+        """An interruption that comes at the last moment never reaches the thread's next call."""
+        slots = ThreadSlots(1, "test")
+        loop = asyncio.get_running_loop()
+        for n in range(300):
+            loop.call_later(0.002 + (n % 10) * 0.0001, slots.interrupt, b"1")
+            with contextlib.suppress(asyncio.CancelledError):
+                await slots.run(lambda: spin(0.002), None, b"1")
+            assert await slots.run(lambda: sum(range(200)), None) == 19900
+        slots.close()
+
+
 async def test_closing_ends_the_threads(slots: ThreadSlots) -> None:
     """After close() the threads end by themselves."""
     own = ThreadSlots(3, "closing")
