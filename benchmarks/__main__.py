@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import consuming, end_to_end, flatness, idle, latency, memory, sending
+from benchmarks import consuming, delays, end_to_end, flatness, idle, latency, memory, sending
 from benchmarks.measure import Bench, Row, Sizes, Topic
 from benchmarks.report import WIDTH, as_json, machine, print_table
 from benchmarks.server import running_server
@@ -22,6 +22,7 @@ TOPICS: Mapping[str, Topic] = {
     "end-to-end": end_to_end.TOPIC,
     "latency": latency.TOPIC,
     "memory": memory.TOPIC,
+    "delays": delays.TOPIC,
     "idle": idle.TOPIC,
     "flatness": flatness.TOPIC,
 }
@@ -37,6 +38,8 @@ QUICK = Sizes(
     single=1_000,
     latencies=200,
     stored=20_000,
+    delayed=10_000,
+    due_within=2.0,
     settling=1.0,
     idling=3.0,
     depths=(1_000, 10_000, 100_000),

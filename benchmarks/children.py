@@ -16,7 +16,7 @@ import millstream as ms
 from benchmarks.messages import QUEUE, STAMPS, STAMPS_KEY, Order, Stamp
 from benchmarks.server import Bare, pack
 
-__all__ = ["answer", "child", "count", "note_latencies", "note_latencies_barely"]
+__all__ = ["answer", "child", "count", "note_latencies", "note_latencies_barely", "note_lateness"]
 
 PATIENCE = 120.0
 """Seconds after which a child that says nothing is taken for stuck."""
@@ -93,6 +93,25 @@ def note_latencies(url: str, messages: int, pipe: Connection) -> None:
 
     asyncio.run(_work(worker, url))
     pipe.send(latencies)
+
+
+def note_lateness(url: str, messages: int, pipe: Connection) -> None:
+    """Handle so many stamps of due times; say how late each was, in seconds."""
+    worker = ms.Worker()
+    late: list[float] = []
+
+    @worker.on_startup
+    async def ready() -> None:
+        pipe.send("ready")
+
+    @worker.on(STAMPS)
+    async def handle(stamp: Stamp) -> None:
+        late.append((time.time_ns() - stamp.sent) / 1e9)
+        if len(late) == messages:
+            worker.stop()
+
+    asyncio.run(_work(worker, url))
+    pipe.send(late)
 
 
 async def _work(worker: ms.Worker, url: str) -> None:

@@ -10,7 +10,7 @@ from benchmarks import ceiling
 from benchmarks.measure import Bench, Goal, Row, Topic
 from benchmarks.messages import ORDERS, QUEUE
 
-__all__ = ["TOPIC"]
+__all__ = ["TOPIC", "used_memory"]
 
 NAME = "memory"
 
@@ -23,16 +23,16 @@ def run(bench: Bench, _: frozenset[str]) -> list[Row]:
     for number in range(1, bench.repeat + 1):
         bench.say(f"memory ({number} of {bench.repeat})")
         bench.fresh()
-        before = _used(bench)
+        before = used_memory(bench)
         ceiling.fill(bench, messages)
-        bare.append((_used(bench) - before) / messages)
+        bare.append((used_memory(bench) - before) / messages)
         bench.fresh()
         asyncio.run(_send(bench, 1))  # so that the server has the script
         bench.fresh()
-        before = _used(bench)
+        before = used_memory(bench)
         # The client is gone when we look: its buffers are no part of a message.
         asyncio.run(_send(bench, messages))
-        ours.append((_used(bench) - before) / messages)
+        ours.append((used_memory(bench) - before) / messages)
     row = Row(
         topic="memory",
         name=NAME,
@@ -50,7 +50,8 @@ def run(bench: Bench, _: frozenset[str]) -> list[Row]:
 TOPIC = Topic("bytes of a queued message", (NAME,), run)
 
 
-def _used(bench: Bench) -> int:
+def used_memory(bench: Bench) -> int:
+    """Return how many bytes the server has allocated."""
     return int(bench.bare.info("memory")["used_memory"])
 
 
