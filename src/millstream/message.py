@@ -8,10 +8,19 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["ConsumerStats", "DeadLetter", "Message", "QueueStats", "Receipt", "Schedule", "time_of"]
+__all__ = [
+    "LAST_MS",
+    "ConsumerStats",
+    "DeadLetter",
+    "Message",
+    "QueueStats",
+    "Receipt",
+    "Schedule",
+    "time_of",
+]
 
 
-_LAST_MS = 253_402_300_799_000
+LAST_MS = 253_402_300_799_000
 """The end of the year 9999, where datetime ends."""
 
 
@@ -20,7 +29,7 @@ def time_of(message_id: str) -> datetime:
 
     A foreign producer may have given an id that is no time; far ones are cut to the year 9999.
     """
-    return datetime.fromtimestamp(min(int(message_id.partition("-")[0]), _LAST_MS) / 1000, UTC)
+    return datetime.fromtimestamp(min(int(message_id.partition("-")[0]), LAST_MS) / 1000, UTC)
 
 
 class Receipt(msgspec.Struct, frozen=True, gc=False):
@@ -48,6 +57,9 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
         attempts: how often a handler has failed with it.
         crashes: how many of its deliveries were lost to dead consumers.
         due: when it becomes ready, for a delayed message.
+        key: of which messages it is one, if the sender gave one.
+        priority: 0 (normal) to 9.
+        expires: when its time to live is over, if it has one.
     """
 
     id: str
@@ -56,6 +68,9 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int = 0
     crashes: int = 0
     due: datetime | None = None
+    key: str | None = None
+    priority: int = 0
+    expires: datetime | None = None
 
     @property
     def sent_at(self) -> datetime:
@@ -71,12 +86,14 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
         body: the decoded body, or the raw bytes if they do not fit the type of the queue.
         headers: the metadata that the sender gave.
         reason: ``attempts`` (the handler failed too often), ``crashed`` (its consumers died),
-            ``cancelled``, ``undecodable``, ``malformed``, or what the handler said when it rejected it.
+            ``expired``, ``cancelled``, ``undecodable``, ``malformed``, or what the handler said
+            when it rejected it.
         error: the last error as one line, or None.
         traceback: the last lines of its traceback, or None.
         attempts: how often a handler failed with it.
         crashes: how many of its deliveries were lost to dead consumers.
         died_at: when it came here.
+        key: of which messages it is one, if the sender gave one.
         cursor: where the next page of a listing starts (``after=``).
     """
 
@@ -90,6 +107,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     crashes: int
     died_at: datetime
     cursor: str
+    key: str | None = None
 
     @property
     def sent_at(self) -> datetime:

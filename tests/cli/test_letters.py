@@ -49,6 +49,9 @@ def test_peek_as_json(cli: Cli, client: Client, queue: Queue[Any]) -> None:
         "attempts": 0,
         "crashes": 0,
         "due": None,
+        "key": None,
+        "priority": 0,
+        "expires": None,
     }
 
 
@@ -115,6 +118,7 @@ def test_dead_as_json(cli: Cli, letters: list[str]) -> None:
         "traceback": None,
         "attempts": 0,
         "crashes": 0,
+        "key": None,
     }
 
 

@@ -45,6 +45,7 @@ def test_shape(cli: Cli, client: Client, queue: Queue[Any]) -> None:
         "attempt": 1,
         "crashes": 0,
         "sent_at": shown["sent_at"],
+        "key": None,
     }
     assert message.sent_at.isoformat(timespec="milliseconds")[:23] == shown["sent_at"][:23]
     assert shown["sent_at"].endswith("Z")

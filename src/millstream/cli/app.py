@@ -15,6 +15,7 @@ from millstream.cli.letters import dead, peek
 from millstream.cli.output import Failed, say
 from millstream.cli.receive import receive
 from millstream.cli.repair import purge, redrive
+from millstream.cli.reschedule import reschedule
 from millstream.cli.run import run
 from millstream.cli.schedules import schedules
 from millstream.cli.send import send
@@ -53,6 +54,9 @@ def make_app() -> typer.Typer:
     app.command(epilog="Example: millstream cancel orders 1718000000123-0")(cancel)
     app.command(epilog="Example: millstream purge orders --dead --yes")(purge)
     app.command(epilog="Example: millstream schedules orders --pause nightly")(schedules)
+    app.command(epilog="Example: millstream reschedule orders 1718000000123-0 --delay 60")(
+        reschedule
+    )
     app.command(epilog="Example: millstream run tasks:worker --processes 4")(run)
     return app
 

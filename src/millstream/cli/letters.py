@@ -62,6 +62,9 @@ def _peeked(message: Message) -> dict[str, object]:
         "crashes": message.crashes,
         "sent_at": sent_at(message.id),
         "due": message.due,
+        "key": message.key,
+        "priority": message.priority,
+        "expires": message.expires,
     }
 
 
@@ -129,6 +132,7 @@ def _dead_letter(letter: DeadLetter) -> dict[str, object]:
         "sent_at": sent_at(letter.id),
         "died_at": letter.died_at,
         "cursor": letter.cursor,
+        "key": letter.key,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated
 
 import typer
@@ -11,7 +12,23 @@ from millstream.driver.target import ENVIRONMENT_VARIABLE
 from millstream.errors import UsageError
 from millstream.policy import Retry
 
-__all__ = ["Json", "Limit", "Namespace", "QueueName", "Url", "queue_of"]
+__all__ = [
+    "At",
+    "Delay",
+    "Json",
+    "Key",
+    "Limit",
+    "Namespace",
+    "Ordered",
+    "Priority",
+    "QueueName",
+    "Ttl",
+    "Unique",
+    "UniqueFor",
+    "Url",
+    "queue_of",
+    "time_of",
+]
 
 QueueName = Annotated[
     str, typer.Argument(metavar="QUEUE", help="Name of the queue.", show_default=False)
@@ -32,10 +49,66 @@ Namespace = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 Limit = Annotated[int, typer.Option("--limit", min=1, metavar="N", help="Show N at most.")]
 
+Delay = Annotated[
+    float | None,
+    typer.Option(
+        "--delay", metavar="S", help="Seconds from now until it is due.", show_default=False
+    ),
+]
+At = Annotated[
+    str | None,
+    typer.Option(
+        "--at", metavar="TIME", help="When it is due: ISO 8601 with a zone.", show_default=False
+    ),
+]
+
+Key = Annotated[
+    str | None, typer.Option("--key", metavar="KEY", help="Their key.", show_default=False)
+]
+Ordered = Annotated[
+    bool, typer.Option("--ordered", help="The queue is declared so: keep the order of the key.")
+]
+Priority = Annotated[
+    int, typer.Option("--priority", metavar="0…9", help="9 is the highest.", show_default=False)
+]
+Unique = Annotated[
+    str | None,
+    typer.Option(
+        "--unique", metavar="KEY", help="Send nothing if it is taken.", show_default=False
+    ),
+]
+UniqueFor = Annotated[
+    str | None,
+    typer.Option(
+        "--unique-for", metavar="done|started|S", help="Until when it is.", show_default=False
+    ),
+]
+Ttl = Annotated[
+    float | None,
+    typer.Option("--ttl", metavar="S", help="Seconds until they expire.", show_default=False),
+]
+
 NEVER = 2**31 - 1
 
 
-def queue_of(name: str) -> Queue[bytes]:
+def time_of(text: str) -> datetime:
+    """Read a time as people write it: ISO 8601 with a zone.
+
+    Raises:
+        UsageError: it is none, or has no zone.
+    """
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError as error:
+        message = f"--at takes a time such as 2030-01-31T09:00+01:00, not {text!r}"
+        raise UsageError(message) from error
+    if time.utcoffset() is None:
+        message = f"--at needs a time zone, such as {text}+01:00 or {text}Z"
+        raise UsageError(message)
+    return time
+
+
+def queue_of(name: str, *, ordered: bool = False) -> Queue[bytes]:
     """Declare a queue without knowing what its bodies are.
 
     Raises:
@@ -48,4 +121,4 @@ def queue_of(name: str) -> Queue[bytes]:
         raise UsageError(message) from error
     # Who receives may be elected to take over expired leases. It does not know how many crashes
     # the workers of this queue allow, so it leaves it to them to give a message up.
-    return Queue(name, bytes, retry=Retry(max_crashes=NEVER))
+    return Queue(name, bytes, retry=Retry(max_crashes=NEVER), ordered=ordered)

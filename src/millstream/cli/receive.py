@@ -166,6 +166,7 @@ def _described(delivery: SyncDelivery[bytes]) -> dict[str, Any]:
         "attempt": delivery.attempt,
         "crashes": delivery.crashes,
         "sent_at": sent_at(delivery.id),
+        "key": delivery.key,
     }
 
 

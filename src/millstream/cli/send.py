@@ -8,14 +8,29 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from millstream.cli.json_input import BadInput, JsonInput, why_not_json
-from millstream.cli.options import Json, Namespace, QueueName, Url, queue_of
+from millstream.cli.options import (
+    At,
+    Delay,
+    Json,
+    Key,
+    Namespace,
+    Ordered,
+    Priority,
+    QueueName,
+    Ttl,
+    Unique,
+    UniqueFor,
+    Url,
+    queue_of,
+    time_of,
+)
 from millstream.cli.output import Failed, duration, plural, show_json, show_text
 from millstream.declare import Queue
 from millstream.errors import BrokerError, UsageError
@@ -28,53 +43,107 @@ LONG = 2**20
 """From so many bytes on a file is worth a progress bar."""
 
 
+Bodies = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="BODY", help="JSON values, one a message.", show_default=False),
+]
+Source = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="FILE",
+        help="Send each line of a file of JSON lines, or each element of a JSON array. "
+        "- is standard input.",
+        show_default=False,
+    ),
+]
+Header = Annotated[
+    list[str] | None,
+    typer.Option("--header", metavar="NAME=VALUE", help="Metadata. May be repeated."),
+]
+
+
 def send(
     queue: QueueName,
-    bodies: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="BODY", help="JSON values, one a message.", show_default=False),
-    ] = None,
-    source: Annotated[
-        str | None,
-        typer.Option(
-            "--from",
-            metavar="FILE",
-            help="Send each line of a file of JSON lines, or each element of a JSON array. "
-            "- is standard input.",
-            show_default=False,
-        ),
-    ] = None,
-    header: Annotated[
-        list[str] | None,
-        typer.Option("--header", metavar="NAME=VALUE", help="Metadata. May be repeated."),
-    ] = None,
+    bodies: Bodies = None,
+    *,
+    source: Source = None,
+    header: Header = None,
+    delay: Delay = None,
+    at: At = None,
+    key: Key = None,
+    ordered: Ordered = False,
+    priority: Priority = 0,
+    unique: Unique = None,
+    unique_for: UniqueFor = None,
+    ttl: Ttl = None,
     json_output: Json = False,
     url: Url = None,
     namespace: Namespace = "ms",
 ) -> None:
     """Send messages and print their ids."""
-    target = queue_of(queue)
-    headers = _headers(header or [])
+    target = queue_of(queue, ordered=ordered)
+    options = _given(
+        headers=_headers(header or []),
+        delay=delay,
+        at=None if at is None else time_of(at),
+        key=key,
+        priority=priority or None,
+        ttl=ttl,
+    )
+    once = _given(unique=unique, unique_for=_window(unique_for))
     if bool(bodies) == (source is not None):
         message = "give either BODY arguments or --from FILE (--from - reads standard input)"
         raise UsageError(message)
-    if source is None:
-        encoded = [_checked(body, at) for at, body in enumerate(bodies or [], 1)]
-        with Client(url, namespace=namespace) as client:
-            for receipt in client.send_many(target, encoded, headers=headers):
-                if json_output:
-                    show_json(receipt)
-                else:
-                    show_text(receipt.id)
-        return
+    if once and len(bodies or []) != 1:
+        message = "--unique is for one message: give one BODY"
+        raise UsageError(message)
     start = time.monotonic()
+    if source is None:
+        encoded = [_checked(body, number) for number, body in enumerate(bodies or [], 1)]
+        with Client(url, namespace=namespace) as client:
+            _send_bodies(client, target, encoded, options, once, as_json=json_output)
+        return
     with _opened(source) as file, Client(url, namespace=namespace) as client:
-        sent = _send_file(client, target, file, headers, source)
+        sent = _send_file(client, target, file, options, source)
     seconds = time.monotonic() - start
     if json_output:
         show_json({"queue": queue, "sent": sent, "seconds": round(seconds, 3)})
     else:
         show_text(f"{plural(sent)} sent to {queue} in {duration(seconds)}")
+
+
+def _send_bodies(
+    client: Client,
+    queue: Queue[bytes],
+    bodies: list[bytes],
+    options: Mapping[str, Any],
+    once: Mapping[str, Any],
+    *,
+    as_json: bool,
+) -> None:
+    """Send what the command line holds, and print the receipts."""
+    if once:
+        receipts = [client.send(queue, bodies[0], **options, **once)]
+    else:
+        receipts = client.send_many(queue, bodies, **options)
+    for receipt in receipts:
+        if as_json:
+            show_json(receipt)
+        else:
+            show_text(f"{receipt.id} (duplicate)" if receipt.duplicate else receipt.id)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """What was asked for; the rest is left to the client."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _window(unique_for: str | None) -> str | float | None:
+    try:
+        return unique_for if unique_for is None else float(unique_for)
+    except ValueError:
+        return unique_for  # done or started; the client says what is wrong with others
 
 
 def _headers(options: list[str]) -> Mapping[str, str]:
@@ -115,7 +184,7 @@ def _opened(source: str) -> Iterator[BinaryIO]:
 
 
 def _send_file(
-    client: Client, queue: Queue[bytes], file: BinaryIO, headers: Mapping[str, str], name: str
+    client: Client, queue: Queue[bytes], file: BinaryIO, options: Mapping[str, Any], name: str
 ) -> int:
     """Send what a file holds; return how many messages that were."""
     reader = JsonInput(file, queue.max_body)
@@ -124,7 +193,7 @@ def _send_file(
     try:
         with _progress(file) as advance:
             for batch in reader.batches():
-                sent += len(client.send_many(queue, batch.bodies, headers=headers))
+                sent += len(client.send_many(queue, batch.bodies, **options))
                 next_line = batch.next_line
                 advance(reader.read, sent)
     except BadInput as error:

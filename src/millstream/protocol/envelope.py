@@ -42,6 +42,8 @@ _encode_json = msgspec.json.Encoder().encode
 
 _STARTED = b"started:"
 
+_MOST_DIGITS = 18
+
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What a decoder may raise for foreign bytes."""
 
@@ -136,8 +138,14 @@ class Envelope(msgspec.Struct, eq=False, gc=False):
         Args:
             now_ms: the server's time.
         """
-        expiry = self.raw.get(b"x", b"").partition(b" ")[0]
-        return expiry.isdigit() and int(expiry) <= now_ms and not self._begun
+        expiry = self.expiry
+        return expiry is not None and expiry <= now_ms and not self._begun
+
+    @property
+    def expiry(self) -> int | None:
+        """When its time to live is over, in ms since 1970; None: never."""
+        digits = self.raw.get(b"x", b"").partition(b" ")[0]
+        return int(digits) if digits.isdigit() and len(digits) <= _MOST_DIGITS else None
 
     @property
     def _begun(self) -> bool:

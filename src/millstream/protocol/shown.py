@@ -7,7 +7,7 @@ from typing import Any
 
 from millstream.codec import NotDecodable
 from millstream.declare import Queue
-from millstream.message import DeadLetter, Message
+from millstream.message import LAST_MS, DeadLetter, Message
 from millstream.protocol.envelope import Envelope
 from millstream.protocol.partitions import public_id
 
@@ -23,7 +23,10 @@ def message(queue: Queue[Any], partition: int, envelope: Envelope, due: int | No
         headers=envelope.headers,
         attempts=state.attempts,
         crashes=state.crashes,
-        due=None if due is None else datetime.fromtimestamp(due / 1000, UTC),
+        due=None if due is None else _time(due),
+        key=envelope.key,
+        priority=envelope.priority,
+        expires=None if envelope.expiry is None else _time(envelope.expiry),
     )
 
 
@@ -41,7 +44,12 @@ def dead_letter(queue: Queue[Any], partition: int, envelope: Envelope) -> DeadLe
         crashes=state.crashes,
         died_at=datetime.fromtimestamp(state.at / 1000, UTC),
         cursor=public_id(envelope.token.decode(), partition),
+        key=envelope.key,
     )
+
+
+def _time(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(min(milliseconds, LAST_MS) / 1000, UTC)
 
 
 def _readable(queue: Queue[Any], envelope: Envelope) -> Any:
