@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 
 from millstream.driver.blocking import BlockingDriver
 from millstream.policy import Retry
-from millstream.protocol import admin, consume, settlement
+from millstream.protocol import admin, consume, control, settlement
 from millstream.protocol.envelope import Envelope, entries_of
 from millstream.protocol.keys import GROUP, LANES, QueueKeys, queue_keys
 from millstream.protocol.op import Command, Op, Plan
@@ -70,6 +70,7 @@ class Model:
     messages: dict[str, Message] = field(default_factory=dict)
     stale: dict[str, list[bytes]] = field(default_factory=dict)
     now: int = 1_700_000_000_000
+    paused: bool = False
 
     def at(self, *places: str) -> dict[str, Message]:
         return {id: one for id, one in self.messages.items() if one.place in places}
@@ -97,6 +98,18 @@ class Model:
         one = self._take(id)
         one.crashes += blame
         one.place = "dead" if one.crashes > POLICY.max_crashes else "fs"[one.crashes > 1]
+
+    def cancel(self, id: str) -> bool:
+        """Whether it was there."""
+        one = self.messages.get(id)
+        if one is None or one.place == "dead":
+            return False
+        if one.place == "flying":
+            self._take(id)
+            one.place = "dead"
+        else:
+            del self.messages[id]
+        return True
 
     def promote(self) -> None:
         for one in self.at("delayed").values():
@@ -159,7 +172,8 @@ class QueueMachine(RuleBasedStateMachine):
         found = self.run(consume.fetch(self.keys, consumer, reads=reads, now_ms=self.model.now))
 
         self.model.promote()
-        waiting = {lane: len(self.model.at(lane)) for lane in LANES}
+        there = not self.model.paused
+        waiting = {lane: len(self.model.at(lane)) if there else 0 for lane in LANES}
         assert (found.front, found.suspect) == (waiting["f"] > 0, waiting["s"] > 0)
         assert found.next_due_ms == self.next_due()
         came = Counter(lane_of(envelope.token) for envelope in found.envelopes)
@@ -170,7 +184,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(consumer=consumers, suspects=st.booleans())
     def wait(self, consumer: str, suspects: bool) -> None:
         """Only for what is there: servers look at the end of a sleep ten times a second."""
-        if not self.model.at("", "f", *("s" if suspects else "")):
+        if self.model.paused or not self.model.at("", "f", *("s" if suspects else "")):
             return
         found = self.run(consume.wait(self.keys, consumer, 1, suspects=suspects))
         assert found.envelopes
@@ -328,6 +342,22 @@ class QueueMachine(RuleBasedStateMachine):
         for id in gone:
             del self.model.messages[id]
 
+    @rule()
+    def pause(self) -> None:
+        self.run(control.pause(self.keys))
+        self.model.paused = True
+
+    @rule()
+    def resume(self) -> None:
+        self.run(control.resume(self.keys))
+        self.model.paused = False
+
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        """A message in any place, or one that never was."""
+        id = data.draw(st.sampled_from([*sorted(self.model.messages), "1-1"]), label="id")
+        assert self.drive(control.cancel(self.keys, id)) == self.model.cancel(id)
+
     # What must always be true
 
     @invariant()
@@ -337,6 +367,7 @@ class QueueMachine(RuleBasedStateMachine):
         expected = [
             len(at(*places)) for places in (("", "f", "s"), ("delayed",), ("flying",), ("dead",))
         ]
+        assert found.paused == self.model.paused
         assert [found.ready, found.delayed, found.in_flight, found.dead] == expected
         assert sum(expected) == len(self.model.messages)
         owned = {one.name: one.in_flight for one in found.consumers}
