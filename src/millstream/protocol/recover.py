@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from millstream.protocol.keys import GROUP, QueueKeys
-from millstream.protocol.op import Op, Pause, Plan, load_script
+from millstream.protocol.op import Command, Op, Pause, Plan, load_script
+from millstream.protocol.partitions import leave as leave_partitions
 
-__all__ = ["HandedOver", "Swept", "hand_over", "hand_over_some", "leave", "sweep"]
+__all__ = ["HandedOver", "Swept", "hand_over", "hand_over_all", "hand_over_some", "leave", "sweep"]
 
 _HAND_OVER = load_script("hand_over")
 _SWEEP = load_script("sweep")
@@ -147,6 +148,41 @@ def hand_over(
             if not patient:
                 return HandedOver(moved, died, removed=False)
             yield Pause(0.5)
+
+
+def hand_over_all(
+    keys: QueueKeys, worker: str, *, partitions: int, crashed: bool, max_crashes: int
+) -> Plan[HandedOver]:
+    """Take all that a worker had of a queue, in whatever partitions, some deliveries a call.
+
+    Args:
+        keys: of the queue.
+        worker: who is gone: the name of its consumer, or what the names of its consumers of
+            partitions begin with.
+        partitions: of the queue.
+        crashed: whether this counts as a crash of each message.
+        max_crashes: how many a message may have.
+    """
+    if partitions == 1:
+        return (yield from hand_over(keys, worker, crashed=crashed, max_crashes=max_crashes))
+    # First, so that others read its partitions when the work comes back to them.
+    yield leave_partitions(keys, worker)
+    moved = died = 0
+    for number in range(partitions):
+        at = keys.at(number)
+        registered: list[bytes] = yield Op((Command(("HKEYS", at.consumers)),), decode=_first)
+        for name in registered:
+            if name.startswith(f"{worker}/".encode()):
+                done = yield from hand_over(
+                    at, name.decode(), crashed=crashed, max_crashes=max_crashes
+                )
+                moved += done.moved
+                died += done.died
+    return HandedOver(moved, died, removed=True)
+
+
+def _first(replies: list[Any]) -> Any:
+    return replies[0]
 
 
 def leave(keys: QueueKeys, consumer: str, *, max_crashes: int) -> Plan[HandedOver]:

@@ -19,7 +19,7 @@ from typing import Any
 
 from millstream.aio.client import AsyncClient
 from millstream.errors import BrokerError, UsageError
-from millstream.worker.consumer import Consumer
+from millstream.worker.partitions import Work
 from millstream.worker.run import Run
 from millstream.worker.worker import Worker
 
@@ -88,7 +88,7 @@ def _orphaned(loop: asyncio.AbstractEventLoop, lifeline: int, run: Run) -> None:
     run.stop()
 
 
-def _report(pipe: int | None, run: Run, consumers: Sequence[Consumer]) -> None:
+def _report(pipe: int | None, run: Run, consumers: Sequence[Work]) -> None:
     """Tell the supervisor which consumers die with this process, and how long an end may take."""
     if pipe is None:
         return
@@ -97,6 +97,7 @@ def _report(pipe: int | None, run: Run, consumers: Sequence[Consumer]) -> None:
             "queue": consumer.handler.queue.name,
             "consumer": consumer.name,
             "max_crashes": consumer.handler.retry.max_crashes,
+            "partitions": consumer.handler.queue.partitions,
         }
         for consumer in consumers
     ]

@@ -3,64 +3,103 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from millstream.aio.client import AsyncClient
-from millstream.protocol.keys import queue_keys
+from millstream.protocol.control import Word
 from millstream.worker.calls import build_call
 from millstream.worker.control import Hearer
 from millstream.worker.handler import Handler, Middleware
 from millstream.worker.handling import Handling
+from millstream.worker.permits import Turn
 from millstream.worker.prefetch import Prefetch
 from millstream.worker.reader import Reader
 from millstream.worker.slots import Slots
 from millstream.worker.sweeper import run_sweeper
-from millstream.worker.threads import ThreadSlots
+from millstream.worker.threads import ThreadSlots, threads_of
 
-__all__ = ["Consumer"]
+__all__ = ["Consumer", "Share"]
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What makes a consumer one of several that a worker has for a queue.
+
+    Attributes:
+        partition: that it reads.
+        consumer: its name, which nobody else has.
+        threads: of all of them, for a plain function; None for a coroutine.
+        turn: its way to the permits of all of them.
+    """
+
+    partition: int
+    consumer: str
+    threads: ThreadSlots | None
+    turn: Turn
 
 
 class Consumer:
-    """Consumes one queue. ``start`` makes it, ``run`` works, ``stop`` and ``finish`` end it.
+    """Consumes one queue, or one partition. ``start`` makes it, ``stop`` and ``finish`` end it.
 
     Args:
         mq: the client.
         handler: as declared.
         reader: reads the queue.
-        threads: for a plain function; None for a coroutine.
+        threads: its own, for a plain function; None for a coroutine.
+        turn: to stop with it; None: nobody shares handlers with it.
     """
 
     def __init__(
-        self, mq: AsyncClient, handler: Handler, reader: Reader, threads: ThreadSlots | None
+        self,
+        mq: AsyncClient,
+        handler: Handler,
+        reader: Reader,
+        threads: ThreadSlots | None,
+        turn: Turn | None,
     ) -> None:
         self._mq = mq
         self.handler = handler
         self._reader = reader
         self._threads = threads
+        self._turn = turn
 
     @classmethod
     async def start(
-        cls, mq: AsyncClient, handler: Handler, middleware: Sequence[Middleware]
+        cls,
+        mq: AsyncClient,
+        handler: Handler,
+        middleware: Sequence[Middleware],
+        share: Share | None = None,
     ) -> Consumer:
-        """Put the actors together; nothing is read yet."""
+        """Put the actors together; nothing is read yet.
+
+        Args:
+            mq: the client.
+            handler: as declared.
+            middleware: around each call.
+            share: what it has of a queue in partitions; None: it has the queue for itself.
+        """
         queue = handler.queue
         reader = Reader(
             mq.driver,
             mq.lease_keeper(),
             await mq.driver.listener(),
             queue=queue,
-            keys=queue_keys(mq.namespace, queue.name),
-            consumer=mq.consumer_name(),
+            keys=mq.keys_of(queue).at(share.partition if share else 0),
+            consumer=share.consumer if share else mq.consumer_name(),
             prefetch=Prefetch(handler.room, handler.prefetch),
         )
-        threads = None
-        if not handler.is_async:
-            threads = ThreadSlots(handler.concurrency, f"millstream-{queue.name}")
+        threads = share.threads if share else threads_of(handler)
         call = build_call(handler, middleware, threads, reader.holdings)
+        if share:
+            call = share.turn.around(call)
         interrupt = None if threads is None else threads.interrupt
         handling = Handling(handler, call, reader.holdings, interrupt)
         reader.holdings.slots = Slots(handler, handling)
-        return cls(mq, handler, reader, threads)
+        if share:
+            return cls(mq, handler, reader, None, share.turn)
+        return cls(mq, handler, reader, threads, None)
 
     @property
     def name(self) -> str:
@@ -68,14 +107,31 @@ class Consumer:
         return self._reader.consumer
 
     @property
-    def hearer(self) -> Hearer:
-        """Who is told of pauses and cancellations."""
-        return self._reader
+    def partition(self) -> int:
+        """Which partition it reads."""
+        return self._reader.keys.partition
 
     @property
-    def control(self) -> str:
-        """Key of the stream that tells of them."""
-        return queue_keys(self._mq.namespace, self.handler.queue.name).control
+    def hearers(self) -> Mapping[str, Hearer]:
+        """Key of the stream that tells of pauses and cancellations, and who is told."""
+        return {self._reader.keys.control: self}
+
+    def pause(self) -> None:
+        """Begin with no message any more."""
+        self._reader.pause()
+        if self._turn is not None:
+            self._turn.drop()
+
+    def resume(self) -> None:
+        """Look for messages again."""
+        self._reader.resume()
+
+    def cancelled(self, word: Word) -> None:
+        """Stop the handler of a message that the server has ended."""
+        self._reader.cancelled(word)
+
+    def moved(self) -> None:
+        """A queue that is not divided has nothing that could move."""
 
     @property
     def idle(self) -> bool:
@@ -84,7 +140,7 @@ class Consumer:
 
     async def run(self) -> None:
         """Work until stopped."""
-        keys = queue_keys(self._mq.namespace, self.handler.queue.name)
+        keys = self._reader.keys
         sweeper = asyncio.create_task(
             run_sweeper(self._mq.driver, keys, self.name, self.handler), name="millstream-sweeper"
         )
@@ -97,16 +153,23 @@ class Consumer:
     def stop(self) -> None:
         """Stop reading; ``run`` comes to its end."""
         self._reader.stop()
+        if self._turn is not None:
+            self._turn.stop()
+
+    def hurry(self) -> None:
+        """Give handlers that run no more time: ``finish`` has waited long enough."""
+        self._reader.hurry()
 
     async def let_go(self) -> None:
         """Disconnect, and extend no lease any more. What is still in hand runs out."""
         await self._reader.let_go()
 
-    async def finish(self, timeout: float) -> None:  # noqa: ASYNC109 - passed on to the handlers
+    async def finish(self, timeout: float | None) -> None:  # noqa: ASYNC109 - passed on to the handlers
         """Give running handlers some time, settle, and leave.
 
         Args:
-            timeout: seconds until coroutines are cancelled and their messages handed back.
+            timeout: seconds until coroutines are cancelled and their messages handed back; None:
+                as many as they need, or until ``hurry``.
         """
         await self._reader.finish(timeout)
         if self._threads is not None:

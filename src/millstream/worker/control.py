@@ -37,6 +37,10 @@ class Hearer(Protocol):
         """The server has ended a delivery; stop its handler if it is here."""
         ...
 
+    def moved(self) -> None:
+        """Workers have come or gone that share the partitions of the queue."""
+        ...
+
 
 class Control:
     """One sleeping read for all queues of a worker, on a connection of its own.
@@ -97,3 +101,5 @@ class Control:
             hearer.resume()
         elif word.op == "cancel":
             hearer.cancelled(word)
+        elif word.op == "members":
+            hearer.moved()

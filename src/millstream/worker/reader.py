@@ -65,7 +65,7 @@ class Reader:
         self._driver = driver
         self._listener = listener
         self._queue = queue
-        self._keys = keys
+        self.keys = keys
         self.consumer = consumer
         self._prefetch = prefetch
         self._reading = Reading(weighted=queue.priorities == "weighted")
@@ -174,7 +174,7 @@ class Reader:
         woken, reading.woken = reading.woken, []
         ends = [*parcel.others, *(Settlement("woken", entry) for entry in woken)]
         op = consume.fetch(
-            *(self._keys, self.consumer, ends, reads), acks=parcel.acks, urgent=reading.urgent
+            *(self.keys, self.consumer, ends, reads), acks=parcel.acks, urgent=reading.urgent
         )
         asked = time.monotonic()
         try:
@@ -194,7 +194,7 @@ class Reader:
     async def _take(self, found: Fetched) -> None:
         if found.envelopes and self._paused and not self._stopping:
             # Read before the pause, or after a resume that we have not heard of yet.
-            self._paused = await self._driver.run(control.is_paused(self._keys))
+            self._paused = await self._driver.run(control.is_paused(self.keys))
         self.holdings.take(found.envelopes, begin=not (self._stopping or self._paused))
 
     async def _listen(self) -> None:
@@ -218,7 +218,7 @@ class Reader:
         """
         await self._sleeper.close()
         queue = self._queue
-        plan = consume.rejoin(self._keys, self.consumer, queue.lease_ms, queue.partitions)
+        plan = consume.rejoin(self.keys, self.consumer, queue.lease_ms, queue.partitions)
         pending = await self._driver.drive(plan)
         unknown = Fetched(envelopes=self.holdings.reconcile(pending))
         self._reading.woke(unknown)
@@ -227,13 +227,17 @@ class Reader:
         await self._take(unknown)
         self._sure = True
 
+    def hurry(self) -> None:
+        """Give handlers that run no more time: ``finish`` has waited long enough."""
+        self.holdings.slots.hurry()
+
     async def let_go(self) -> None:
         """Cancel handlers, disconnect, and extend no lease any more. Safe to repeat."""
         self.holdings.slots.close()
         self.holdings.drop()
         await self._sleeper.disconnect()
 
-    async def finish(self, timeout: float) -> None:  # noqa: ASYNC109 - passed on to the handlers
+    async def finish(self, timeout: float | None) -> None:  # noqa: ASYNC109 - passed on to the handlers
         """End in order: hand back what was not begun, wait for handlers, settle, leave.
 
         Call it after ``run`` has ended.
@@ -276,7 +280,7 @@ class Reader:
         """Remove this consumer, unless its leases have to run out."""
         if not self.holdings.keeps_leases:
             crashes = self._queue.retry.max_crashes
-            await self._driver.drive(leave(self._keys, self.consumer, max_crashes=crashes))
+            await self._driver.drive(leave(self.keys, self.consumer, max_crashes=crashes))
 
     async def _flush(self) -> None:
         """Settle what has ended; what a lost connection leaves open is looked up."""

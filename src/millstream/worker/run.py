@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from millstream.aio.client import AsyncClient
 from millstream.errors import BrokerError
-from millstream.worker.consumer import Consumer
 from millstream.worker.control import Control
 from millstream.worker.handler import Handler, Middleware
+from millstream.worker.partitions import Work, begin
 from millstream.worker.recurrence import Recurrence
 from millstream.worker.scheduler import Scheduler
 
@@ -59,11 +59,11 @@ class Run:
         self._shutdown = shutdown
         self.shutdown_timeout = shutdown_timeout
         self._stop = asyncio.Event()
-        self._consumers: list[Consumer] = []
+        self._consumers: list[Work] = []
         self._schedulers: list[Scheduler] = []
 
     async def work(
-        self, *, burst: bool, announce: Callable[[Sequence[Consumer]], None] | None = None
+        self, *, burst: bool, announce: Callable[[Sequence[Work]], None] | None = None
     ) -> None:
         """Work until stopped, cancelled, or (in a burst) drained.
 
@@ -92,11 +92,11 @@ class Run:
         self._stop.set()
 
     async def _consume(
-        self, *, burst: bool, announce: Callable[[Sequence[Consumer]], None] | None
+        self, *, burst: bool, announce: Callable[[Sequence[Work]], None] | None
     ) -> None:
         await self.client.connect()
         for handler in self._handlers:
-            self._consumers.append(await Consumer.start(self.client, handler, self._middleware))
+            self._consumers.append(await begin(self.client, handler, self._middleware))
         if announce is not None:
             announce(self._consumers)
         listening = await self._listen()
@@ -130,7 +130,7 @@ class Run:
     async def _listen(self) -> list[asyncio.Task[None]]:
         if not self._consumers:
             return []
-        hearers = {consumer.control: consumer.hearer for consumer in self._consumers}
+        hearers = {key: one for work in self._consumers for key, one in work.hearers.items()}
         control = await Control.start(self.client.driver, hearers)
         return [asyncio.create_task(control.run(), name="millstream-control")]
 

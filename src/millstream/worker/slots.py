@@ -7,7 +7,6 @@ costs no task and no turn of the event loop, which is what makes fast handlers f
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
@@ -50,6 +49,7 @@ class Slots:
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
         self._hiring = False
+        self._late = asyncio.Event()
 
     @property
     def hungry(self) -> bool:
@@ -128,21 +128,28 @@ class Slots:
         """Take out what no handler has begun with."""
         return [envelope.token for envelope in self._waiting.drop()]
 
-    async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - at the end it cancels handlers, not itself
+    async def drain(self, timeout: float | None) -> None:  # noqa: ASYNC109 - at the end it cancels handlers, not itself
         """Wait for running handlers; cancel those that are late, and hand their messages back.
 
         Args:
-            timeout: seconds.
+            timeout: seconds; None: any number, until ``hurry``.
         """
+        quiet = asyncio.create_task(self._handling.quiet())
+        late = asyncio.create_task(self._late.wait())
         try:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._handling.quiet(), timeout)
+            await asyncio.wait([quiet, late], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            quiet.cancel()
+            late.cancel()
             # Also when nobody waits for the handlers any more.
             self.close()
         if self._tasks:
             # A handler may refuse to be cancelled; it does not hold up the others.
             await asyncio.wait(self._tasks, timeout=5)
+
+    def hurry(self) -> None:
+        """Have ``drain`` wait no longer for handlers."""
+        self._late.set()
 
     def close(self) -> None:
         """Cancel what still runs. Safe to repeat."""

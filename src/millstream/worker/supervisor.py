@@ -22,7 +22,7 @@ from millstream.aio.client import AsyncClient
 from millstream.driver.target import ENVIRONMENT_VARIABLE
 from millstream.errors import BrokerError
 from millstream.protocol.keys import queue_keys
-from millstream.protocol.recover import hand_over
+from millstream.protocol.recover import hand_over_all
 from millstream.worker.child import FORCED, USAGE
 
 __all__ = ["supervise"]
@@ -216,9 +216,15 @@ class Supervisor:
         """Give what a dead child held to other consumers, as soon as the server is there."""
         for one in held:
             keys = queue_keys(self._namespace, one["queue"])
-            crashes = one["max_crashes"]
+            crashes, partitions = one["max_crashes"], one["partitions"]
             while True:
-                plan = hand_over(keys, one["consumer"], crashed=crashed, max_crashes=crashes)
+                plan = hand_over_all(
+                    keys,
+                    one["consumer"],
+                    partitions=partitions,
+                    crashed=crashed,
+                    max_crashes=crashes,
+                )
                 try:
                     done = await mq.driver.drive(plan)
                 except BrokerError as error:

@@ -10,7 +10,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["ThreadSlots"]
+from millstream.worker.handler import Handler
+
+__all__ = ["ThreadSlots", "threads_of"]
 
 
 class _Job:
@@ -174,3 +176,10 @@ def _raise_in(thread: int, exception: type[BaseException] | None) -> None:
     """CPython's one way to reach a running thread; None takes it back."""
     argument = ctypes.py_object(exception) if exception is not None else None
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), argument)
+
+
+def threads_of(handler: Handler) -> ThreadSlots | None:
+    """Return threads for a plain function; None for a coroutine."""
+    if handler.is_async:
+        return None
+    return ThreadSlots(handler.concurrency, f"millstream-{handler.queue.name}")

@@ -6,9 +6,10 @@
 -- @include clock
 -- @include tell
 local now, stay = clock(ARGV[2]), tonumber(ARGV[3])
+local number = redis.call('HGET', KEYS[3], 'partitions')
 local changed = redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
 if stay > 0 then
-  redis.pcall('HSETNX', KEYS[3], 'partitions', ARGV[4])
+  if not number then redis.pcall('HSET', KEYS[3], 'partitions', ARGV[4]) end
   -- Without memory nobody can be noted. Whoever comes reads all the same: that makes room.
   local added = redis.pcall('ZADD', KEYS[1], now + stay, ARGV[1])
   if type(added) == 'number' then changed = changed + added end
@@ -18,5 +19,5 @@ else
 end
 if changed > 0 then tell(KEYS[2], 'op', 'members') end
 local found = redis.call('ZRANGE', KEYS[1], 0, -1)
-table.insert(found, 1, redis.call('HGET', KEYS[3], 'partitions') or ARGV[4])
+table.insert(found, 1, number or ARGV[4])
 return found

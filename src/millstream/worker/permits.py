@@ -1,0 +1,118 @@
+"""How many handlers of a queue run at a time, when several consumers of one worker share it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from millstream.aio.delivery import Delivery
+from millstream.errors import LeaseLost
+from millstream.worker.handling import Call
+
+__all__ = ["Permits", "Turn"]
+
+
+class Permits:
+    """A number of permits, given out in the order of asking.
+
+    Args:
+        count: how many.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+        self._waiting: deque[asyncio.Future[bool]] = deque()
+
+    def take(self) -> bool:
+        """Take a permit if one is free."""
+        if self._free == 0:
+            return False
+        self._free -= 1
+        return True
+
+    def ask(self) -> asyncio.Future[bool]:
+        """Ask for the next one; the future's result is True when it is there."""
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        return future
+
+    def give_back(self) -> None:
+        """Pass a permit on to who waits longest."""
+        while self._waiting:
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_result(True)
+                return
+        self._free += 1
+
+
+class Turn:
+    """One consumer's way to the permits: who waits when it stops has not begun.
+
+    Args:
+        permits: shared with other consumers.
+    """
+
+    def __init__(self, permits: Permits) -> None:
+        self._permits = permits
+        self._waiting: set[asyncio.Future[bool]] = set()
+        self._over = False
+
+    def around(self, inner: Call) -> Call:
+        """Have a call wait for its turn. What comes too late is handed back without blame."""
+
+        async def taking_turns(body: Any, delivery: Any) -> None:
+            if not await self._enter():
+                await _release(delivery)
+                return
+            try:
+                # A coroutine whose lease is lost meanwhile is cancelled; what runs in a thread
+                # must not begin.
+                if not all(one.lease_lost for one in _each(delivery)):
+                    await inner(body, delivery)
+            finally:
+                self._permits.give_back()
+
+        return taking_turns
+
+    async def _enter(self) -> bool:
+        """Wait for a permit; False: the consumer has stopped."""
+        if self._over:
+            return False
+        if self._permits.take():
+            return True
+        future = self._permits.ask()
+        self._waiting.add(future)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and future.result():
+                self._permits.give_back()
+            raise
+        finally:
+            self._waiting.discard(future)
+
+    def stop(self) -> None:
+        """Let nobody begin any more."""
+        self._over = True
+        self.drop()
+
+    def drop(self) -> None:
+        """Have those that wait now not begin."""
+        for future in self._waiting:
+            if not future.done():
+                future.set_result(False)
+
+
+def _each(delivery: Delivery[Any] | Sequence[Delivery[Any]]) -> Sequence[Delivery[Any]]:
+    """Return the deliveries of a call: of a message, or of a batch."""
+    return [delivery] if isinstance(delivery, Delivery) else delivery
+
+
+async def _release(delivery: Delivery[Any] | Sequence[Delivery[Any]]) -> None:
+    for one in _each(delivery):
+        with contextlib.suppress(LeaseLost):
+            await one.release()
