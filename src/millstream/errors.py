@@ -128,7 +128,8 @@ class DeliveryError(MillstreamError):
 class LeaseLost(DeliveryError):
     """This consumer does not own the message any more, so nothing was settled.
 
-    Its lease ran out, or it was settled before, and another consumer may have it by now.
+    Its lease ran out and another consumer may have it by now, or it was settled before, or
+    somebody has cancelled it.
     """
 
 

@@ -12,7 +12,7 @@ from millstream.protocol import admin, consume, control
 from millstream.protocol.keys import GROUP
 from millstream.protocol.recover import hand_over_some, leave
 from millstream.protocol.settlement import Settlement, ack, release
-from tests.lua.state import NOW, State, out_of_memory
+from tests.lua.state import NOW, State, out_of_memory, refused
 from tests.support.servers import Server
 
 LANES = ("ready", "front", "suspect")
@@ -326,6 +326,18 @@ def test_a_restart_changes_nothing(own_server: Server, own_state: State) -> None
     assert position(state, "ready") == NOWHERE
     resume(state)
     assert read(state) == [b"1", b"2"]
+
+
+def test_a_full_server_is_not_paused(own_server: Server, own_state: State) -> None:
+    """It says so and changes nothing: only workers can make room."""
+    own_state.register("a")
+    own_state.put()
+
+    with out_of_memory(own_server), refused("OOM"):
+        pause(own_state)
+
+    assert not stats(own_state).paused
+    assert read(own_state) == [b"1"]
 
 
 def test_a_full_server_can_go_on(own_server: Server, own_state: State) -> None:

@@ -108,7 +108,7 @@ class Delivery(Generic[T]):
     def lease_lost(self) -> bool:
         """Whether another consumer may have the message by now, as far as is known here.
 
-        A handler that runs in a thread may look at it in long work; an async one is cancelled.
+        Also when somebody has cancelled it. A handler that runs in a thread may look at it in long work; an async one is cancelled.
         """
         return not self._settled and not self._owner.holds(self.envelope.token)
 
@@ -189,6 +189,6 @@ class Delivery(Generic[T]):
     def _lost(self) -> LeaseLost:
         message = (
             f"queue {self._queue.name!r}: message {self.id} is not ours any more: it was settled "
-            "already, or its lease ran out and another consumer has it"
+            "already, somebody has cancelled it, or its lease ran out and another consumer has it"
         )
         return LeaseLost(message, queue=self._queue.name, id=self.id)
