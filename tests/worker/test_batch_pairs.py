@@ -17,10 +17,14 @@ NEVER = 3600.0
 Batch = list[ms.Delivery[Any]]
 
 
+@pytest.mark.parametrize("partitions", [1, 3])
 @pytest.mark.parametrize("concurrency", [1, 3])
-async def test_ordered(worker: ms.Worker, mq: ms.AsyncClient, concurrency: int) -> None:
+async def test_ordered(
+    worker: ms.Worker, mq: ms.AsyncClient, concurrency: int, partitions: int
+) -> None:
     """A batch has one message of a key at most; each key keeps its order through failures."""
-    queue: ms.Queue[Any] = ms.Queue("ordered", ordered=True, retry=ms.Retry(backoff=SOON))
+    policy = ms.Retry(backoff=SOON)
+    queue: ms.Queue[Any] = ms.Queue("ordered", ordered=True, partitions=partitions, retry=policy)
     done: dict[str, list[int]] = {}
     running_keys: Counter[str] = Counter()
     sizes: list[int] = []
@@ -185,3 +189,28 @@ async def test_paused_while_it_gathers(
         await becomes(mq, queue, (0, 0, 0, 0))
     assert batches[0] == [0, 1, 2]
     assert sorted(batches[1]) == [3, 4, 5]
+
+
+async def test_partitions_share_the_turns_of_a_stop(mq: ms.AsyncClient) -> None:
+    """A worker that stops hands back the batches of all partitions that wait for their turn."""
+    queue: ms.Queue[Any] = ms.Queue("ordered", ordered=True, partitions=3)
+    worker = ms.Worker()
+    begun: list[list[int]] = []
+    go_on = asyncio.Event()
+
+    @worker.on(queue, batch=50, batch_wait=0.05)
+    async def handle(bodies: list[int]) -> None:
+        begun.append(bodies)
+        await go_on.wait()
+
+    for n in range(60):
+        await mq.send(queue, n, key=str(n))
+    async with running(worker, mq):
+        await becomes(mq, queue, (0, 0, 60, 0))
+        await auntil(lambda: begun, PATIENCE)
+        worker.stop()
+        await becomes(mq, queue, (60 - len(begun[0]), 0, len(begun[0]), 0))
+        go_on.set()
+    assert len(begun) == 1
+    assert await counts(mq, queue) == (60 - len(begun[0]), 0, 0, 0)
+    assert {one.attempts + one.crashes for one in await mq.peek(queue, limit=60)} == {0}

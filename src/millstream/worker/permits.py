@@ -113,6 +113,9 @@ def _each(delivery: Delivery[Any] | Sequence[Delivery[Any]]) -> Sequence[Deliver
 
 
 async def _release(delivery: Delivery[Any] | Sequence[Delivery[Any]]) -> None:
-    for one in _each(delivery):
-        with contextlib.suppress(LeaseLost):
-            await one.release()
+    await asyncio.gather(*map(_release_one, _each(delivery)))
+
+
+async def _release_one(delivery: Delivery[Any]) -> None:
+    with contextlib.suppress(LeaseLost):
+        await delivery.release()
