@@ -25,7 +25,7 @@ from millstream.errors import (
     UsageError,
 )
 from millstream.message import ConsumerStats, DeadLetter, Message, QueueStats, Receipt, Schedule
-from millstream.policy import Backoff, Retry
+from millstream.policy import Backoff, Rate, Retry
 from millstream.sync.client import Client
 from millstream.sync.delivery import SyncDelivery
 from millstream.worker import Worker
@@ -45,6 +45,7 @@ __all__ = [
     "NotConnected",
     "Queue",
     "QueueStats",
+    "Rate",
     "Receipt",
     "Reject",
     "Retry",

@@ -9,7 +9,7 @@ from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack, overload
 
 from millstream.codec import Codec, CodecName, codec_for
 from millstream.errors import UsageError
-from millstream.policy import Duration, Retry, milliseconds
+from millstream.policy import Duration, Limits, Rate, Retry, check_count, milliseconds
 
 __all__ = ["Queue", "check_name"]
 
@@ -53,6 +53,21 @@ def _check_choice(value: object, name: str, choices: Sequence[str]) -> None:
         raise UsageError(message)
 
 
+def _check_limits(name: str, partitions: int, rate: object, max_running: object) -> None:
+    if rate is not None and not isinstance(rate, Rate):
+        message = f"queue {name!r}: rate must be a Rate, not {rate!r}"
+        raise UsageError(message)
+    if max_running is not None:
+        check_count(max_running, f"queue {name!r}: max_running")
+    if partitions > 1 and not (rate is None and max_running is None):
+        parameter = "max_running" if rate is None else "rate"
+        message = (
+            f"queue {name!r}: {parameter} holds for a whole queue and is counted in one place, so "
+            "it cannot be combined with partitions"
+        )
+        raise UsageError(message)
+
+
 class QueueOptions(TypedDict, total=False):
     """The keyword parameters of ``Queue``, for type checkers."""
 
@@ -65,6 +80,8 @@ class QueueOptions(TypedDict, total=False):
     priorities: Literal["strict", "weighted"]
     expired: Literal["dead", "drop"]
     partitions: int
+    rate: Rate | None
+    max_running: int | None
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -90,6 +107,9 @@ class Queue(Generic[T]):
         partitions: for an ordered queue: into how many parts it is divided, 1 (default) to 1024.
             Its workers share them out. All users of a queue must agree; docs/ordering.md tells
             how to change it.
+        rate: at most so many deliveries in a period, across all consumers. Default: any number.
+        max_running: at most so many deliveries in flight at a time, across all consumers.
+            Default: any number.
 
     Raises:
         UsageError: a parameter does not make sense; it names the parameter.
@@ -105,6 +125,8 @@ class Queue(Generic[T]):
     priorities: Literal["strict", "weighted"]
     expired: Literal["dead", "drop"]
     partitions: int
+    rate: Rate | None
+    max_running: int | None
     codec: Codec[T] = field(repr=False, compare=False)
     # What a client remembers its way to the queue by.
     place: str = field(repr=False, compare=False)
@@ -132,6 +154,8 @@ class Queue(Generic[T]):
         priorities: Literal["strict", "weighted"] = "strict",
         expired: Literal["dead", "drop"] = "dead",
         partitions: int = 1,
+        rate: Rate | None = None,
+        max_running: int | None = None,
     ) -> None:
         check_name(name, "the queue's name")
         if retry is not None and not isinstance(retry, Retry):
@@ -149,6 +173,7 @@ class Queue(Generic[T]):
         _check_choice(priorities, f"queue {name!r}: priorities", ("strict", "weighted"))
         _check_choice(expired, f"queue {name!r}: expired", ("dead", "drop"))
         _check_partitions(name, ordered, partitions)
+        _check_limits(name, partitions, rate, max_running)
         # The dataclass is frozen, so its own constructor sets fields in this way, too.
         put = object.__setattr__
         put(self, "name", name)
@@ -162,7 +187,16 @@ class Queue(Generic[T]):
         put(self, "expired", expired)
         put(self, "partitions", partitions)
         put(self, "place", f"{name}/{partitions}" if ordered else name)
+        put(self, "rate", rate)
+        put(self, "max_running", max_running)
         put(self, "codec", codec_for(body_type, name, codec))
+
+    @property
+    def limits(self) -> Limits | None:
+        """What bounds its deliveries; None: nothing does."""
+        if self.rate is None and self.max_running is None:
+            return None
+        return Limits(self.rate, self.max_running)
 
     def encode(self, body: T) -> bytes:
         """Turn a body into the bytes that are stored.

@@ -12,7 +12,7 @@ from datetime import timedelta
 
 from millstream.errors import UsageError
 
-__all__ = ["Backoff", "Duration", "Retry", "milliseconds"]
+__all__ = ["Backoff", "Duration", "Limits", "Rate", "Retry", "check_count", "milliseconds"]
 
 Duration = float | timedelta
 """Seconds as a number, or a timedelta."""
@@ -114,3 +114,75 @@ class Retry:
             if not isinstance(value, int) or isinstance(value, bool) or value < smallest:
                 message = f"Retry.{name} must be a whole number from {smallest}, not {value!r}"
                 raise UsageError(message)
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """At most so many deliveries in a period, across all consumers of a queue.
+
+    A token bucket at the server: each delivery takes a token, tokens come back evenly, and a
+    queue that was quiet has saved some up. In any span of t seconds there are at most
+    ``burst + count * t / per`` deliveries.
+
+    Args:
+        count: deliveries a period, a whole number from 1.
+        per: the period in seconds, from 0.001. Default: 1. For one every ten seconds:
+            ``Rate(1, per=10)``.
+        burst: how many may come at once after a quiet time, a whole number from 1. Default:
+            ``count``. 1 spreads them evenly.
+
+    Raises:
+        UsageError: a parameter does not make sense; it names the parameter.
+    """
+
+    count: int
+    per: Duration = field(default=1.0, kw_only=True)
+    burst: int | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_count(self.count, "Rate.count")
+        if self.burst is not None:
+            check_count(self.burst, "Rate.burst")
+        if self.most_at_once * self.per_ms >= _EXACT:
+            message = (
+                f"Rate: a burst of {self.most_at_once} is too much for a period of {self.per!r}"
+            )
+            raise UsageError(message)
+
+    @property
+    def per_ms(self) -> int:
+        """The period in milliseconds."""
+        return milliseconds(self.per, "Rate.per", minimum=0.001)
+
+    @property
+    def most_at_once(self) -> int:
+        """What the bucket holds."""
+        return self.count if self.burst is None else self.burst
+
+
+_EXACT = 2**53
+"""Lua's numbers are exact up to here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What holds for the deliveries of a queue, across all its consumers.
+
+    Args:
+        rate: how many in a period; None: any number.
+        max_running: how many at a time; None: any number.
+    """
+
+    rate: Rate | None
+    max_running: int | None
+
+
+def check_count(value: object, name: str) -> None:
+    """Refuse what is no whole number from 1.
+
+    Raises:
+        UsageError: it names the parameter.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        message = f"{name} must be a whole number from 1, not {value!r}"
+        raise UsageError(message)

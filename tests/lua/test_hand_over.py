@@ -138,15 +138,15 @@ def test_somebody_looks_at_the_delayed_messages(state: State, waiting: bool) -> 
     assert state.wakes() == []
 
 
-def test_nobody_is_woken_before_the_consumer_is_gone(state: State) -> None:
-    """Each step of a long hand-over but the last leaves the others asleep."""
+def test_nobody_looks_for_delayed_messages_before_the_consumer_is_gone(state: State) -> None:
+    """The last step of a long hand-over wakes one for that; each, one that waits for a slot."""
     state.delay("1-1", NOW)
     state.own("a")
 
     assert not step(state, crashed=False, limit=1).removed
-    assert state.wakes() == []
+    assert state.wakes() == [{"free": "taken over"}]
     assert step(state, crashed=False, limit=1).removed
-    assert len(state.wakes()) == 1
+    assert state.wakes() == [{"free": "taken over"}, {"due": "unknown"}]
 
 
 def test_the_limit_counts_over_all_lanes(state: State) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from millstream.declare import DEFAULT_MAX_BODY, Queue, check_name
 from millstream.errors import UsageError
-from millstream.policy import Backoff, Retry
+from millstream.policy import Backoff, Limits, Rate, Retry
 
 
 class Order(msgspec.Struct):
@@ -26,6 +26,7 @@ def test_the_defaults() -> None:
     assert queue.retry == Retry(max_attempts=5, backoff=Backoff(), max_crashes=3)
     assert queue.lease_ms == 30_000
     assert queue.max_body == DEFAULT_MAX_BODY
+    assert queue.limits is None
 
 
 def test_everything_can_be_said() -> None:
@@ -42,6 +43,20 @@ def test_everything_can_be_said() -> None:
         10,
     )
     assert queue.encode(Order(1)) == b"\x81\xa2id\x01"
+
+
+@pytest.mark.parametrize(
+    "limits", [Limits(Rate(5), None), Limits(None, 3), Limits(Rate(5, burst=1), 3)]
+)
+def test_limits(limits: Limits) -> None:
+    """A rate, a number that may run, or both."""
+    queue = Queue("orders", rate=limits.rate, max_running=limits.max_running)
+
+    assert (queue.rate, queue.max_running, queue.limits) == (
+        limits.rate,
+        limits.max_running,
+        limits,
+    )
 
 
 def test_a_queue_is_a_value() -> None:
@@ -117,6 +132,13 @@ def test_a_name_may_not_be(name: Any) -> None:
         ({"max_body": 0}, "queue 'orders': max_body must be a number of bytes, not 0"),
         ({"max_body": 1.5}, "queue 'orders': max_body must be"),
         ({"max_body": True}, "queue 'orders': max_body must be"),
+        ({"rate": 100}, "queue 'orders': rate must be a Rate, not 100"),
+        ({"max_running": 0}, "queue 'orders': max_running must be a whole number from 1, not 0"),
+        ({"max_running": -5}, "queue 'orders': max_running must be"),
+        ({"max_running": 1.5}, "queue 'orders': max_running must be"),
+        ({"max_running": True}, "queue 'orders': max_running must be"),
+        ({"rate": Rate(1), "ordered": True, "partitions": 2}, "queue 'orders': rate holds for"),
+        ({"max_running": 1, "ordered": True, "partitions": 2}, "queue 'orders': max_running hol"),
     ],
 )
 def test_a_parameter_that_makes_no_sense_is_refused(options: dict[str, Any], message: str) -> None:

@@ -1,4 +1,4 @@
-"""Durations, backoff and retry: arithmetic without a clock."""
+"""Durations, backoff, retry and rate: arithmetic without a clock."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millstream.errors import UsageError
-from millstream.policy import LONGEST, Backoff, Retry, milliseconds
+from millstream.policy import LONGEST, Backoff, Rate, Retry, milliseconds
 
 seconds = st.floats(0, 1e6, allow_nan=False)
 backoffs = st.builds(
@@ -154,6 +154,50 @@ def test_a_retry_that_makes_no_sense_is_refused(options: dict[str, Any], named: 
     """The error names the parameter."""
     with pytest.raises(UsageError, match=f"^{named} must be"):
         Retry(**options)
+
+
+@pytest.mark.parametrize(
+    ("count", "options", "named"),
+    [
+        (0, {}, "Rate.count must be"),
+        (-1, {}, "Rate.count must be"),
+        (0.5, {}, "Rate.count must be"),
+        (True, {}, "Rate.count must be"),
+        ("5", {}, "Rate.count must be"),
+        (5, {"per": 0}, "Rate.per must be"),
+        (5, {"per": -1}, "Rate.per must be"),
+        (5, {"per": 0.0001}, "Rate.per must be"),
+        (5, {"per": math.nan}, "Rate.per must be"),
+        (5, {"per": "1"}, "Rate.per must be"),
+        (5, {"per": True}, "Rate.per must be"),
+        (5, {"burst": 0}, "Rate.burst must be"),
+        (5, {"burst": 1.5}, "Rate.burst must be"),
+        (5, {"burst": False}, "Rate.burst must be"),
+        (5, {"burst": 2**40, "per": 86_400}, "Rate: a burst of"),
+        (10**13, {}, "Rate: a burst of"),
+    ],
+)
+def test_a_rate_that_makes_no_sense_is_refused(
+    count: Any, options: dict[str, Any], named: str
+) -> None:
+    """The error names the parameter."""
+    with pytest.raises(UsageError, match=f"^{named}"):
+        Rate(count, **options)
+
+
+@pytest.mark.parametrize(
+    ("rate", "per_ms", "most"),
+    [
+        (Rate(100), 1000, 100),
+        (Rate(1, per=timedelta(minutes=1)), 60_000, 1),
+        (Rate(100, per=0.5, burst=3), 500, 3),
+        (Rate(1, per=0.001, burst=10**6), 1, 10**6),
+    ],
+)
+def test_a_rate_in_numbers(rate: Rate, per_ms: int, most: int) -> None:
+    """A bucket holds the count, unless a burst was declared."""
+    assert rate.per_ms == per_ms
+    assert rate.most_at_once == most
 
 
 def test_policies_are_values() -> None:

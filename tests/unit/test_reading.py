@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 
 from millstream.protocol.consume import Fetched
 from millstream.protocol.envelope import Envelope
+from millstream.protocol.limits import Outlook
 from millstream.protocol.reading import Reading
+from millstream.protocol.watch import Watch
 
 
 def some(count: int, prefix: str = "") -> list[Envelope]:
@@ -180,3 +183,138 @@ def test_being_woken_means_to_look() -> None:
     assert reading.more
     assert reading.woken == [b"7-1", b"8-1"]
     assert reading.suspect_held == b"s0-1"
+
+
+def looked(outlook: Outlook | None, now: float = 0.0, came: int = 0) -> Reading:
+    """A reader of a queue with limits, after one look."""
+    reading = Reading(limited=True)
+    found = Fetched(envelopes=some(came), outlook=outlook)
+    reading.fetched(found, reading.reads(10), now)
+    return reading
+
+
+class TestLimits:
+    def test_the_script_chooses_the_lane(self) -> None:
+        """It knows what is there and what is allowed, so one look is enough for all lanes."""
+        reading = Reading(limited=True)
+        assert reading.may_read(0)
+        assert reading.reads(7) == [("s", 1), ("f", 7), ("", 7)]
+
+        reading.woke(Fetched(envelopes=some(1, "s")))
+        assert reading.reads(7) == [("f", 7), ("", 7)]
+        assert reading.reads(0) == []
+
+    def test_urgent_ones_come_first(self) -> None:
+        """As many as may be read; no look has to find out before that there are some."""
+        reading = Reading(limited=True)
+        reading.reads(7)
+
+        assert reading.urgent == "all"
+
+    def test_the_script_divides_what_is_allowed(self) -> None:
+        """It gets the priorities that wait, and another place in the rounding each time."""
+        reading = Reading(limited=True, weighted=True)
+        reading.reads(7)
+        assert reading.urgent == ""
+
+        reading.fetched(
+            Fetched(envelopes=[], priorities=[9, 5], outlook=Outlook("more")), reading.reads(7), 0
+        )
+        plans = []
+        for _ in range(50):
+            reading.reads(7)
+            plans.append(reading.urgent.split("+"))
+        assert {levels for levels, _ in plans} == {"9 5 0 "}
+        places = sorted(float(place) for _, place in plans)
+        assert max(b - a for a, b in pairwise([0.0, *places, 1.0])) < 0.06
+
+    def test_more_is_read_at_once(self) -> None:
+        """As soon as there is room."""
+        reading = looked(Outlook("more"), came=10)
+
+        assert reading.may_read(0)
+
+    def test_an_empty_queue_is_watched_from_its_end(self) -> None:
+        """One look, and then the reader sleeps until there is news."""
+        since = (b"9-9", b"1-1", b"2-2", b"3-3")
+        reading = looked(Outlook("empty", since=since))
+
+        assert not reading.may_read(0)
+        assert not reading.may_read(0, settling=True)
+        assert reading.watch() == Watch(limited=True, since=since)
+        reading.woke(Fetched(envelopes=[]))
+        assert reading.may_read(0)
+
+    def test_it_waits_for_tokens_by_its_own_clock(self) -> None:
+        """A wake-up, a settlement or news do not bring one any sooner."""
+        reading = looked(Outlook("tokens", wait_ms=2500), now=10)
+
+        assert reading.sleep(10) == 0  # it has to sweep
+        reading.sweep_at = 1000
+        assert reading.sleep(10) == 2.5
+        reading.woke(Fetched(envelopes=[], woken=[b"1-1"]))
+        assert not reading.may_read(12.4, settling=True)
+        assert reading.may_read(12.5)
+        assert reading.watch() == Watch(limited=True)
+
+    def test_it_waits_for_a_slot(self) -> None:
+        """A wake-up tells of one, and what it settles itself makes one."""
+        reading = looked(Outlook("slots"))
+
+        assert not reading.may_read(0)
+        assert reading.may_read(0, settling=True)
+        assert reading.watch() == Watch(limited=True)
+        reading.woke(Fetched(envelopes=[], woken=[b"1-1"]))
+        assert reading.may_read(0)
+        assert reading.woken == [b"1-1"]
+
+    def test_the_end_of_a_delivery_is_a_slot(self) -> None:
+        """Whoever settled it, for example the user of a receiver."""
+        reading = looked(Outlook("slots"))
+        reading.settled(b"1-1")
+        assert reading.may_read(0)
+
+        waiting = looked(Outlook("empty", since=(b"1-1",)))
+        waiting.settled(b"1-1")
+        assert not waiting.may_read(0)
+
+    def test_settling_alone_says_nothing(self) -> None:
+        """What it waits for stays, and what is due is known."""
+        reading = looked(Outlook("tokens", wait_ms=2500), now=10)
+
+        reading.fetched(Fetched(envelopes=[], next_due_ms=1000), [], 11)
+
+        assert reading.tokens_at == 12.5
+        assert reading.due_at == 12
+
+    def test_one_look_replaces_another(self) -> None:
+        """Nothing is left of what was waited for before."""
+        reading = looked(Outlook("tokens", wait_ms=2500))
+        for outlook in (Outlook("slots"), Outlook("empty", since=(b"1-1",)), Outlook("more")):
+            reading.fetched(Fetched(envelopes=[], outlook=outlook), reading.reads(1), 3)
+            assert reading.tokens_at == -math.inf
+        assert (reading.more, reading.slot, reading.since) == (True, False, ())
+
+
+class TestWatch:
+    FREE, BUSY = Watch(suspects=True), Watch(suspects=False)
+    SLOT, NEWS = Watch(limited=True), Watch(limited=True, since=(b"1-1",))
+
+    @pytest.mark.parametrize("watch", [FREE, BUSY, SLOT, NEWS])
+    def test_a_sleep_is_good_for_what_it_was_begun_for(self, watch: Watch) -> None:
+        """It goes on."""
+        assert watch.covers(watch)
+
+    def test_suspects(self) -> None:
+        """Who may take one now must not sleep without that lane."""
+        assert self.FREE.covers(self.BUSY)
+        assert not self.BUSY.covers(self.FREE)
+
+    def test_older_ids_are_as_good(self) -> None:
+        """A sleep that goes on has seen nothing behind them."""
+        assert self.NEWS.covers(Watch(limited=True, since=(b"2-2",)))
+
+    def test_slots_and_news_are_different_things(self) -> None:
+        """Neither wakes for the other."""
+        assert not self.SLOT.covers(self.NEWS)
+        assert not self.NEWS.covers(self.SLOT)

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Generic, TypeVar
@@ -19,6 +20,7 @@ from millstream.protocol import consume, control
 from millstream.protocol.consume import Fetched
 from millstream.protocol.envelope import Envelope, read_body
 from millstream.protocol.keys import QueueKeys
+from millstream.protocol.op import Op
 from millstream.protocol.reading import Reading
 from millstream.protocol.recover import leave, sweep
 from millstream.protocol.settlement import Settlement, expire, reject, release
@@ -69,7 +71,9 @@ class Part(Generic[T]):
         self.partition = keys.partition
         self._consumer = consumer
         self._prefetch = prefetch
-        self.reading = Reading(weighted=queue.priorities == "weighted")
+        self.reading = Reading(
+            weighted=queue.priorities == "weighted", limited=queue.limits is not None
+        )
         self._buffer: deque[Envelope] = deque()
         # How many of the next messages in the buffer are known to be ours, and until when.
         self._sure_of = 0
@@ -93,21 +97,30 @@ class Part(Generic[T]):
 
     def wants(self, now: float) -> bool:
         """Tell whether a fetch may bring something."""
-        return self.reading.more or self.reading.is_due(now)
+        return self.reading.may_read(now) or self.reading.is_due(now)
 
     async def fetch(self) -> None:
         """Fetch what is there."""
         reading = self.reading
-        reads = reading.reads(self._prefetch)
+        allowed = reading.tokens_at <= time.monotonic()
+        reads = reading.reads(self._prefetch if allowed else 0)
         woken = [Settlement("woken", entry) for entry in reading.woken]
         asked = time.monotonic()
-        found = await self._driver.run(
-            consume.fetch(self.keys, self._consumer, woken, reads, urgent=reading.urgent)
-        )
+        found = await self._driver.run(self._fetch(woken, reads, urgent=reading.urgent))
         reading.woken.clear()
         reading.heard(found.now_ms, asked)
         reading.fetched(found, reads, time.monotonic())
         self._keep(found)
+
+    def _fetch(
+        self,
+        ends: Sequence[Settlement],
+        reads: Sequence[tuple[str, int]] = (),
+        *,
+        urgent: str = "",
+    ) -> Op[Fetched]:
+        limits = self._queue.limits
+        return consume.fetch(self.keys, self._consumer, ends, reads, urgent=urgent, limits=limits)
 
     def woke(self, found: Fetched) -> None:
         """Take what a sleeping read has brought."""
@@ -220,7 +233,8 @@ class Part(Generic[T]):
 
     async def settle(self, end: Settlement) -> bool:
         """End a delivery; False: it was not ours any more."""
-        owned = await self._driver.drive(consume.settle(self.keys, self._consumer, end))
+        op = consume.settle(self.keys, self._consumer, end, limits=self._queue.limits)
+        owned = await self._driver.drive(op)
         self._forget([end.token])
         return owned
 
@@ -267,7 +281,7 @@ class Part(Generic[T]):
     async def _release(self, tokens: list[bytes]) -> None:
         for start in range(0, len(tokens), RELEASED_AT_ONCE):
             ends = [release(token) for token in tokens[start : start + RELEASED_AT_ONCE]]
-            op = consume.fetch(self.keys, self._consumer, ends)
+            op = self._fetch(ends)
             # It reads nothing, and what is not ours any more is not released a second time.
             await self._driver.run(replace(op, repeatable=True))
 

@@ -153,7 +153,7 @@ class QueueReader(Generic[T]):
                 return True
         if now >= deadline:
             return False
-        await self._sleeper.begin([part.reading.suspect_held is None for part in self._parts])
+        await self._sleeper.begin([part.reading.watch() for part in self._parts])
         if self._closed:
             # Who closes ends the read from now on, and has looked whether there is one before.
             return True

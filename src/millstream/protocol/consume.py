@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from millstream.errors import NotConnected, ServerRefused, TimedOut
+from millstream.policy import Limits
 from millstream.protocol.envelope import Envelope, entries_of
 from millstream.protocol.keys import GROUP, LANES, QueueKeys
+from millstream.protocol.limits import Outlook, envelopes_of, take
 from millstream.protocol.op import Argument, Command, Op, Plan, load_script
 from millstream.protocol.partitions import check_number
 from millstream.protocol.settlement import Settlement
@@ -55,6 +57,7 @@ class Fetched:
         now_ms: the server's time, when it did this.
         priorities: above the normal, which have messages that wait, the highest first.
         woken: ids of wake entries, to be settled with the next fetch.
+        outlook: of a queue with limits, when something was to be read: what comes next.
     """
 
     envelopes: list[Envelope]
@@ -66,6 +69,7 @@ class Fetched:
     now_ms: int = 0
     priorities: Sequence[int] = ()
     woken: Sequence[bytes] = ()
+    outlook: Outlook | None = None
 
 
 def register(
@@ -102,11 +106,12 @@ def fetch(
     keys: QueueKeys,
     consumer: str,
     settlements: Sequence[Settlement] = (),
-    reads: Iterable[tuple[str, int]] = (),
+    reads: Sequence[tuple[str, int]] = (),
     *,
     acks: Sequence[bytes] = (),
     wake: bool = False,
     urgent: str = "",
+    limits: Limits | None = None,
     now_ms: int | None = None,
 ) -> Op[Fetched]:
     """Settle, promote and read, in one round trip.
@@ -120,18 +125,23 @@ def fetch(
         wake: whether to wake a sleeping reader for a retry that is due before anything else;
             a caller that reads again by itself need not.
         urgent: which messages of higher priority to move to the front before: how many (``"12"``),
-            from the highest on, or how many of each priority (``"9=3 5=2"``).
+            from the highest on, or how many of each priority (``"9=3 5=2"``). With limits: as many
+            as may be read (``"all"``), or those and a place in the rounding (``"9 5 0 +0.6"``).
+        limits: of the queue; with them, less may come than was asked for.
         now_ms: the time, for tests; None: the server's clock.
 
     Guarantee: a delivery that this consumer does not own any more is not settled, but reported
     as lost. It is not repeatable: a lost reply may have brought messages (see ``own_pending``).
     """
     time = "" if now_ms is None else now_ms
-    arguments: list[Argument] = [GROUP, consumer, time, PROMOTED_AT_ONCE, int(wake), urgent]
-    arguments += [len(acks), *acks]
+    head: list[Argument] = [GROUP, consumer, time, PROMOTED_AT_ONCE, int(wake), urgent]
+    ends: list[Argument] = [len(acks), *acks]
     for end in settlements:
-        arguments += [end.verb, end.token, end.delay_ms, int(end.failed), end.note]
-    commands = [_SETTLE.call(keys.common, arguments)]
+        ends += [end.verb, end.token, end.delay_ms, int(end.failed), end.note]
+    if limits is not None:
+        command = take(keys, limits, reads, head=head, tail=ends)
+        return Op((command,), decode=_taken, repeatable=False)
+    commands = [_SETTLE.call(keys.common, [*head, *ends])]
     prefixes = []
     for prefix, count in reads:
         prefixes.append(prefix.encode())
@@ -154,13 +164,31 @@ def _fetched(prefixes: Sequence[bytes], replies: list[Any]) -> Fetched:
     return Fetched(
         envelopes=envelopes,
         lost=lost,
-        kept={token: problem.decode("utf-8", "replace") for token, problem in kept},
+        kept=_problems(kept),
         next_due_ms=None if due < 0 else due,
         front=front,
         suspect=suspect,
         now_ms=now,
         priorities=priorities,
     )
+
+
+def _taken(replies: list[Any]) -> Fetched:
+    """Read what take.lua answered."""
+    lost, kept, due, now_ms, levels, kind, wait_ms, since, *lanes = replies[0]
+    return Fetched(
+        envelopes=envelopes_of(lanes),
+        lost=lost,
+        kept=_problems(kept),
+        next_due_ms=None if due < 0 else due,
+        now_ms=now_ms,
+        priorities=levels,
+        outlook=Outlook(kind.decode(), wait_ms, tuple(since)) if kind else None,
+    )
+
+
+def _problems(kept: Iterable[tuple[bytes, bytes]]) -> dict[bytes, str]:
+    return {token: problem.decode("utf-8", "replace") for token, problem in kept}
 
 
 def wait(keys: QueueKeys, consumer: str, block_ms: int, *, suspects: bool) -> Op[Fetched]:
@@ -320,13 +348,21 @@ def owns(keys: QueueKeys, consumer: str, token: bytes) -> Op[bool]:
     return Op((command,), decode)
 
 
-def settle(keys: QueueKeys, consumer: str, settlement: Settlement) -> Plan[bool]:
+def settle(
+    keys: QueueKeys, consumer: str, settlement: Settlement, *, limits: Limits | None = None
+) -> Plan[bool]:
     """End one delivery; the result is whether this consumer still owned it.
+
+    Args:
+        keys: of the queue.
+        consumer: who owns it.
+        settlement: how it ends.
+        limits: of the queue, so that others learn that there is room for another delivery.
 
     Raises:
         ServerRefused: it could not be stored (out of memory); it is still owned.
     """
-    op = fetch(keys, consumer, [settlement], wake=True)
+    op = fetch(keys, consumer, [settlement], wake=True, limits=limits)
     try:
         done: Fetched = yield op
     except (NotConnected, TimedOut):

@@ -68,6 +68,8 @@ class QueueKeys:
         schedules: hash, name of a schedule -> JSON: when it ticks, and its next tick; in
             partition 0 only.
         prefix: of all of them.
+        control: stream that tells live workers of pauses and cancellations; it expires.
+        rate: hash, the token bucket of a queue with a rate; it expires when the bucket is full.
     """
 
     namespace: str
@@ -92,6 +94,7 @@ class QueueKeys:
     config: str
     members: str
     schedules: str
+    rate: str
     prefix: str
 
     def at(self, partition: int) -> QueueKeys:
@@ -164,5 +167,6 @@ def queue_keys(namespace: str, name: str, partition: int = 0) -> QueueKeys:
         config=f"{prefix}:config",
         members=f"{prefix}:members",
         schedules=f"{prefix}:schedules",
+        rate=f"{prefix}:rate",
         prefix=prefix,
     )

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 
 from millstream.protocol.consume import Fetched
 from millstream.protocol.keys import is_suspect
+from millstream.protocol.limits import Outlook
 from millstream.protocol.priority import shares
+from millstream.protocol.watch import Watch
 
 __all__ = ["BLOCK_MS", "Reading"]
 
@@ -36,6 +38,10 @@ class Reading:
         woken: wake entries to settle.
         due_at: when the next delayed message is due; inf: none is.
         sweep_at: when to offer to sweep.
+        limited: whether the queue has limits.
+        tokens_at: when the rate of the queue allows a look; -inf: it does now.
+        slot: whether as many deliveries run as may.
+        since: what a queue with limits that has nothing to read is watched from.
     """
 
     weighted: bool = False
@@ -51,6 +57,10 @@ class Reading:
     sweep_at: float = -math.inf
     _ahead_ms: float = -math.inf
     _turn: float = 0.0
+    limited: bool = False
+    tokens_at: float = -math.inf
+    slot: bool = False
+    since: tuple[bytes, ...] = ()
 
     def reads(self, free: int) -> list[tuple[str, int]]:
         """Return which lanes to read, and how much from each; ``urgent`` belongs to it.
@@ -61,6 +71,8 @@ class Reading:
         self.urgent = ""
         if free <= 0:
             return []
+        if self.limited:
+            return self._within_limits(free)
         if self.priorities and self.weighted:
             lanes = self._share(free)
         else:
@@ -78,6 +90,17 @@ class Reading:
         lanes = [("f", free - normal), ("", normal)]
         return [(lane, count) for lane, count in lanes if count]
 
+    def _within_limits(self, free: int) -> list[tuple[str, int]]:
+        """The script sees what is there and what is allowed, and reads one lane after the other."""
+        if not self.weighted:
+            self.urgent = "all"
+        elif self.priorities:
+            self._turn = (self._turn + _GOLDEN) % 1
+            levels = " ".join(map(str, [*self.priorities, 0]))
+            self.urgent = f"{levels} +{self._turn:.9f}"
+        suspect = [("s", 1)] if self.suspect_held is None else []
+        return [*suspect, ("f", free), ("", free)]
+
     def fetched(self, found: Fetched, reads: list[tuple[str, int]], now: float) -> None:
         """Take note of what a fetch brought.
 
@@ -93,11 +116,34 @@ class Reading:
         self.due_at = math.inf if found.next_due_ms is None else now + found.next_due_ms / 1000
         if not reads:
             return
+        if found.outlook is not None:
+            self._foresee(found.outlook, now)
+            return
         # What the script saw was before the reads behind it, so one more look may be in vain.
         suspect = self.suspect and self.suspect_held is None
         waiting = self.front or bool(self.priorities) or suspect
         full = len(found.envelopes) >= sum(count for _, count in reads)
         self.more = waiting or full or any(lane == "f" for lane, _ in reads)
+
+    def _foresee(self, outlook: Outlook, now: float) -> None:
+        self.more = outlook.kind in {"more", "tokens"}
+        self.tokens_at = now + outlook.wait_ms / 1000 if outlook.kind == "tokens" else -math.inf
+        self.slot = outlook.kind == "slots"
+        self.since = outlook.since
+
+    def may_read(self, now: float, *, settling: bool = False) -> bool:
+        """Tell whether a fetch may bring something now.
+
+        Args:
+            now: seconds.
+            settling: whether it ends a delivery, which makes room for another one.
+        """
+        return (self.more or (self.slot and settling)) and self.tokens_at <= now
+
+    def watch(self) -> Watch:
+        """Return what to sleep for when nothing can be read."""
+        suspects = self.suspect_held is None
+        return Watch(suspects, limited=self.limited, since=self.since)
 
     def woke(self, found: Fetched) -> None:
         """Take note of what a sleeping read brought."""
@@ -114,6 +160,8 @@ class Reading:
         if token == self.suspect_held:
             self.suspect_held = None
             # A read that sleeps at the server was begun without that lane.
+            self.more = True
+        if self.slot:
             self.more = True
 
     def is_due(self, now: float) -> bool:
@@ -135,7 +183,8 @@ class Reading:
 
     def sleep(self, now: float) -> float:
         """Return for how many seconds nothing is to be done but to wait for messages."""
-        return max(0.0, min(self.due_at, self.sweep_at) - now)
+        tokens_at = self.tokens_at if self.more else math.inf
+        return max(0.0, min(self.due_at, self.sweep_at, tokens_at) - now)
 
     def _hold_suspects(self, found: Fetched) -> None:
         for envelope in found.envelopes:

@@ -14,6 +14,7 @@ from millstream.protocol.consume import Fetched
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.op import Op
 from millstream.protocol.reading import BLOCK_MS
+from millstream.protocol.watch import Watch, listen
 
 __all__ = ["Sleeper"]
 
@@ -43,23 +44,26 @@ class Sleeper:
         self._listener = listener
         self._keys = keys
         self._consumer = consumer
-        self._suspects = [True] * len(keys)
+        self._ending = False
+        self._watches: Sequence[Watch] = [Watch()] * len(keys)
 
-    def begin(self, suspects: Sequence[bool]) -> None:
+    def begin(self, watches: Sequence[Watch]) -> None:
         """Begin to sleep, or go on.
 
         Args:
-            suspects: whether a suspect may be taken, of each partition.
+            watches: what to sleep for, of each partition.
 
         Raises:
             NotConnected, TimedOut, ServerRefused: it cannot be.
         """
         if not self._listener.listening:
-            self._suspects = [*suspects]
-            self._listener.listen(self._op(suspects))
-        elif any(now and not then for now, then in zip(suspects, self._suspects, strict=True)):
-            # It was begun when a suspect was in hand. End it; the next one has that lane.
-            self._suspects = [True] * len(self._keys)
+            self._watches, self._ending = watches, False
+            self._listener.listen(self._op())
+        elif not self._ending and not all(
+            began.covers(now) for began, now in zip(self._watches, watches, strict=True)
+        ):
+            # It was begun when a suspect was in hand, say. End it; the next one is as it should be.
+            self._ending = True
             with contextlib.suppress(ServerRefused):
                 self.wake()
 
@@ -74,7 +78,7 @@ class Sleeper:
         Raises:
             BrokerError: the connection was lost. What the sleep brought may be lost, too.
         """
-        return self._listener.poll(self._op(self._suspects), seconds)
+        return self._listener.poll(self._op(), seconds)
 
     def wake(self) -> None:
         """End the sleep at once, as if its time had passed.
@@ -114,6 +118,5 @@ class Sleeper:
         """Disconnect, whatever is outstanding."""
         self._listener.close()
 
-    def _op(self, suspects: Sequence[bool]) -> Op[list[Fetched]]:
-        places = list(zip(self._keys, suspects, strict=True))
-        return consume.wait_any(places, self._consumer, BLOCK_MS)
+    def _op(self) -> Op[list[Fetched]]:
+        return listen(list(zip(self._keys, self._watches, strict=True)), self._consumer, BLOCK_MS)

@@ -88,7 +88,7 @@ class Consumer:
             queue=queue,
             keys=mq.keys_of(queue).at(share.partition if share else 0),
             consumer=share.consumer if share else mq.consumer_name(),
-            prefetch=Prefetch(handler.room, handler.prefetch),
+            prefetch=Prefetch(handler.room, _prefetch_of(handler)),
         )
         threads = share.threads if share else threads_of(handler)
         call = build_call(handler, middleware, threads, reader.holdings)
@@ -174,3 +174,11 @@ class Consumer:
         await self._reader.finish(timeout)
         if self._threads is not None:
             self._threads.close()
+
+
+def _prefetch_of(handler: Handler) -> int | None:
+    """Return how much to hold; None: adapt."""
+    if handler.prefetch is None and handler.queue.max_running is not None:
+        # What waits here counts as running; another worker could handle it at once.
+        return handler.room
+    return handler.prefetch

@@ -68,7 +68,9 @@ class Reader:
         self.keys = keys
         self.consumer = consumer
         self._prefetch = prefetch
-        self._reading = Reading(weighted=queue.priorities == "weighted")
+        self._reading = Reading(
+            weighted=queue.priorities == "weighted", limited=queue.limits is not None
+        )
         self._event = asyncio.Event()
         listener.on_end = self._event.set
         self._sleeper = Sleeper(driver, listener, keys=[keys], consumer=consumer)
@@ -148,12 +150,15 @@ class Reader:
         due = reading.is_due(now)
         reading.more = reading.more or due
         # Without room for what is due, another consumer may have some: promote it all the same.
-        if due or flush_in <= 0 or (reading.more and self._worth_reading(free)):
-            await self._fetch(free if reading.more else 0)
+        if due or flush_in <= 0 or (reading.may_read(now) and self._worth_reading(free)):
+            settling = bool(holdings.outbox)
+            await self._fetch(free if reading.may_read(now, settling=settling) else 0)
             return
         # A read that sleeps at the server ends sooner, unless its connection is dead.
         wait = min(SILENCE, reading.due_at - now, flush_in)
-        if not reading.more and free > 0:
+        if reading.more and free > 0 and reading.tokens_at > now:
+            wait = min(wait, reading.tokens_at - now)
+        elif not reading.more and free > 0:
             await self._listen()
             if self._event.is_set():
                 return
@@ -174,7 +179,10 @@ class Reader:
         woken, reading.woken = reading.woken, []
         ends = [*parcel.others, *(Settlement("woken", entry) for entry in woken)]
         op = consume.fetch(
-            *(self.keys, self.consumer, ends, reads), acks=parcel.acks, urgent=reading.urgent
+            *(self.keys, self.consumer, ends, reads),
+            acks=parcel.acks,
+            urgent=reading.urgent,
+            limits=self._queue.limits,
         )
         asked = time.monotonic()
         try:
@@ -200,7 +208,7 @@ class Reader:
     async def _listen(self) -> None:
         """Sleep at the server, or take what the sleep has brought."""
         if not self._listener.done:
-            await self._sleeper.begin([self._reading.suspect_held is None])
+            await self._sleeper.begin([self._reading.watch()])
         for found in await self._sleeper.poll(0) or ():
             self._pause = 0.0
             # When it brings nothing, look all the same: a wake-up may have died with another

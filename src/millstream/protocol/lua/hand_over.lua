@@ -24,6 +24,7 @@ for i = 1, 3 do
   end
 end
 count(outcomes.moved, outcomes.died, blame)
+tell_of_room(KEYS[8], outcomes)
 if left == 0 or outcomes.kept > 0 then return { outcomes.moved, outcomes.died, 0 } end
 for _, i in ipairs({ 1, 2, 3, 8 }) do
   if redis.call('EXISTS', KEYS[i]) == 1 then

@@ -33,6 +33,7 @@ while left > 0 and lane <= 3 do
   end
 end
 count(outcomes.moved, outcomes.died, true)
+tell_of_room(KEYS[8], outcomes)
 local wait
 if lane <= 3 then
   -- More to look at: come back soon, but let others use the server in between.

@@ -17,10 +17,15 @@ local function lift(id, now)
   return true
 end
 
+-- Whether there are some, and the queue is not paused.
+local function urgent_wait()
+  return redis.call('EXISTS', KEYS[9]) == 1 and redis.call('EXISTS', KEYS[13]) == 0
+end
+
 -- Moves them to the front: `plan` is how many, from the highest on ('12'), or how many of each
--- level ('9=3 5=2'). Those behind are left for other readers, who may be asleep.
+-- level ('9=3 5=2'). Returns whether some are left.
 local function raise(plan, now)
-  if plan == '' or redis.call('EXISTS', KEYS[9]) == 0 or redis.call('EXISTS', KEYS[13]) == 1 then return end
+  if plan == '' or not urgent_wait() then return false end
   local ids = {}
   if tonumber(plan) then ids = redis.call('ZRANGE', KEYS[9], 0, tonumber(plan) - 1) end
   for level, count in string.gmatch(plan, '(%d)=(%d+)') do
@@ -28,11 +33,9 @@ local function raise(plan, now)
     for _, id in ipairs(some) do ids[#ids + 1] = id end
   end
   for _, id in ipairs(ids) do
-    if not lift(id, now) then return end
+    if not lift(id, now) then return false end
   end
-  if redis.call('EXISTS', KEYS[9]) == 1 then
-    redis.pcall('XADD', KEYS[8], 'MAXLEN', 16, '*', 'priority', 'more')
-  end
+  return redis.call('EXISTS', KEYS[9]) == 1
 end
 
 -- Which priorities have messages that wait, the highest first.

@@ -1,4 +1,4 @@
--- The verbs of settle.lua.
+-- The ways in which a delivery ends.
 local function owned(lane, id)
   local pending = redis.call('XPENDING', lane, ARGV[1], id, id, 1)[1]
   return pending and pending[2] == ARGV[2]
@@ -6,10 +6,10 @@ end
 
 -- An id in ready has one owner in its life: a message that changes hands gets a new entry. So
 -- XACK refuses a late owner by itself, and only a short count asks for a closer look.
-local function ack_all(number, lost)
-  local settled = 0
-  for from = 8, 7 + number, 1000 do
-    local ids = { unpack(ARGV, from, math.min(from + 999, 7 + number)) }
+local function ack_all(first, number, lost)
+  local settled, last = 0, first + number - 1
+  for from = first, last, 1000 do
+    local ids = { unpack(ARGV, from, math.min(from + 999, last)) }
     local acked = redis.call('XACK', KEYS[1], ARGV[1], unpack(ids))
     settled = settled + acked
     if acked == #ids then

@@ -1,0 +1,75 @@
+"""How a reader sleeps at the server: what is to wake it, and what that brings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from millstream.protocol.consume import Fetched, wait_any
+from millstream.protocol.keys import GROUP, QueueKeys
+from millstream.protocol.op import Command, Op
+
+__all__ = ["Watch", "listen"]
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What a reader sleeps for.
+
+    Attributes:
+        suspects: whether it may take a suspect.
+        limited: whether the queue has limits: a message that a sleep brings could be above them,
+            so the sleep only tells that it is time to look.
+        since: in a queue with limits that has nothing to read: any entry behind these ids of
+            wake, ready, front and suspect ends the sleep of every reader. Empty: there is
+            something, and it may not be read yet; a wake-up ends the sleep of one reader.
+    """
+
+    suspects: bool = True
+    limited: bool = False
+    since: tuple[bytes, ...] = ()
+
+    def covers(self, other: Watch) -> bool:
+        """Tell whether a sleep that was begun for this is good for the other, too."""
+        same = (self.limited, bool(self.since)) == (other.limited, bool(other.since))
+        return same and (self.suspects or not other.suspects)
+
+
+def listen(
+    places: Sequence[tuple[QueueKeys, Watch]], consumer: str, block_ms: int
+) -> Op[list[Fetched]]:
+    """Sleep until there is something to read in any of some partitions.
+
+    Args:
+        places: keys of each partition, and what to sleep for. A queue with limits has one.
+        consumer: who sleeps.
+        block_ms: the longest sleep.
+
+    The result is what came, one for each place.
+    """
+    keys, watch = places[0]
+    if not watch.limited:
+        return wait_any([(keys, watch.suspects) for keys, watch in places], consumer, block_ms)
+    if watch.since:
+        return Op((_news(keys, watch, block_ms),), decode=_signal, repeatable=False)
+    read = ("XREADGROUP", "GROUP", GROUP, consumer, "COUNT", 1, "BLOCK", block_ms, "STREAMS")
+    return Op((Command((*read, keys.wake, ">")),), decode=_wake_up, repeatable=False)
+
+
+def _news(keys: QueueKeys, watch: Watch, block_ms: int) -> Command:
+    streams = [keys.wake, keys.ready, keys.front]
+    if watch.suspects:
+        streams.append(keys.suspect)
+    # One entry a stream, and its body is not read: it tells that there is something.
+    read = ("XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS")
+    return Command((*read, *streams, *watch.since[: len(streams)]))
+
+
+def _signal(_: list[Any]) -> list[Fetched]:
+    return [Fetched(envelopes=[])]
+
+
+def _wake_up(replies: list[Any]) -> list[Fetched]:
+    woken = [entry_id for _, entries in replies[0] or () for entry_id, _ in entries]
+    return [Fetched(envelopes=[], woken=woken)]
