@@ -262,6 +262,47 @@ class TestTicks:
             await auntil(lambda: handled == {1, 2}, PATIENCE)
         assert threading.main_thread().ident not in threads
 
+    async def test_a_queue_with_partitions(self, mq: ms.AsyncClient) -> None:
+        """A schedule's messages go to one of the partitions, whose worker handles them."""
+        worker, queue = ms.Worker(), ms.Queue("parts", int, ordered=True, partitions=3)
+        handled: list[str] = []
+
+        @worker.every(FAST, queue)
+        async def beat() -> int:
+            return 1
+
+        @worker.on(queue)
+        async def handle(body: int, delivery: ms.Delivery[int]) -> None:
+            handled.append(delivery.headers["tick"])
+
+        async with running(worker, mq):
+            await auntil(lambda: len(handled) >= 5, PATIENCE)
+            (schedule,) = await mq.schedules(queue)
+        assert handled == sorted(set(handled))
+        assert schedule.name == "beat"
+
+    async def test_a_queue_that_is_paused(self, mq: ms.AsyncClient, queue: ms.Queue[Any]) -> None:
+        """A pause of the queue keeps its messages from handlers; the schedule goes on."""
+        worker = making(queue)
+        handled: list[str] = []
+
+        @worker.on(queue)
+        async def handle(body: int, delivery: ms.Delivery[int]) -> None:
+            handled.append(delivery.headers["tick"])
+
+        await mq.pause(queue)
+        async with running(worker, mq):
+
+            async def waiting() -> bool:
+                return (await mq.stats(queue)).ready >= 5
+
+            await auntil(waiting, PATIENCE)
+            assert handled == []
+            await mq.resume(queue)
+            await auntil(lambda: len(handled) >= 6, PATIENCE)
+        ticks = sorted(datetime.fromisoformat(tick) for tick in handled)
+        assert gaps(ticks) == {timedelta(seconds=FAST)}
+
     async def test_a_burst_does_not_wait(self, mq: ms.AsyncClient, queue: ms.Queue[Any]) -> None:
         """A burst leaves schedules to other workers."""
         await run_burst(making(queue), mq)

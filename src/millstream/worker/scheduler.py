@@ -37,7 +37,14 @@ PAUSED_SLEEP = 5.0
 LOST_SLEEP = 1.0
 """Seconds to wait when the server cannot be reached."""
 
+TAKEN_SLEEP = 1.0
+"""Seconds between looks at a tick that another worker has: it may fail, or die."""
+
+FAILED_GRANT = 1.0
+"""Seconds after which another worker may try a tick whose function has failed."""
+
 LONGEST_BACKOFF = 60.0
+"""Seconds until the same worker tries again, at most."""
 
 COURTESY = 0.3
 """Seconds by which a worker whose function has failed lets the others go first."""
@@ -114,7 +121,8 @@ class Scheduler:
         """Take note of why there is nothing to do; the seconds until there may be."""
         if claim.finding in ("early", "taken"):
             self._note("")
-            return (claim.at - claim.now) / 1000 + (COURTESY if self._failures else 0)
+            pause = (claim.at - claim.now) / 1000 + (COURTESY if self._failures else 0)
+            return pause if claim.finding == "early" else min(pause, TAKEN_SLEEP)
         if claim.finding == "lost" and self._trouble != AWAY["removed"]:
             # Nobody has removed it, so the server has lost its data. Others may rely on it.
             self._note("was lost by the server, and is declared anew")
@@ -176,11 +184,11 @@ class Scheduler:
             raise RuntimeError(message) from error
 
     async def _back_off(self, error: Exception) -> float:
-        """Leave a tick whose function has failed for a while, here and elsewhere."""
+        """Leave a tick whose function has failed to others, and try again if they do not."""
         pause = min(2.0**self._failures, LONGEST_BACKOFF)
         self._failures = min(self._failures + 1, 10)
         logger.error("%s: no body; it is tried again in %.0f s", self._title, pause, exc_info=error)
-        await self._claim(pause)
+        await self._claim(FAILED_GRANT)
         return pause + COURTESY
 
     async def _claim(self, seconds: float) -> Claim:

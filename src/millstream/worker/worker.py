@@ -134,7 +134,7 @@ class Worker:
 
         The message has the headers ``schedule`` and ``tick`` (ISO 8601). A tick that is more than
         10 s late is missed, such as when no worker ran. A function that raises is called again
-        after 1 s, 2 s, and so on, by any worker, until its tick is missed and ``missed`` decides.
+        after 1 s, 2 s, and so on, here or by other workers, until its tick is missed.
 
         Args:
             spec: a cron expression of five fields, seconds from 0.1, or a timedelta. Ticks of an
