@@ -32,7 +32,9 @@ class AsyncWire:
         self._connect_timeout = connect_timeout
         self._timeout = timeout
         self._connection: Any = None
-        self._waiting: deque[tuple[asyncio.Future[list[Any]], int]] = deque()
+        # Who waits for replies, how many, and until when; the first is answered first.
+        self._waiting: deque[tuple[asyncio.Future[list[Any]], int, float]] = deque()
+        self._watchdog: asyncio.TimerHandle | None = None
         self._reader: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._connecting = asyncio.Lock()
@@ -73,23 +75,43 @@ class AsyncWire:
         """
         if self._connection is None:
             await self.connect()
-        future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
-        self._waiting.append((future, replies))
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[list[Any]] = loop.create_future()
+        deadline = loop.time() + self._timeout
+        self._waiting.append((future, replies, deadline))
+        if self._watchdog is None:
+            self._watchdog = loop.call_at(deadline, self._watch, loop)
         connection = self._connection
         # redis-py's own method would disconnect everybody when one caller is cancelled. This
         # takes all of the payload at once, so calls go out whole and in the order of entry.
         writer: asyncio.StreamWriter = connection._writer  # noqa: SLF001
         writer.write(payload)
         try:
-            async with asyncio.timeout(self._timeout):
+            if writer.transport.get_write_buffer_size():
                 await writer.drain()
-                return await future
-        except TimeoutError:
-            self._drop(connection, TimeoutError("no reply"))
-            raise
+            return await future
         except Exception as error:
+            # The future knows best: it was told why the connection was given up.
             self._drop(connection, error)
-            raise
+            told = future.exception() if future.done() and not future.cancelled() else None
+            raise (told or error) from None
+
+    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Give the connection up when the first who waits has waited too long.
+
+        One timer for all: a time limit around each call would be a tenth of what a batch costs.
+        """
+        self._watchdog = None
+        # Who was cancelled waits no more, but its reply is as overdue.
+        if not self._waiting:
+            return
+        future, _, deadline = self._waiting[0]
+        if deadline > loop.time():
+            self._watchdog = loop.call_at(deadline, self._watch, loop)
+            return
+        if not future.done():
+            future.set_exception(TimeoutError("no reply"))
+        self._drop(self._connection, TimeoutError("no reply"))
 
     async def _read(self, connection: Any) -> None:
         """Hand replies to those who wait, in order. It always reads, so it sees a cut at once."""
@@ -104,7 +126,7 @@ class AsyncWire:
                     reply = error
                 received.append(reply)
                 if len(received) == self._waiting[0][1]:
-                    future, _ = self._waiting.popleft()
+                    future, _, _ = self._waiting.popleft()
                     if not future.done():
                         future.set_result(received)
                     received = []
@@ -125,7 +147,7 @@ class AsyncWire:
         # Whoever waits to write hears of it, too; closing would first write out what is buffered.
         connection._writer.transport.abort()  # noqa: SLF001
         waiting, self._waiting = self._waiting, deque()
-        for future, _ in waiting:
+        for future, _, _ in waiting:
             if not future.done():
                 future.set_exception(exceptions.ConnectionError(str(error) or repr(error)))
                 # The caller may be gone (timed out, cancelled); that is no news for the log.
@@ -142,6 +164,8 @@ class AsyncWire:
     async def close(self) -> None:
         """Disconnect. Calls that still wait fail, and so do later ones."""
         self._closed = True
+        if self._watchdog is not None:
+            self._watchdog.cancel()
         connection = self._connection
         if connection is not None:
             self._drop(connection, exceptions.ConnectionError("the client is closed"))
