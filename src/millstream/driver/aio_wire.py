@@ -94,7 +94,9 @@ class AsyncWire:
             # The future knows best: it was told why the connection was given up.
             self._drop(connection, error)
             told = future.exception() if future.done() and not future.cancelled() else None
-            raise (told or error) from None
+            if told is not None and told is not error:
+                raise told from error
+            raise
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
         """Give the connection up when the first who waits has waited too long.
