@@ -214,3 +214,25 @@ async def test_partitions_share_the_turns_of_a_stop(mq: ms.AsyncClient) -> None:
     assert len(begun) == 1
     assert await counts(mq, queue) == (60 - len(begun[0]), 0, 0, 0)
     assert {one.attempts + one.crashes for one in await mq.peek(queue, limit=60)} == {0}
+
+
+async def test_a_limit_for_each_key(worker: ms.Worker, mq: ms.AsyncClient) -> None:
+    """What gathers counts as running: a batch has no more messages of a key than may run."""
+    queue: ms.Queue[Any] = ms.Queue("limited", max_running_per_key=2)
+    batches: list[list[str]] = []
+
+    @worker.on(queue, batch=10, batch_wait=0.02)
+    async def handle(bodies: list[str]) -> None:
+        batches.append(bodies)
+
+    for n in range(8):
+        await mq.send(queue, f"a{n}", key="a")
+        await mq.send(queue, f"b{n}", key="b")
+    await run_burst(worker, mq)
+
+    assert sorted(one for batch in batches for one in batch) == sorted(
+        f"{key}{n}" for key in "ab" for n in range(8)
+    )
+    shares = [sum(one[0] == key for one in batch) for batch in batches for key in "ab"]
+    assert max(shares) == 2
+    assert await counts(mq, queue) == (0, 0, 0, 0)
