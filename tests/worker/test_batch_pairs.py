@@ -236,3 +236,37 @@ async def test_a_limit_for_each_key(worker: ms.Worker, mq: ms.AsyncClient) -> No
     shares = [sum(one[0] == key for one in batch) for batch in batches for key in "ab"]
     assert max(shares) == 2
     assert await counts(mq, queue) == (0, 0, 0, 0)
+
+
+async def test_limits_of_the_queue(worker: ms.Worker, mq: ms.AsyncClient) -> None:
+    """A batch has no more messages than may run at a time, and starts with what it gets."""
+    queue: ms.Queue[Any] = ms.Queue("limited", max_running=3)
+    batches: list[list[int]] = []
+
+    @worker.on(queue, batch=10, batch_wait=0.02)
+    async def handle(bodies: list[int]) -> None:
+        batches.append(bodies)
+
+    await mq.send_many(queue, range(12))
+    await run_burst(worker, mq)
+
+    assert [one for batch in batches for one in batch] == [*range(12)]
+    assert max(map(len, batches)) <= 3
+    assert await counts(mq, queue) == (0, 0, 0, 0)
+
+
+async def test_the_rate_of_the_queue(worker: ms.Worker, mq: ms.AsyncClient) -> None:
+    """A batch gathers as fast as the queue's rate allows."""
+    queue: ms.Queue[Any] = ms.Queue("limited", rate=ms.Rate(20, per=1.0, burst=5))
+    batches: list[list[int]] = []
+
+    @worker.on(queue, batch=5, batch_wait=NEVER)
+    async def handle(bodies: list[int]) -> None:
+        batches.append(bodies)
+
+    await mq.send_many(queue, range(15))
+    began = asyncio.get_running_loop().time()
+    await run_burst(worker, mq)
+
+    assert batches == [[*range(n, n + 5)] for n in (0, 5, 10)]
+    assert asyncio.get_running_loop().time() - began >= 0.49
