@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import zlib
 from collections import Counter
 from contextlib import aclosing
 from typing import Any
@@ -294,3 +295,129 @@ class TestControl:
         for delivery in taken[:5] + taken[6:]:
             await delivery.ack()
         assert await counts(mq, queue) == (0, 0, 0, 1)
+
+
+class TestRepartition:
+    """The one way to change the number."""
+
+    @staticmethod
+    def divided(partitions: int) -> ms.Queue[Any]:
+        return ms.Queue("orders", ordered=True, partitions=partitions)
+
+    @pytest.mark.parametrize(("old", "new"), [(1, 4), (4, 1), (4, 6), (6, 4)])
+    async def test_an_empty_queue(
+        self,
+        mq: ms.AsyncClient,
+        connect: Connect,
+        admin: redis.Redis,
+        namespace: str,
+        old: int,
+        new: int,
+    ) -> None:
+        """It goes on with the new number, and nothing of what is no partition any more is left."""
+        before, after = self.divided(old), self.divided(new)
+        await mq.send_many(before, range(20), key=str)
+        assert len(await drain(mq, before)) == 20
+
+        await mq.repartition(after)
+        client = await connect()
+        await client.send_many(after, range(20), key=str)
+        assert sorted(one.body for one in await drain(client, after)) == [*range(20)]
+        with pytest.raises(ms.UsageError, match=f"has {new} partition"):
+            await client.send(before, 1)
+        for number in range(new, old):
+            left = admin.keys(f"{namespace}:{{orders/{number}}}:*")
+            assert [key for key in left if b":producer:" not in key] == []
+
+    async def test_what_is_refused(self, mq: ms.AsyncClient) -> None:
+        """A queue with messages in any state, or with a receiver, stays as it is."""
+        queue, other = self.divided(4), self.divided(8)
+        await mq.send_many(queue, range(8), key=str)
+        with pytest.raises(ms.UsageError, match=r"in use \(8 ready\)"):
+            await mq.repartition(other)
+        async with aclosing(mq.receive(queue, prefetch=1)) as deliveries:
+            await (await anext(deliveries)).reject("no")
+            with pytest.raises(ms.UsageError, match=r"7 ready, 1 dead, 1 workers or receivers"):
+                await mq.repartition(other)
+        await drain(mq, queue)
+        with pytest.raises(ms.UsageError, match=r"\(1 dead\)"):
+            await mq.repartition(other)
+        await mq.purge(queue, confirm=True, dead=True)
+        await mq.send(queue, 1, delay=60)
+        with pytest.raises(ms.UsageError, match=r"\(1 delayed\)"):
+            await mq.repartition(other)
+        assert (await mq.stats(queue)).delayed == 1
+
+    async def test_a_worker_that_lives(
+        self, mq: ms.AsyncClient, queue: ms.Queue[Any], admin: redis.Redis, namespace: str
+    ) -> None:
+        """It counts also when it has nothing to read."""
+        await mq.send(queue, 1)
+        await drain(mq, queue)
+        admin.zadd(f"{namespace}:{{orders}}:members", {"worker": 1})
+        admin.expire(f"{namespace}:{{orders}}:members", 10)
+
+        with pytest.raises(ms.UsageError, match="1 workers or receivers"):
+            await mq.repartition(self.divided(8))
+
+    async def test_the_same_number(self, mq: ms.AsyncClient, queue: ms.Queue[Any]) -> None:
+        """Nothing is to be done, so it is no error on a queue in use, or on a new one."""
+        await mq.repartition(queue)
+        await mq.send(queue, 1)
+        await mq.repartition(queue)
+
+        assert await counts(mq, queue) == (1, 0, 0, 0)
+
+    async def test_an_unordered_queue(self, mq: ms.AsyncClient) -> None:
+        """It has no partitions."""
+        with pytest.raises(ms.UsageError, match="not ordered"):
+            await mq.repartition(ms.Queue("orders"))
+
+
+class TestKeys:
+    async def test_a_key_has_one_partition(self, mq: ms.AsyncClient, queue: ms.Queue[Any]) -> None:
+        """However it is sent; and it is the one that the wire format says."""
+        for n in range(20):
+            key = f"c-{n}"
+            one = await mq.send(queue, n, key=key)
+            [other] = await mq.send_many(queue, [n], key=key)
+            late = await mq.send(queue, n, key=key, delay=60)
+            wanted = zlib.crc32(key.encode()) % PARTS
+            assert [place(receipt.id) for receipt in (one, other, late)] == [wanted] * 3
+
+    async def test_keys_are_received_in_order(
+        self, mq: ms.AsyncClient, queue: ms.Queue[Any]
+    ) -> None:
+        """One message of each key at a time; the next one comes when it is done."""
+        await mq.send_many(queue, range(60), key=lambda n: f"k{n % 6}")
+
+        seen: dict[int, list[int]] = {}
+        async for delivery in mq.receive(queue, wait=0):
+            assert delivery.key == f"k{delivery.body % 6}"
+            seen.setdefault(delivery.body % 6, []).append(delivery.body)
+            await delivery.ack()
+        assert seen == {key: [*range(key, 60, 6)] for key in range(6)}
+
+    async def test_cancel_and_reschedule(self, mq: ms.AsyncClient, queue: ms.Queue[Any]) -> None:
+        """An id finds its message in its partition, in whatever state it waits."""
+        first = [await mq.send(queue, n, key=f"c-{n}") for n in range(8)]
+        second = [await mq.send(queue, n, key=f"c-{n}") for n in range(8)]
+        late = [await mq.send(queue, n, delay=60) for n in range(8)]
+
+        assert await mq.cancel(queue, second[2].id)
+        assert await mq.cancel(queue, late[3].id)
+        assert not await mq.cancel(queue, late[3].id)
+        for receipt in late[:3]:
+            assert await mq.reschedule(queue, receipt.id, delay=0)
+        received = {one.id for one in await drain(mq, queue)}
+        gone = {second[2].id, *(one.id for one in late[3:])}
+        assert received == {one.id for one in first + second + late} - gone
+
+    async def test_unique(self, mq: ms.AsyncClient, queue: ms.Queue[Any]) -> None:
+        """A unique key works in the whole queue, and among the messages of one key."""
+        plain = [await mq.send(queue, n, unique="u") for n in range(3)]
+        keyed = [await mq.send(queue, n, unique="v", key="c-1") for n in range(3)]
+
+        for receipts in (plain, keyed):
+            assert len({one.id for one in receipts}) == 1
+            assert [one.duplicate for one in receipts] == [False, True, True]

@@ -299,6 +299,7 @@ class AsyncClient:
     peek = operate.peek
     dead = operate.dead
     redrive = operate.redrive
+    repartition = operate.repartition
     cancel = operate.cancel
     reschedule = operate.reschedule
     purge = operate.purge

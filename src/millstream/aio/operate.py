@@ -16,6 +16,7 @@ from millstream.checks import (
 )
 from millstream.declare import Queue
 from millstream.driver.aio import AsyncDriver
+from millstream.errors import UsageError
 from millstream.message import DeadLetter, Message, QueueStats
 from millstream.policy import Duration
 from millstream.protocol import control, discovery, shown, waiting, whole
@@ -31,6 +32,7 @@ __all__ = [
     "purge",
     "queues",
     "redrive",
+    "repartition",
     "reschedule",
     "stats",
 ]
@@ -188,6 +190,26 @@ async def reschedule(
     time = time_argument(delay=delay, at=at)
     keys = mq.keys_of(queue).at(partition)
     return await mq.driver.drive(waiting.reschedule(keys, bare, time))
+
+
+async def repartition(mq: Connected, queue: Queue[Any]) -> None:
+    """Divide an ordered queue anew: into as many partitions as it is declared with here.
+
+    It must be empty, its dead letters included, and without workers and receivers. Whoever sends
+    to it must be stopped: a client that goes on with the old number would send to partitions that
+    nobody reads any more.
+
+    Args:
+        queue: with the new number.
+
+    Raises:
+        UsageError: it is not ordered, or it is in use; the error says by whom or what.
+    """
+    keys = mq.keys_of(queue)
+    if not queue.ordered:
+        message = f"queue {queue.name!r} is not ordered, so it has no partitions: pass ordered=True"
+        raise UsageError(message)
+    await mq.driver.drive(whole.repartition(keys, queue.partitions))
 
 
 async def purge(

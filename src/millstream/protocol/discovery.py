@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple
 from typing import Any
 
 from millstream.declare import check_name
@@ -47,7 +46,7 @@ def _queue_of(namespace: str, key: bytes) -> str | None:
         keys = queue_keys(namespace, name, int(partition) if slash else 0)
     except (UnicodeDecodeError, ValueError):  # a UsageError is one
         return None  # somebody else's key of a similar shape
-    return name if text in astuple(keys) else None
+    return name if text in keys.all else None
 
 
 def _first(replies: list[Any]) -> Any:

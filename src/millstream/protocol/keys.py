@@ -6,7 +6,7 @@ cluster. A queue that is not divided is its own partition 0.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 __all__ = ["GROUP", "LANES", "QueueKeys", "in_special_lane", "is_suspect", "queue_keys"]
 
@@ -100,6 +100,12 @@ class QueueKeys:
     def at(self, partition: int) -> QueueKeys:
         """Return the keys of a partition of the same queue."""
         return queue_keys(self.namespace, self.name, partition)
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """All keys, but those that expire by themselves and whose names have further parts."""
+        parts = {"namespace", "name", "partition", "prefix"}
+        return tuple(getattr(self, one.name) for one in fields(self) if one.name not in parts)
 
     def producer(self, producer: str) -> str:
         """Return the key that remembers the last batch of one producer; it expires."""

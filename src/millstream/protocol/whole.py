@@ -12,12 +12,13 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from millstream.errors import UsageError
 from millstream.message import ConsumerStats, QueueStats
 from millstream.protocol import admin, control
 from millstream.protocol.envelope import Envelope
 from millstream.protocol.keys import QueueKeys
-from millstream.protocol.op import Command, Op, Plan
-from millstream.protocol.partitions import by_partition, declared
+from millstream.protocol.op import Command, Op, Plan, load_script
+from millstream.protocol.partitions import by_partition, declare, declared
 
 __all__ = [
     "dead",
@@ -27,11 +28,17 @@ __all__ = [
     "purge",
     "purge_dead",
     "redrive",
+    "repartition",
     "resume",
     "stats",
 ]
 
 T = TypeVar("T")
+
+_VACATE = load_script("vacate")
+
+HEARD_OF = 60.0
+"""Seconds within which every consumer that lives asks for messages."""
 
 SUMS = (
     *("ready", "delayed", "in_flight", "dead"),
@@ -134,6 +141,58 @@ def pause(keys: QueueKeys) -> Plan[None]:
 def resume(keys: QueueKeys) -> Plan[None]:
     """Go on where the queue was paused. Safe to repeat."""
     yield from _each(keys, control.resume)
+
+
+def repartition(keys: QueueKeys, partitions: int) -> Plan[None]:
+    """Divide an ordered queue anew.
+
+    Args:
+        keys: of partition 0.
+        partitions: into how many.
+
+    Raises:
+        UsageError: it is in use; the error says by whom or what.
+    """
+    stored: int | None = yield declared(keys, None)
+    if stored is None or stored == partitions:
+        yield declare(keys, partitions)
+        return
+    found: QueueStats = yield from stats(keys)
+    members: int = yield Op((Command(("ZCARD", keys.members)),), decode=_first)
+    readers = sum(one.idle < HEARD_OF for one in found.consumers)
+    _check_unused(keys.name, found, max(members, readers))
+    # New users come with the new number from now on, and do not touch what goes away.
+    yield Op((Command(("HSET", keys.config, "partitions", partitions)),), decode=_first)
+    for number in range(partitions, stored):
+        gone = keys.at(number)
+        first = (*gone.lanes, gone.dead, gone.due, gone.priority, gone.lines)
+        others = [key for key in gone.all if key not in first]
+        held: int = yield Op((_VACATE.call([*first, *others], []),), decode=_first)
+        if held:
+            yield Op((Command(("HSET", keys.config, "partitions", stored)),), decode=_first)
+            message = (
+                f"queue {keys.name!r} stays as it is: {held} messages came into partition "
+                f"{number} meanwhile. Stop whoever sends to it, and let workers drain it"
+            )
+            raise UsageError(message)
+
+
+def _check_unused(queue: str, found: QueueStats, readers: int) -> None:
+    held = {name: getattr(found, name) for name in ("ready", "delayed", "in_flight", "dead")}
+    what = [f"{count} {name.replace('_', ' ')}" for name, count in held.items() if count]
+    if readers:
+        what.append(f"{readers} workers or receivers")
+    if what:
+        message = (
+            f"queue {queue!r} is in use ({', '.join(what)}), so it cannot be divided anew. Stop "
+            "whoever sends to it, let workers drain it, redrive or purge its dead letters, and "
+            "stop the workers"
+        )
+        raise UsageError(message)
+
+
+def _first(replies: list[Any]) -> Any:
+    return replies[0]
 
 
 def _each(keys: QueueKeys, ask: Callable[[QueueKeys], Op[T]]) -> Plan[list[T]]:

@@ -297,6 +297,7 @@ class Client:
     peek = operate.peek
     dead = operate.dead
     redrive = operate.redrive
+    repartition = operate.repartition
     cancel = operate.cancel
     reschedule = operate.reschedule
     purge = operate.purge
