@@ -16,6 +16,7 @@ from millstream.errors import (
     LeaseLost,
     MillstreamError,
     NotConnected,
+    QueueFull,
     Reject,
     RetryLater,
     ServerRefused,
@@ -25,7 +26,7 @@ from millstream.errors import (
     UsageError,
 )
 from millstream.message import ConsumerStats, DeadLetter, Message, QueueStats, Receipt, Schedule
-from millstream.policy import Backoff, Rate, Retry
+from millstream.policy import Backoff, Bound, Rate, Retry
 from millstream.sync.client import Client
 from millstream.sync.delivery import SyncDelivery
 from millstream.worker import Worker
@@ -33,6 +34,7 @@ from millstream.worker import Worker
 __all__ = [
     "AsyncClient",
     "Backoff",
+    "Bound",
     "BrokerError",
     "Client",
     "ConsumerStats",
@@ -44,6 +46,7 @@ __all__ = [
     "MillstreamError",
     "NotConnected",
     "Queue",
+    "QueueFull",
     "QueueStats",
     "Rate",
     "Receipt",

@@ -9,7 +9,7 @@ from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack, overload
 
 from millstream.codec import Codec, CodecName, codec_for
 from millstream.errors import UsageError
-from millstream.policy import Duration, Limits, Rate, Retry, check_count, milliseconds
+from millstream.policy import Bound, Duration, Limits, Rate, Retry, check_count, milliseconds
 
 __all__ = ["Queue", "check_name"]
 
@@ -82,6 +82,7 @@ class QueueOptions(TypedDict, total=False):
     partitions: int
     rate: Rate | None
     max_running: int | None
+    bound: Bound | None
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -110,6 +111,8 @@ class Queue(Generic[T]):
         rate: at most so many deliveries in a period, across all consumers. Default: any number.
         max_running: at most so many deliveries in flight at a time, across all consumers.
             Default: any number.
+        bound: how many messages it may have, and what a send does when it is full (docs/bounds.md).
+            Producers say it, and should agree. Not together with partitions. Default: any number.
 
     Raises:
         UsageError: a parameter does not make sense; it names the parameter.
@@ -127,6 +130,7 @@ class Queue(Generic[T]):
     partitions: int
     rate: Rate | None
     max_running: int | None
+    bound: Bound | None
     codec: Codec[T] = field(repr=False, compare=False)
     # What a client remembers its way to the queue by.
     place: str = field(repr=False, compare=False)
@@ -156,6 +160,7 @@ class Queue(Generic[T]):
         partitions: int = 1,
         rate: Rate | None = None,
         max_running: int | None = None,
+        bound: Bound | None = None,
     ) -> None:
         check_name(name, "the queue's name")
         if retry is not None and not isinstance(retry, Retry):
@@ -174,6 +179,7 @@ class Queue(Generic[T]):
         _check_choice(expired, f"queue {name!r}: expired", ("dead", "drop"))
         _check_partitions(name, ordered, partitions)
         _check_limits(name, partitions, rate, max_running)
+        _check_bound(name, bound, partitions)
         # The dataclass is frozen, so its own constructor sets fields in this way, too.
         put = object.__setattr__
         put(self, "name", name)
@@ -186,7 +192,8 @@ class Queue(Generic[T]):
         put(self, "priorities", priorities)
         put(self, "expired", expired)
         put(self, "partitions", partitions)
-        put(self, "place", f"{name}/{partitions}" if ordered else name)
+        put(self, "bound", bound)
+        put(self, "place", _place(name, partitions if ordered else None, bound))
         put(self, "rate", rate)
         put(self, "max_running", max_running)
         put(self, "codec", codec_for(body_type, name, codec))
@@ -229,3 +236,23 @@ def _check_partitions(name: str, ordered: object, partitions: object) -> None:
             "share an unordered queue as it is"
         )
         raise UsageError(message)
+
+
+def _check_bound(name: str, bound: object, partitions: int) -> None:
+    if bound is None:
+        return
+    if not isinstance(bound, Bound):
+        message = f"queue {name!r}: bound must be a Bound, not {bound!r}"
+        raise UsageError(message)
+    if partitions != 1:
+        message = (
+            f"queue {name!r}: bound={bound.length} and partitions={partitions} do not go together: "
+            "no partition knows how many messages the others have"
+        )
+        raise UsageError(message)
+
+
+def _place(name: str, partitions: int | None, bound: Bound | None) -> str:
+    place = name if partitions is None else f"{name}/{partitions}"
+    # No name has a space.
+    return place if bound is None else f"{place} {bound}"

@@ -8,6 +8,7 @@ The tree says what the caller can do about an error::
     │   ├── NotConnected      no server could be reached (also a ConnectionError)
     │   ├── TimedOut          it did not answer in time (also a TimeoutError)
     │   ├── ServerRefused     it answered with an error (out of memory, no permission, ...)
+    │   ├── QueueFull         the queue has reached its bound; nothing was sent
     │   └── UnsupportedServer it is too old
     ├── DeliveryError         one message
     │   ├── LeaseLost         another consumer owns the message by now
@@ -28,6 +29,7 @@ __all__ = [
     "LeaseLost",
     "MillstreamError",
     "NotConnected",
+    "QueueFull",
     "Reject",
     "RetryLater",
     "ServerRefused",
@@ -97,6 +99,22 @@ class ServerRefused(BrokerError):
     def __init__(self, message: str, *, code: str = "ERR") -> None:
         super().__init__(message)
         self.code = code
+
+
+class QueueFull(BrokerError):
+    """The queue has reached its bound. Nothing of this send is stored; repeat it when there is room.
+
+    Attributes:
+        queue: the name of the queue.
+        length: how many unfinished messages it had.
+        bound: how many it may have.
+    """
+
+    def __init__(self, message: str, *, queue: str, length: int, bound: int) -> None:
+        super().__init__(message)
+        self.queue = queue
+        self.length = length
+        self.bound = bound
 
 
 class UnsupportedServer(BrokerError):

@@ -9,13 +9,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Literal
 
 from millstream.errors import UsageError
 
-__all__ = ["Backoff", "Duration", "Limits", "Rate", "Retry", "check_count", "milliseconds"]
+__all__ = ["Backoff", "Bound", "Duration", "Limits", "Rate", "Retry", "check_count", "milliseconds"]
 
 Duration = float | timedelta
 """Seconds as a number, or a timedelta."""
+
+_DEFAULT_PATIENCE = timedelta(seconds=30)
+"""An object of its own: it tells that nobody has said how long a send may wait."""
 
 LONGEST = 100 * 365 * 86_400
 """A duration above a hundred years is a mistake in units, and would overflow a score."""
@@ -186,3 +190,52 @@ def check_count(value: object, name: str) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         message = f"{name} must be a whole number from 1, not {value!r}"
         raise UsageError(message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, init=False)
+class Bound:
+    """How many messages a queue may have, and what a send does when it is full.
+
+    All unfinished messages count: ready, delayed, in the line of their key, and in flight. What
+    the server itself puts back (retries, redriven dead letters) and what schedules send may exceed
+    the bound for a while; a send finds no room then.
+
+    Args:
+        length: how many messages, from 1.
+        on_full: ``reject`` (default): the send fails with ``QueueFull``; ``wait``: it waits until
+            there is room, first come, first served; ``drop_oldest``: the oldest messages that
+            nobody has begun with make room and are deleted.
+        timeout: for ``wait``: seconds after which the send fails with ``QueueFull`` after all.
+            Default 30; None: never.
+
+    Raises:
+        UsageError: a parameter does not make sense; it names the parameter.
+    """
+
+    length: int
+    on_full: Literal["reject", "wait", "drop_oldest"]
+    timeout_ms: int | None
+
+    def __init__(
+        self,
+        length: int,
+        *,
+        on_full: Literal["reject", "wait", "drop_oldest"] = "reject",
+        timeout: Duration | None = _DEFAULT_PATIENCE,
+    ) -> None:
+        check_count(length, "Bound.length")
+        if on_full not in ("reject", "wait", "drop_oldest"):
+            message = f"Bound.on_full must be 'reject', 'wait' or 'drop_oldest', not {on_full!r}"
+            raise UsageError(message)
+        given = timeout is not _DEFAULT_PATIENCE
+        if given and on_full != "wait":
+            message = f"Bound.timeout is for on_full='wait'; a send to a queue that is full with on_full={on_full!r} never waits"
+            raise UsageError(message)
+        # The dataclass is frozen, so its own constructor sets fields in this way, too.
+        put = object.__setattr__
+        put(self, "length", length)
+        put(self, "on_full", on_full)
+        patience = timeout if on_full == "wait" else None
+        if patience is not None:
+            patience = milliseconds(patience, "Bound.timeout", minimum=0.001)
+        put(self, "timeout_ms", patience)

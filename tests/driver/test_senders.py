@@ -61,7 +61,7 @@ def sent(server: Server, keys: QueueKeys) -> int:
     return int(count or 0)
 
 
-async def one(sender: Sender | AsyncSender, body: bytes) -> Any:
+async def one(sender: Sender | AsyncSender[Any], body: bytes) -> Any:
     """A send as a coroutine, for a task of its own."""
     return await sender.send(body)
 

@@ -18,6 +18,7 @@ from millstream.errors import (
     LeaseLost,
     MillstreamError,
     NotConnected,
+    QueueFull,
     Reject,
     RetryLater,
     ServerRefused,
@@ -34,6 +35,10 @@ EXAMPLES: list[tuple[MillstreamError, dict[str, Any]]] = [
     (NotConnected("text", url="redis://h"), {"url": "redis://h"}),
     (TimedOut("text", url="redis://h"), {"url": "redis://h"}),
     (ServerRefused("text", code="OOM"), {"code": "OOM"}),
+    (
+        QueueFull("text", queue="orders", length=9, bound=9),
+        {"queue": "orders", "length": 9, "bound": 9},
+    ),
     (UnsupportedServer("text", version="5.0.7"), {"version": "5.0.7"}),
     (DeliveryError("text", queue="orders", id="1-1"), {"queue": "orders", "id": "1-1"}),
     (LeaseLost("text", queue="orders", id="1-1"), {"queue": "orders", "id": "1-1"}),

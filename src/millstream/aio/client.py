@@ -16,7 +16,7 @@ from millstream.aio import operate
 from millstream.aio import schedules as _schedules
 from millstream.aio.delivery import Delivery
 from millstream.aio.reader import QueueReader
-from millstream.aio.router import QueueSender, placer_of, sender_of
+from millstream.aio.router import Placer, QueueSender, placer_of, sender_of
 from millstream.checks import (
     check_prefetch,
     check_queue,
@@ -68,7 +68,7 @@ class AsyncClient:
             timeout=milliseconds(timeout, "timeout", minimum=0.001) / 1000,
         )
         self._senders: dict[str, QueueSender] = {}
-        self._placers: dict[str, QueueSender] = {}
+        self._placers: dict[str, Placer] = {}
         # Receivers may start at the same time, in threads even: all get the same keeper.
         self._guard = threading.Lock()
         self._keeper: LeaseKeeper | None = None
@@ -157,6 +157,7 @@ class AsyncClient:
         Raises:
             UsageError: the body has the wrong type or is too large, or an option makes no sense.
                 Nothing was sent.
+            QueueFull: the queue has reached its bound. Nothing was sent.
             BrokerError: the message may or may not be stored. A repeated call sends a second one.
 
         Guarantee: stored once, also when the connection breaks on the way; from then on it is
@@ -165,7 +166,7 @@ class AsyncClient:
         if not isinstance(queue, Queue):
             check_queue(queue)
         encoded = encode_headers(headers) if headers else b""
-        if options:
+        if options or queue.bound is not None:
             placed = placement(queue, queue.encode(body), encoded, **options)
             return await (self._placers.get(queue.place) or await self._placer(queue)).send(placed)
         sender = self._senders.get(queue.place) or await self._sender(queue)
@@ -194,9 +195,10 @@ class AsyncClient:
 
         Raises:
             UsageError: a body has the wrong type or is too large. Nothing was sent.
+            QueueFull: they do not all fit into a queue with a bound. Nothing was sent.
             BrokerError: some chunks may be stored, others not.
 
-        Guarantee: as for ``send``. A chunk is stored whole or not at all. The order is kept,
+        Guarantee: as for ``send``. To a queue with a bound they go in one call. Else a chunk is stored whole or not at all. The order is kept,
         unless a connection breaks on the way.
         """
         check_queue(queue)
@@ -204,7 +206,7 @@ class AsyncClient:
         encoded = [queue.encode(body) for body in bodies]
         if not encoded:
             return []
-        if options or key is not None:
+        if options or key is not None or queue.bound is not None:
             keys = (key(body) if callable(key) else key for body in bodies)
             metadata = encode_headers(headers) if headers else b""
             placed = [
@@ -222,9 +224,9 @@ class AsyncClient:
         keys = await self._declare(queue)
         return self._senders.setdefault(queue.place, sender_of(self._driver, keys))
 
-    async def _placer(self, queue: Queue[Any]) -> QueueSender:
+    async def _placer(self, queue: Queue[Any]) -> Placer:
         keys = await self._declare(queue)
-        return self._placers.setdefault(queue.place, placer_of(self._driver, keys))
+        return self._placers.setdefault(queue.place, placer_of(self._driver, keys, queue.bound))
 
     async def _declare(self, queue: Queue[Any]) -> list[QueueKeys]:
         """Connect, see that all agree how an ordered queue is divided; the keys of each partition."""

@@ -8,15 +8,17 @@ from typing import Any
 
 import msgspec
 
+from millstream.aio.bounded import BoundedSender
 from millstream.driver.aio import AsyncDriver
 from millstream.driver.aio_sender import AsyncSender
 from millstream.message import Receipt
+from millstream.policy import Bound
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.partitions import partition_of, public_id
 from millstream.protocol.place import Placement, placing
 from millstream.protocol.send import sending
 
-__all__ = ["QueueSender", "placer_of", "sender_of"]
+__all__ = ["Placer", "QueueSender", "placer_of", "sender_of"]
 
 
 class Router:
@@ -27,7 +29,9 @@ class Router:
         name_of: what a message's partition follows from; empty: any will do.
     """
 
-    def __init__(self, senders: Sequence[AsyncSender], name_of: Callable[[Any], str]) -> None:
+    def __init__(
+        self, senders: Sequence[AsyncSender[Receipt]], name_of: Callable[[Any], str]
+    ) -> None:
         self._senders = senders
         self._name_of = name_of
         self._next = itertools.count()
@@ -74,8 +78,11 @@ class Router:
             await sender.close()
 
 
-QueueSender = AsyncSender | Router
-"""What sends to a queue."""
+QueueSender = AsyncSender[Receipt] | Router
+"""What sends plain messages to a queue."""
+
+Placer = QueueSender | BoundedSender
+"""What sends other messages to it."""
 
 
 def sender_of(driver: AsyncDriver, keys: Sequence[QueueKeys]) -> QueueSender:
@@ -84,8 +91,10 @@ def sender_of(driver: AsyncDriver, keys: Sequence[QueueKeys]) -> QueueSender:
     return senders[0] if len(senders) == 1 else Router(senders, _nothing)
 
 
-def placer_of(driver: AsyncDriver, keys: Sequence[QueueKeys]) -> QueueSender:
-    """Return what sends other messages to a queue with these partitions."""
+def placer_of(driver: AsyncDriver, keys: Sequence[QueueKeys], bound: Bound | None) -> Placer:
+    """Return what sends other messages to a queue with these partitions, or with this bound."""
+    if bound is not None:
+        return BoundedSender(driver, keys[0], bound)
     senders = [driver.sender(placing(one)) for one in keys]
     return senders[0] if len(senders) == 1 else Router(senders, _key_of)
 

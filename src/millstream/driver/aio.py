@@ -10,6 +10,7 @@ from redis import exceptions
 
 from millstream.driver.aio_listener import AsyncListener
 from millstream.driver.aio_sender import AsyncSender
+from millstream.driver.aio_waiting import AsyncWaitingSender
 from millstream.driver.aio_wire import AsyncWire
 from millstream.driver.blocking import BlockingDriver
 from millstream.driver.faults import DEMOTED, ERROR_REPLIES, Tries, code_of, refusal, translate
@@ -17,6 +18,8 @@ from millstream.driver.packing import pack
 from millstream.driver.server_check import check_server, server_info
 from millstream.driver.target import Target, resolve
 from millstream.errors import BrokerError, NotConnected, TimedOut, UsageError
+from millstream.policy import Bound
+from millstream.protocol.keys import QueueKeys
 from millstream.protocol.op import Command, Op, Pause, Plan
 from millstream.protocol.reading import BLOCK_MS
 from millstream.protocol.send import Batch
@@ -174,9 +177,13 @@ class AsyncDriver:
         """Wait, as this driver's users do."""
         await asyncio.sleep(seconds)
 
-    def sender(self, batch: Batch) -> AsyncSender:
+    def sender(self, batch: Batch[T]) -> AsyncSender[T]:
         """Return what gathers the sends of many tasks into batches."""
         return AsyncSender(self.run, batch)
+
+    def waiting_sender(self, keys: QueueKeys, bound: Bound) -> AsyncWaitingSender:
+        """Return what has sends to a full queue wait."""
+        return AsyncWaitingSender(self.run, self.listener, keys, bound)
 
     async def listener(self) -> AsyncListener:
         """Return a connection of its own for reads that sleep at the server."""

@@ -12,19 +12,20 @@ import itertools
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from millstream.message import Receipt
+from millstream.errors import QueueFull
 from millstream.protocol.op import Op
 from millstream.protocol.send import Batch, chunks
 
 __all__ = ["AsyncSender"]
 
 Lane = tuple[str, "itertools.count[int]"]
-Outcome = list[Receipt] | BaseException
-Tell = Callable[[Outcome], None]
-Waiting = list[asyncio.Future[Receipt]]
-Run = Callable[[Op[list[Receipt]]], Awaitable[list[Receipt]]]
+R = TypeVar("R")
+Outcome = Sequence[R | QueueFull] | BaseException
+Tell = Callable[[Outcome[R]], None]
+Waiting = list[asyncio.Future[R]]
+Run = Callable[[Op[Any]], Awaitable[Any]]
 
 GATHERED = 50
 """Messages that make a batch leave at once."""
@@ -34,7 +35,7 @@ LANES = 16
 remembers the last batch of every producer."""
 
 
-class AsyncSender:
+class AsyncSender(Generic[R]):
     """Sends messages to one queue.
 
     Args:
@@ -42,26 +43,27 @@ class AsyncSender:
         batch: makes the operation that sends some messages.
     """
 
-    def __init__(self, run: Run, batch: Batch) -> None:
+    def __init__(self, run: Run, batch: Batch[R]) -> None:
         self._run = run
         self._batch = batch
         self._loop = asyncio.get_running_loop()
         self._bodies: list[Any] = []
         self._headers: list[bytes] | None = None
         # A future for each message: one for all would be cancelled with the first of its tasks.
-        self._waiting: Waiting = []
+        self._waiting: Waiting[R] = []
         name = uuid.uuid4().hex[:16]
         self._free: list[Lane] = [(f"{name}-{lane}", itertools.count(1)) for lane in range(LANES)]
         self._freed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def send(self, body: Any, headers: bytes = b"") -> asyncio.Future[Receipt]:
+    def send(self, body: Any, headers: bytes = b"") -> asyncio.Future[R]:
         """Send one message, together with what other tasks send at the moment.
 
         It returns what to await, and is no coroutine itself: that is a tenth of a send's cost.
 
         Raises:
             BrokerError: when awaited: it is not known to be stored. The same for all of the batch.
+            QueueFull: when awaited: this one is not stored.
         """
         bodies = self._bodies
         index = len(bodies)
@@ -70,7 +72,7 @@ class AsyncSender:
             self._headers = [b""] * index
         if self._headers is not None:
             self._headers.append(headers)
-        stored: asyncio.Future[Receipt] = asyncio.Future(loop=self._loop)
+        stored: asyncio.Future[R] = asyncio.Future(loop=self._loop)
         self._waiting.append(stored)
         if index == 0:
             # Tasks that are ready to run now still join this batch.
@@ -81,21 +83,21 @@ class AsyncSender:
 
     async def send_many(
         self, bodies: Sequence[Any], headers: Sequence[bytes] | None = None
-    ) -> list[Receipt]:
+    ) -> list[R]:
         """Send messages in chunks, some of them on the wire at a time.
 
         Raises:
             BrokerError: a chunk is not known to be stored; others may be.
         """
-        waiting: list[asyncio.Future[list[Receipt]]] = []
+        waiting: list[asyncio.Future[list[R]]] = []
         for some, with_headers in chunks(bodies, headers):
             while not self._free:
                 self._freed.clear()
                 await self._freed.wait()
-            chunk: asyncio.Future[list[Receipt]] = self._loop.create_future()
+            chunk: asyncio.Future[list[R]] = self._loop.create_future()
             self._start(some, with_headers, partial(_tell, chunk))
             waiting.append(chunk)
-        stored: list[Receipt] = []
+        stored: list[R] = []
         for result in await asyncio.gather(*waiting, return_exceptions=True):
             if isinstance(result, BaseException):
                 raise result
@@ -114,14 +116,14 @@ class AsyncSender:
                 self._headers = self._headers[count:] or None
             self._start(some, with_headers, partial(_tell_each, waiting))
 
-    def _start(self, bodies: Sequence[Any], headers: Sequence[bytes] | None, tell: Tell) -> None:
+    def _start(self, bodies: Sequence[Any], headers: Sequence[bytes] | None, tell: Tell[R]) -> None:
         producer, numbers = lane = self._free.pop()
         op = self._batch(producer, next(numbers), bodies, headers)
         task = self._loop.create_task(self._transmit(op, lane, tell))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _transmit(self, op: Op[list[Receipt]], lane: Lane, tell: Tell) -> None:
+    async def _transmit(self, op: Op[Sequence[R | QueueFull]], lane: Lane, tell: Tell[R]) -> None:
         try:
             stored = await self._run(op)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the senders must know
@@ -140,23 +142,26 @@ class AsyncSender:
             await asyncio.wait(self._tasks)
 
 
-def _tell(waiting: asyncio.Future[list[Receipt]], outcome: Outcome) -> None:
+def _tell(waiting: asyncio.Future[list[R]], outcome: Outcome[R]) -> None:
     """Give one who waits for all messages of a batch what came of it."""
     if isinstance(outcome, BaseException):
         _fail(waiting, outcome)
     elif not waiting.done():
-        waiting.set_result(outcome)
+        # Nobody sends many to a queue that refuses some of them.
+        waiting.set_result(outcome)  # type: ignore[arg-type]
 
 
-def _tell_each(waiting: Waiting, outcome: Outcome) -> None:
+def _tell_each(waiting: Waiting[R], outcome: Outcome[R]) -> None:
     """Give each who waits for a message of a batch what came of it."""
     if isinstance(outcome, BaseException):
         for one in waiting:
             _fail(one, outcome)
     else:
-        for one, receipt in zip(waiting, outcome, strict=True):
-            if not one.done():
-                one.set_result(receipt)
+        for one, result in zip(waiting, outcome, strict=True):
+            if isinstance(result, QueueFull):
+                _fail(one, result)
+            elif not one.done():
+                one.set_result(result)
 
 
 def _fail(waiting: asyncio.Future[Any], error: BaseException) -> None:

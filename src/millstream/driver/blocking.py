@@ -11,11 +11,14 @@ from redis import exceptions
 
 from millstream.driver.blocking_listener import BlockingListener
 from millstream.driver.blocking_sender import BlockingSender
+from millstream.driver.blocking_waiting import BlockingWaitingSender
 from millstream.driver.faults import DEMOTED, ERROR_REPLIES, Tries, code_of, refusal, translate
 from millstream.driver.packing import pack
 from millstream.driver.server_check import check_server, server_info
 from millstream.driver.target import Target, resolve
 from millstream.errors import BrokerError, NotConnected, TimedOut, UsageError
+from millstream.policy import Bound
+from millstream.protocol.keys import QueueKeys
 from millstream.protocol.op import Command, Op, Pause, Plan
 from millstream.protocol.reading import BLOCK_MS
 from millstream.protocol.send import Batch
@@ -261,9 +264,13 @@ class BlockingDriver:
         """Wait, as this driver's users do."""
         time.sleep(seconds)
 
-    def sender(self, batch: Batch) -> BlockingSender:
+    def sender(self, batch: Batch[T]) -> BlockingSender[T]:
         """Return what gathers the sends of many threads into batches."""
         return BlockingSender(self.run, batch)
+
+    def waiting_sender(self, keys: QueueKeys, bound: Bound) -> BlockingWaitingSender:
+        """Return what has sends to a full queue wait."""
+        return BlockingWaitingSender(self.run, self.listener, keys, bound)
 
     def listener(self) -> BlockingListener:
         """Return a connection of its own for reads that sleep at the server."""

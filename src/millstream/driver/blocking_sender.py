@@ -11,19 +11,19 @@ import os
 import threading
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from millstream.errors import NotConnected, UsageError
-from millstream.message import Receipt
+from millstream.errors import NotConnected, QueueFull, UsageError
 from millstream.protocol.op import Op
 from millstream.protocol.send import Batch, chunks
 
 __all__ = ["BlockingSender"]
 
-Run = Callable[[Op[list[Receipt]]], list[Receipt]]
+R = TypeVar("R")
+Run = Callable[[Op[Any]], Any]
 
 
-class _Gathered:
+class _Gathered(Generic[R]):
     """Messages that leave together, and what came of it."""
 
     __slots__ = ("bodies", "error", "headers", "stored", "taken")
@@ -32,11 +32,11 @@ class _Gathered:
         self.bodies: list[Any] = []
         self.headers: list[bytes] = []
         self.taken = False
-        self.stored: list[Receipt] = []
+        self.stored: list[R | QueueFull] = []
         self.error: Exception | None = None
 
 
-class BlockingSender:
+class BlockingSender(Generic[R]):
     """Sends messages to one queue, from any number of threads.
 
     Args:
@@ -44,7 +44,7 @@ class BlockingSender:
         batch: makes the operation that sends some messages.
     """
 
-    def __init__(self, run: Run, batch: Batch) -> None:
+    def __init__(self, run: Run, batch: Batch[R]) -> None:
         self._run = run
         self._batch = batch
         self._pid = os.getpid()
@@ -52,13 +52,14 @@ class BlockingSender:
         self._numbers = itertools.count(1)
         self._guard = threading.Lock()
         self._sending = threading.Lock()
-        self._gathering = _Gathered()
+        self._gathering: _Gathered[R] = _Gathered()
 
-    def send(self, body: Any, headers: bytes = b"") -> Receipt:
+    def send(self, body: Any, headers: bytes = b"") -> R:
         """Send one message, together with what other threads send at the moment.
 
         Raises:
             BrokerError: it is not known to be stored. The same for all of the batch.
+            QueueFull: this one is not stored.
         """
         if os.getpid() != self._pid:
             # Locks that another thread held at the fork stay locked for ever.
@@ -76,25 +77,26 @@ class BlockingSender:
                 batch.taken = True
                 self._transmit(batch)
         if index < len(batch.stored):
-            return batch.stored[index]
+            result = batch.stored[index]
+            if isinstance(result, QueueFull):
+                raise result
+            return result
         assert batch.error is not None  # noqa: S101 - all are stored unless there was one
         raise batch.error
 
-    def send_many(
-        self, bodies: Sequence[Any], headers: Sequence[bytes] | None = None
-    ) -> list[Receipt]:
+    def send_many(self, bodies: Sequence[Any], headers: Sequence[bytes] | None = None) -> list[R]:
         """Send messages in chunks, in their order.
 
         Raises:
             BrokerError: a chunk is not known to be stored; those before it are.
         """
-        stored: list[Receipt] = []
+        stored: list[R] = []
         for some, with_headers in chunks(bodies, headers):
             with self._sending:
-                stored += self._send(some, with_headers)
+                stored += self._send(some, with_headers)  # type: ignore[arg-type] # no unit among them
         return stored
 
-    def _transmit(self, batch: _Gathered) -> None:
+    def _transmit(self, batch: _Gathered[R]) -> None:
         try:
             headers = batch.headers if any(batch.headers) else None
             # Many threads' large bodies are too much for one script call.
@@ -107,9 +109,14 @@ class BlockingSender:
             batch.error = NotConnected("the thread that sent this batch was interrupted")
             raise
 
-    def _send(self, bodies: Sequence[Any], headers: Sequence[bytes] | None) -> list[Receipt]:
+    def _send(
+        self, bodies: Sequence[Any], headers: Sequence[bytes] | None
+    ) -> Sequence[R | QueueFull]:
         """Send one batch; the caller holds the lock, so that there is one at a time."""
-        return self._run(self._batch(self._producer, next(self._numbers), bodies, headers))
+        stored: Sequence[R | QueueFull] = self._run(
+            self._batch(self._producer, next(self._numbers), bodies, headers)
+        )
+        return stored
 
     def close(self) -> None:
         """Wait for what is on its way."""

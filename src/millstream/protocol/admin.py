@@ -135,7 +135,7 @@ def purge(keys: QueueKeys) -> Plan[int]:
     """Delete what is ready or delayed; the result is how many messages."""
     total = 0
     while True:
-        command = _PURGE.call(keys.common, [GROUP, ENTRIES_A_CALL, ""])
+        command = _PURGE.call([*keys.common, *keys.queueing], [GROUP, ENTRIES_A_CALL, ""])
         deleted: int = yield Op((command,), decode=_first)
         total += deleted
         if deleted < ENTRIES_A_CALL:

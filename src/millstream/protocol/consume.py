@@ -141,7 +141,7 @@ def fetch(
     if limits is not None:
         command = take(keys, limits, reads, head=head, tail=ends)
         return Op((command,), decode=_taken, repeatable=False)
-    commands = [_SETTLE.call(keys.common, [*head, *ends])]
+    commands = [_SETTLE.call([*keys.common, *keys.queueing], [*head, *ends])]
     prefixes = []
     for prefix, count in reads:
         prefixes.append(prefix.encode())

@@ -116,7 +116,7 @@ def cancel_running(keys: QueueKeys, id: str, *, now_ms: int | None = None) -> Pl
     lane: int = 1
     start: str | bytes = "-"
     again = 0
-    script_keys = [*keys.common, keys.control]
+    script_keys = [*keys.common, keys.control, *keys.queueing]
     time = "" if now_ms is None else now_ms
     while True:
         arguments = [GROUP, id, time, lane, start, ENTRIES_A_CALL, again]

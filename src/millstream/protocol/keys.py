@@ -67,6 +67,11 @@ class QueueKeys:
             is heard of; in partition 0 only.
         schedules: hash, name of a schedule -> JSON: when it ticks, and its next tick; in
             partition 0 only.
+        senders: sorted set, the tickets of producers that wait for room in a full queue -> their
+            place; it expires.
+        alive: sorted set, the same tickets -> until when, in ms, their producers count as alive;
+            it expires.
+        room: stream that tells them whose turn it is; it expires.
         prefix: of all of them.
         control: stream that tells live workers of pauses and cancellations; it expires.
         rate: hash, the token bucket of a queue with a rate; it expires when the bucket is full.
@@ -95,6 +100,9 @@ class QueueKeys:
     members: str
     schedules: str
     rate: str
+    senders: str
+    alive: str
+    room: str
     prefix: str
 
     def at(self, partition: int) -> QueueKeys:
@@ -136,6 +144,11 @@ class QueueKeys:
         """Return the key that says for a while that people have removed a schedule; it expires."""
         return f"{self.prefix}:removed:{schedule}"
 
+    @property
+    def queueing(self) -> tuple[str, str]:
+        """The KEYS of a script in which messages end: who waits for their room, and how to tell."""
+        return self.senders, self.room
+
     def lane(self, prefix: str) -> str:
         """Return the stream of a lane, by the prefix of its tokens."""
         name: str = getattr(self, LANES[prefix])
@@ -174,5 +187,8 @@ def queue_keys(namespace: str, name: str, partition: int = 0) -> QueueKeys:
         members=f"{prefix}:members",
         schedules=f"{prefix}:schedules",
         rate=f"{prefix}:rate",
+        senders=f"{prefix}:senders",
+        alive=f"{prefix}:alive",
+        room=f"{prefix}:room",
         prefix=prefix,
     )

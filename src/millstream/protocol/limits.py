@@ -62,7 +62,7 @@ def take(
     most = max((count for prefix, count in reads if prefix != "s"), default=0)
     suspects = any(prefix == "s" for prefix, _ in reads)
     arguments = [*head, limits.max_running or 0, *bucket, most, int(suspects), *tail]
-    return _TAKE.call([*keys.common, keys.rate], arguments)
+    return _TAKE.call([*keys.common, keys.rate, *keys.queueing], arguments)
 
 
 def envelopes_of(lanes: Sequence[Sequence[Any]]) -> list[Envelope]:

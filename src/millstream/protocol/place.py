@@ -11,10 +11,10 @@ from typing import Any
 
 from millstream.message import Receipt
 from millstream.protocol.keys import QueueKeys
-from millstream.protocol.op import Argument, Op, load_script
+from millstream.protocol.op import Argument, Command, Op, load_script
 from millstream.protocol.send import REMEMBERED_MS, Batch
 
-__all__ = ["Placement", "place", "placing"]
+__all__ = ["Placement", "call", "place", "placing", "receipts"]
 
 _PLACE = load_script("place")
 
@@ -79,17 +79,39 @@ def place(
 
     Guarantee: the messages are stored together, in this order, once.
     """
-    arguments: list[Argument] = [number, REMEMBERED_MS, "" if now_ms is None else now_ms]
-    windows: list[str] = []
-    for placement in placements:
-        arguments += placement.arguments()
-        if placement.unique:
-            windows.append(keys.window(placement.unique))
-    command = _PLACE.call([*keys.common, keys.producer(producer), *windows], arguments)
+    command = call(keys, producer, number, [placements], now_ms=now_ms)
     return Op((command,), decode=_receipts)
 
 
-def placing(keys: QueueKeys) -> Batch:
+def call(
+    keys: QueueKeys,
+    producer: str,
+    number: int,
+    units: Sequence[Sequence[Placement]],
+    *,
+    bound: Sequence[Argument] = ("", "", "", "", ""),
+    now_ms: int | None = None,
+) -> Command:
+    """Return the command that accepts messages; those of a unit together or not at all.
+
+    Args:
+        keys, producer, number, now_ms: as for ``place``.
+        units: at least one, none of them empty.
+        bound: of the queue, as the script takes it.
+    """
+    arguments: list[Argument] = [number, REMEMBERED_MS, "" if now_ms is None else now_ms]
+    arguments += [*bound, len(units), *(len(unit) for unit in units)]
+    windows: list[str] = []
+    for unit in units:
+        for placement in unit:
+            arguments += placement.arguments()
+            if placement.unique:
+                windows.append(keys.window(placement.unique))
+    line = (*keys.queueing, keys.alive)
+    return _PLACE.call([*keys.common, *line, keys.producer(producer), *windows], arguments)
+
+
+def placing(keys: QueueKeys) -> Batch[Receipt]:
     """Return how a queue's other messages are sent."""
 
     def batch(
@@ -100,10 +122,15 @@ def placing(keys: QueueKeys) -> Batch:
     return batch
 
 
-def _receipts(replies: Sequence[Any]) -> list[Receipt]:
+def receipts(answers: Sequence[bytes]) -> list[Receipt]:
+    """Read what the script says of messages that it has accepted."""
     return [
         Receipt(answer[1:].decode(), duplicate=True)
         if answer.startswith(b"=")
         else Receipt(answer.decode())
-        for answer in replies[0]
+        for answer in answers
     ]
+
+
+def _receipts(replies: Sequence[Any]) -> list[Receipt]:
+    return receipts(replies[0])

@@ -78,7 +78,7 @@ def sweep(
     """
     time = "" if now_ms is None else now_ms
     command = _SWEEP.call(
-        [*keys.common, keys.consumers, keys.sweeper],
+        [*keys.common, keys.consumers, keys.sweeper, *keys.queueing],
         [GROUP, consumer, time, limit, lease_ms, max_crashes, forgotten_ms],
     )
 
@@ -109,7 +109,7 @@ def hand_over_some(
         now_ms: the time, for tests; None: the server's clock.
     """
     command = _HAND_OVER.call(
-        [*keys.common, keys.consumers],
+        [*keys.common, keys.consumers, *keys.queueing],
         [GROUP, consumer, "" if now_ms is None else now_ms, limit, int(crashed), max_crashes],
     )
 

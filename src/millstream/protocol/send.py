@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator, Sequence, Sized
 from functools import partial
 from typing import Any, TypeVar
 
+from millstream.errors import QueueFull
 from millstream.message import Receipt
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.op import Argument, Op, load_script
 
 __all__ = ["Batch", "chunks", "send", "sending"]
 
+R = TypeVar("R")
 S = TypeVar("S", bound=Sized)
 
 _SEND = load_script("send")
@@ -62,11 +64,13 @@ def send(
     return Op((command,), decode)
 
 
-Batch = Callable[[str, int, Sequence[Any], Sequence[bytes] | None], Op[list[Receipt]]]
-"""Makes the operation that sends a batch: of which producer, its number, messages, their headers."""
+Batch = Callable[[str, int, Sequence[Any], Sequence[bytes] | None], Op[Sequence[R | QueueFull]]]
+"""Makes the operation that sends a batch: of which producer, its number, messages, their headers.
+
+Its result tells what came of each message."""
 
 
-def sending(keys: QueueKeys) -> Batch:
+def sending(keys: QueueKeys) -> Batch[Receipt]:
     """Return how a queue's plain messages are sent."""
     return partial(send, keys)
 

@@ -37,7 +37,7 @@ def find(keys: QueueKeys, message_id: str) -> Plan[str | None]:
 
 def cancel(keys: QueueKeys, message_id: str, *, now_ms: int | None = None) -> Plan[bool]:
     """Delete a message that nobody has read; the result is whether it was there."""
-    return _wherever(_CANCEL, keys, message_id, [_time(now_ms)])
+    return _wherever(_CANCEL, keys, message_id, [_time(now_ms)], keys.queueing)
 
 
 def reschedule(
@@ -55,11 +55,15 @@ def reschedule(
 
 
 def _wherever(
-    script: Script, keys: QueueKeys, message_id: str, arguments: Sequence[str | int]
+    script: Script,
+    keys: QueueKeys,
+    message_id: str,
+    arguments: Sequence[str | int],
+    further: Sequence[str] = (),
 ) -> Plan[bool]:
     token: str | None = ""
     while token is not None:
-        command = script.call(keys.common, [GROUP, message_id, token, *arguments])
+        command = script.call([*keys.common, *further], [GROUP, message_id, token, *arguments])
         done: int = yield Op((command,), decode=_first)
         if done or token:
             return bool(done)

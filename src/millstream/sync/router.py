@@ -12,12 +12,14 @@ import msgspec
 from millstream.driver.blocking import BlockingDriver
 from millstream.driver.blocking_sender import BlockingSender
 from millstream.message import Receipt
+from millstream.policy import Bound
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.partitions import partition_of, public_id
 from millstream.protocol.place import Placement, placing
 from millstream.protocol.send import sending
+from millstream.sync.bounded import BoundedSender
 
-__all__ = ["QueueSender", "placer_of", "sender_of"]
+__all__ = ["Placer", "QueueSender", "placer_of", "sender_of"]
 
 
 class Router:
@@ -28,7 +30,9 @@ class Router:
         name_of: what a message's partition follows from; empty: any will do.
     """
 
-    def __init__(self, senders: Sequence[BlockingSender], name_of: Callable[[Any], str]) -> None:
+    def __init__(
+        self, senders: Sequence[BlockingSender[Receipt]], name_of: Callable[[Any], str]
+    ) -> None:
         self._senders = senders
         self._name_of = name_of
         self._next = itertools.count()
@@ -75,8 +79,11 @@ class Router:
             sender.close()
 
 
-QueueSender = BlockingSender | Router
-"""What sends to a queue."""
+QueueSender = BlockingSender[Receipt] | Router
+"""What sends plain messages to a queue."""
+
+Placer = QueueSender | BoundedSender
+"""What sends other messages to it."""
 
 
 def sender_of(driver: BlockingDriver, keys: Sequence[QueueKeys]) -> QueueSender:
@@ -85,8 +92,10 @@ def sender_of(driver: BlockingDriver, keys: Sequence[QueueKeys]) -> QueueSender:
     return senders[0] if len(senders) == 1 else Router(senders, _nothing)
 
 
-def placer_of(driver: BlockingDriver, keys: Sequence[QueueKeys]) -> QueueSender:
-    """Return what sends other messages to a queue with these partitions."""
+def placer_of(driver: BlockingDriver, keys: Sequence[QueueKeys], bound: Bound | None) -> Placer:
+    """Return what sends other messages to a queue with these partitions, or with this bound."""
+    if bound is not None:
+        return BoundedSender(driver, keys[0], bound)
     senders = [driver.sender(placing(one)) for one in keys]
     return senders[0] if len(senders) == 1 else Router(senders, _key_of)
 

@@ -1,7 +1,7 @@
 -- Delete one message that nobody has read yet, wherever it waits.
 -- KEYS[1] ready  KEYS[2] front  KEYS[3] suspect  KEYS[4] dead  KEYS[5] counters  KEYS[6] due
 -- KEYS[7] delayed  KEYS[8] wake  KEYS[9] priority  KEYS[10] lines  KEYS[11] holders  KEYS[12] unique
--- KEYS[13] paused
+-- KEYS[13] paused  KEYS[14] senders  KEYS[15] room
 -- ARGV[1] group  ARGV[2] id of the message  ARGV[3] token of its entry or ''  ARGV[4] now in ms or ''
 -- Returns 1, or 0 when it does not wait there.
 -- @include clock
@@ -10,8 +10,10 @@
 -- @include arrive
 -- @include expire
 -- @include waiting
+-- @include room
 local fields = take_waiting(ARGV[2], ARGV[3])
 if not fields then return 0 end
 finish(ARGV[2], fields, clock(ARGV[4]))
 redis.pcall('HINCRBY', KEYS[5], 'cancelled', 1)
+call_sender(KEYS[14], KEYS[15])
 return 1

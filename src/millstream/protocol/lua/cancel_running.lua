@@ -1,7 +1,7 @@
 -- Cancel a message in flight: it goes to the dead letters, and its consumer is told.
 -- KEYS[1] ready  KEYS[2] front  KEYS[3] suspect  KEYS[4] dead  KEYS[5] counters  KEYS[6] due
 -- KEYS[7] delayed  KEYS[8] wake  KEYS[9] priority  KEYS[10] lines  KEYS[11] holders  KEYS[12] unique
--- KEYS[13] paused  KEYS[14] control
+-- KEYS[13] paused  KEYS[14] control  KEYS[15] senders  KEYS[16] room
 -- ARGV[1] group  ARGV[2] id of the message  ARGV[3] now in ms or ''
 -- ARGV[4] 1: from the beginning, or which lane to go on with  ARGV[5] where in it (as in XPENDING)
 -- ARGV[6] most deliveries to look at  ARGV[7] '1': a call whose answer was lost is repeated
@@ -10,9 +10,9 @@
 -- @include moves
 -- @include arrive
 -- @include expire
+-- @include room
 -- @include tell
-local prefixes = { '', 'f', 's' }
-local order = { 2, 3, 1 }
+local prefixes, order = { '', 'f', 's' }, { 2, 3, 1 }
 
 -- Returns 1, an error, or nil when this entry is another message.
 local function cancel(lane, entry)
@@ -26,6 +26,7 @@ local function cancel(lane, entry)
   remove(KEYS[lane], ARGV[1], entry)
   finish(state.id, rest, now)
   redis.pcall('HINCRBY', KEYS[5], 'died', 1)
+  call_sender(KEYS[15], KEYS[16])
   tell(KEYS[14], 'op', 'cancel', 'id', ARGV[2], 'token', prefixes[lane] .. entry)
   return 1
 end
@@ -56,5 +57,4 @@ while at <= 3 and left > 0 do
     start = '(' .. page[#page][1]
   end
 end
-if at <= 3 then return { at, start } end
-return ARGV[7] == '1' and told_already() or 0
+return at <= 3 and { at, start } or ARGV[7] == '1' and told_already() or 0

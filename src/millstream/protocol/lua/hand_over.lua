@@ -1,7 +1,7 @@
 -- Take every delivery from a consumer that is gone, and remove it once it owns nothing.
 -- KEYS[1] ready  KEYS[2] front  KEYS[3] suspect  KEYS[4] dead  KEYS[5] counters  KEYS[6] due
 -- KEYS[7] delayed  KEYS[8] wake  KEYS[9] priority  KEYS[10] lines  KEYS[11] holders  KEYS[12] unique
--- KEYS[13] paused  KEYS[14] consumers
+-- KEYS[13] paused  KEYS[14] consumers  KEYS[15] senders  KEYS[16] room
 -- ARGV[1] group  ARGV[2] consumer  ARGV[3] now in ms or ''  ARGV[4] most deliveries to take
 -- ARGV[5] '1': it crashed, '0': it left  ARGV[6] allowed crashes
 -- Returns deliveries moved, messages that died, 1 when the consumer is removed and 0 if not.
@@ -10,6 +10,7 @@
 -- @include arrive
 -- @include expire
 -- @include take_over
+-- @include room
 local now = clock(ARGV[3])
 local blame = ARGV[5] == '1'
 local outcomes = { moved = 0, died = 0, gone = 0, kept = 0 }
@@ -25,6 +26,7 @@ for i = 1, 3 do
 end
 count(outcomes.moved, outcomes.died, blame)
 tell_of_room(KEYS[8], outcomes)
+call_sender(KEYS[15], KEYS[16])
 if left == 0 or outcomes.kept > 0 then return { outcomes.moved, outcomes.died, 0 } end
 for _, i in ipairs({ 1, 2, 3, 8 }) do
   if redis.call('EXISTS', KEYS[i]) == 1 then

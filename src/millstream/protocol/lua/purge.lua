@@ -1,7 +1,7 @@
 -- Delete messages that nobody has read yet, and delayed ones, some a call.
 -- KEYS[1] ready  KEYS[2] front  KEYS[3] suspect  KEYS[4] dead  KEYS[5] counters  KEYS[6] due
 -- KEYS[7] delayed  KEYS[8] wake  KEYS[9] priority  KEYS[10] lines  KEYS[11] holders  KEYS[12] unique
--- KEYS[13] paused
+-- KEYS[13] paused  KEYS[14] senders  KEYS[15] room
 -- ARGV[1] group  ARGV[2] most to delete, up to 1000  ARGV[3] now in ms or ''
 -- Returns how many were deleted; fewer than asked for means that nothing is left.
 -- @include clock
@@ -9,6 +9,7 @@
 -- @include arrive
 -- @include expire
 -- @include group
+-- @include room
 local now, deleted, limit = clock(ARGV[3]), 0, tonumber(ARGV[2])
 -- The lines first: a message whose end lets the next one go on would only make more work.
 for _, set in ipairs({ KEYS[10], KEYS[9], KEYS[6] }) do
@@ -34,4 +35,5 @@ for i = 1, 3 do
   end
 end
 if deleted > 0 then redis.pcall('HINCRBY', KEYS[5], 'purged', deleted) end
+call_sender(KEYS[14], KEYS[15])
 return deleted

@@ -1,7 +1,7 @@
 -- Settle deliveries of a consumer, promote what is due or urgent, and tell what is left to read.
 -- KEYS[1] ready  KEYS[2] front  KEYS[3] suspect  KEYS[4] dead  KEYS[5] counters  KEYS[6] due
 -- KEYS[7] delayed  KEYS[8] wake  KEYS[9] priority  KEYS[10] lines  KEYS[11] holders  KEYS[12] unique
--- KEYS[13] paused
+-- KEYS[13] paused  KEYS[14] senders  KEYS[15] room
 -- ARGV[1] group  ARGV[2] consumer  ARGV[3] now in ms or ''  ARGV[4] most messages to promote
 -- ARGV[5] '1': wake a reader if a retry is due first  ARGV[6] which priorities to move to the front
 -- (lib/priority) or ''  ARGV[7] number of plain acks, all in ready
@@ -18,8 +18,10 @@
 -- @include due
 -- @include round
 -- @include priority
+-- @include room
 local now = clock(ARGV[3])
 local lost, kept, due = settle_and_promote(8, now)
 -- Those behind are left for other readers, who may be asleep.
 if raise(ARGV[6], now) then redis.pcall('XADD', KEYS[8], 'MAXLEN', 16, '*', 'priority', 'more') end
+call_sender(KEYS[14], KEYS[15])
 return { lost, kept, due, unread(KEYS[2]), unread(KEYS[3]), now, levels() }

@@ -1,7 +1,7 @@
 -- Take over expired leases, in one elected consumer, some entries a call; remove dead consumers.
 -- KEYS[1] ready  KEYS[2] front  KEYS[3] suspect  KEYS[4] dead  KEYS[5] counters  KEYS[6] due
 -- KEYS[7] delayed  KEYS[8] wake  KEYS[9] priority  KEYS[10] lines  KEYS[11] holders  KEYS[12] unique
--- KEYS[13] paused  KEYS[14] consumers  KEYS[15] sweeper
+-- KEYS[13] paused  KEYS[14] consumers  KEYS[15] sweeper  KEYS[16] senders  KEYS[17] room
 -- ARGV[1] group  ARGV[2] consumer  ARGV[3] now in ms or ''  ARGV[4] most entries to look at
 -- ARGV[5] lease in ms of unregistered consumers  ARGV[6] allowed crashes
 -- ARGV[7] ms without a sign of life until a consumer that owns nothing is removed
@@ -11,6 +11,7 @@
 -- @include arrive
 -- @include expire
 -- @include take_over
+-- @include room
 -- @include sweep
 local now = clock(ARGV[3])
 show_life()
@@ -34,6 +35,7 @@ while left > 0 and lane <= 3 do
 end
 count(outcomes.moved, outcomes.died, true)
 tell_of_room(KEYS[8], outcomes)
+call_sender(KEYS[16], KEYS[17])
 local wait
 if lane <= 3 then
   -- More to look at: come back soon, but let others use the server in between.

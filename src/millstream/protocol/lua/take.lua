@@ -1,7 +1,7 @@
 -- Settle deliveries of a consumer, promote what is due, and read as much as the limits allow.
 -- KEYS[1] ready  KEYS[2] front  KEYS[3] suspect  KEYS[4] dead  KEYS[5] counters  KEYS[6] due
 -- KEYS[7] delayed  KEYS[8] wake  KEYS[9] priority  KEYS[10] lines  KEYS[11] holders  KEYS[12] unique
--- KEYS[13] paused  KEYS[14] rate
+-- KEYS[13] paused  KEYS[14] rate  KEYS[15] senders  KEYS[16] room
 -- ARGV[1] group  ARGV[2] consumer  ARGV[3] now in ms or ''  ARGV[4] most messages to promote
 -- ARGV[5] '1': wake a reader if a retry is due first  ARGV[6] priorities to read (see lib/take)
 -- ARGV[7] deliveries at a time, 0: any number  ARGV[8] deliveries a period, 0: any number
@@ -23,8 +23,10 @@
 -- @include priority
 -- @include limits
 -- @include take
+-- @include room
 local now, most = clock(ARGV[3]), tonumber(ARGV[11])
 local lost, kept, due, ended, woken = settle_and_promote(14, now)
+call_sender(KEYS[15], KEYS[16])
 local slots = free_slots(tonumber(ARGV[7]))
 local were_full = slots <= ended
 local bucket = open_bucket(KEYS[14], tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10]), now)
