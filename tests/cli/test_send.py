@@ -56,6 +56,19 @@ def test_headers(cli: Cli, client: Client, queue: Queue[Any]) -> None:
     assert [message.headers for message in client.peek(queue)] == [{"q": "a=b", "empty": ""}] * 2
 
 
+def test_a_full_queue(cli: Cli, client: Client, queue: Queue[Any], tmp_path: Path) -> None:
+    """With --bound it sends nothing that does not fit, says so in a line, and exits with 1."""
+    assert cli("send", "orders", "1", "2", "--bound", "3").status == 0
+
+    done = cli("send", "orders", "3", "4", "--bound", "3")
+
+    assert (done.status, done.out) == (1, "")
+    assert re.fullmatch(r"millstream: queue 'orders' is full, it has 2 messages .*\n", done.err)
+    assert bodies(client, queue) == [1, 2]
+    for mistake in (["1", "--bound", "0"], ["--from", str(tmp_path), "--bound", "3"]):
+        assert cli("send", "orders", *mistake).status == 2
+
+
 def test_nothing_is_sent_when_one_body_is_bad(cli: Cli, client: Client, queue: Queue[Any]) -> None:
     """All bodies are checked before the first is sent."""
     done = cli("send", "orders", "1", "{")

@@ -32,6 +32,9 @@ assert_type(rows, ms.Queue[Row])
 assert_type(numbers, ms.Queue[dict[str, int]])
 assert_type(anything, ms.Queue[Any])
 
+bounded = ms.Queue("bounded", Order, bound=ms.Bound(100, on_full="wait", timeout=5))
+assert_type(bounded, ms.Queue[Order])
+
 worker = ms.Worker()
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from millstream.declare import DEFAULT_MAX_BODY, Queue, check_name
 from millstream.errors import UsageError
-from millstream.policy import Backoff, Limits, Rate, Retry
+from millstream.policy import Backoff, Bound, Limits, Rate, Retry
 
 
 class Order(msgspec.Struct):
@@ -139,6 +139,11 @@ def test_a_name_may_not_be(name: Any) -> None:
         ({"max_running": True}, "queue 'orders': max_running must be"),
         ({"rate": Rate(1), "ordered": True, "partitions": 2}, "queue 'orders': rate holds for"),
         ({"max_running": 1, "ordered": True, "partitions": 2}, "queue 'orders': max_running hol"),
+        ({"bound": 10}, "queue 'orders': bound must be a Bound, not 10"),
+        (
+            {"bound": Bound(10), "ordered": True, "partitions": 2},
+            "queue 'orders': bound=10 and partitions=2 do not go together",
+        ),
     ],
 )
 def test_a_parameter_that_makes_no_sense_is_refused(options: dict[str, Any], message: str) -> None:

@@ -34,6 +34,9 @@ def all_keys(keys: QueueKeys) -> dict[str, str]:
         (KEYS.paused, "ms:{orders}:paused"),
         (KEYS.control, "ms:{orders}:control"),
         (KEYS.schedules, "ms:{orders}:schedules"),
+        (KEYS.senders, "ms:{orders}:senders"),
+        (KEYS.alive, "ms:{orders}:alive"),
+        (KEYS.room, "ms:{orders}:room"),
         (KEYS.removed("nightly"), "ms:{orders}:removed:nightly"),
         (KEYS.producer("p7"), "ms:{orders}:producer:p7"),
         (GROUP, "workers"),
@@ -56,7 +59,7 @@ def test_no_two_keys_are_the_same() -> None:
     queues = [queue_keys(*pair) for pair in [("a", "b"), ("b", "a"), ("a", "b:b"), ("a:b", "b")]]
     keys = [key for queue in queues for key in all_keys(queue).values()]
 
-    assert len(keys) == len(set(keys)) == 4 * 22
+    assert len(keys) == len(set(keys)) == 4 * 25
 
 
 def test_lanes() -> None:

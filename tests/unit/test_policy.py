@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millstream.errors import UsageError
-from millstream.policy import LONGEST, Backoff, Rate, Retry, milliseconds
+from millstream.policy import LONGEST, Backoff, Bound, Rate, Retry, milliseconds
 
 seconds = st.floats(0, 1e6, allow_nan=False)
 backoffs = st.builds(
@@ -206,3 +206,42 @@ def test_policies_are_values() -> None:
     assert hash(Retry()) == hash(Retry())
     with pytest.raises(AttributeError):
         Retry().max_attempts = 7  # type: ignore[misc] # that is the point
+
+
+@pytest.mark.parametrize("length", [0, -1, True, 1.0, "1", None])
+def test_a_bound_is_a_number_of_messages(length: Any) -> None:
+    """A whole one, from 1; the error names the parameter."""
+    with pytest.raises(UsageError, match=r"^Bound\.length must be a whole number from 1, not "):
+        Bound(length)
+
+
+@pytest.mark.parametrize("on_full", ["drop", "", None, True])
+def test_what_a_full_queue_does(on_full: Any) -> None:
+    """One of three things."""
+    with pytest.raises(
+        UsageError, match=r"^Bound\.on_full must be 'reject', 'wait' or 'drop_oldest'"
+    ):
+        Bound(1, on_full=on_full)
+
+
+@pytest.mark.parametrize("on_full", ["reject", "drop_oldest"])
+@pytest.mark.parametrize("timeout", [5, None])
+def test_only_who_waits_has_a_timeout(on_full: Any, timeout: Any) -> None:
+    """A timeout that would mean nothing is a mistake."""
+    with pytest.raises(UsageError, match=r"^Bound\.timeout is for on_full='wait'"):
+        Bound(1, on_full=on_full, timeout=timeout)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, math.nan, math.inf, "1", True])
+def test_a_wait_has_a_length(timeout: Any) -> None:
+    """It is a duration above zero; who does not want to wait says reject."""
+    with pytest.raises(UsageError, match=r"^Bound\.timeout must be "):
+        Bound(1, on_full="wait", timeout=timeout)
+
+
+def test_how_long_a_send_waits() -> None:
+    """Half a minute by default, for ever if told so."""
+    assert Bound(1, on_full="wait").timeout_ms == 30_000
+    assert Bound(1, on_full="wait", timeout=timedelta(minutes=1)).timeout_ms == 60_000
+    assert Bound(1, on_full="wait", timeout=None).timeout_ms is None
+    assert Bound(1) == Bound(1, on_full="reject")

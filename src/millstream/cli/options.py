@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from millstream import policy
 from millstream.declare import Queue
 from millstream.driver.target import ENVIRONMENT_VARIABLE
 from millstream.errors import UsageError
@@ -14,6 +15,7 @@ from millstream.policy import Retry
 
 __all__ = [
     "At",
+    "Bound",
     "Delay",
     "Json",
     "Key",
@@ -83,6 +85,15 @@ UniqueFor = Annotated[
         "--unique-for", metavar="done|started|S", help="Until when it is.", show_default=False
     ),
 ]
+Bound = Annotated[
+    int | None,
+    typer.Option(
+        "--bound",
+        metavar="N",
+        help="Send nothing if the queue would have more than N unfinished messages.",
+        show_default=False,
+    ),
+]
 Ttl = Annotated[
     float | None,
     typer.Option("--ttl", metavar="S", help="Seconds until they expire.", show_default=False),
@@ -108,17 +119,18 @@ def time_of(text: str) -> datetime:
     return time
 
 
-def queue_of(name: str, *, ordered: bool = False) -> Queue[bytes]:
+def queue_of(name: str, *, ordered: bool = False, bound: int | None = None) -> Queue[bytes]:
     """Declare a queue without knowing what its bodies are.
 
     Raises:
-        UsageError: no queue can have this name.
+        UsageError: no queue can have this name, or this bound.
     """
     try:
         name.encode()
     except UnicodeEncodeError as error:
         message = f"the queue's name must be valid UTF-8, not {name!r}"
         raise UsageError(message) from error
+    limit = None if bound is None else policy.Bound(bound)
     # Who receives may be elected to take over expired leases. It does not know how many crashes
     # the workers of this queue allow, so it leaves it to them to give a message up.
-    return Queue(name, bytes, retry=Retry(max_crashes=NEVER), ordered=ordered)
+    return Queue(name, bytes, retry=Retry(max_crashes=NEVER), ordered=ordered, bound=limit)

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from millstream.cli.json_input import BadInput, JsonInput, why_not_json
 from millstream.cli.options import (
     At,
+    Bound,
     Delay,
     Json,
     Key,
@@ -73,6 +74,7 @@ def send(
     at: At = None,
     key: Key = None,
     ordered: Ordered = False,
+    bound: Bound = None,
     priority: Priority = 0,
     unique: Unique = None,
     unique_for: UniqueFor = None,
@@ -82,7 +84,7 @@ def send(
     namespace: Namespace = "ms",
 ) -> None:
     """Send messages and print their ids."""
-    target = queue_of(queue, ordered=ordered)
+    target = queue_of(queue, ordered=ordered, bound=bound)
     options = _given(
         headers=_headers(header or []),
         delay=delay,
@@ -97,6 +99,9 @@ def send(
         raise UsageError(message)
     if once and len(bodies or []) != 1:
         message = "--unique is for one message: give one BODY"
+        raise UsageError(message)
+    if bound is not None and source is not None:
+        message = "--bound is for BODY arguments: a file may be longer than any queue"
         raise UsageError(message)
     start = time.monotonic()
     if source is None:

@@ -72,9 +72,8 @@ class QueueKeys:
         alive: sorted set, the same tickets -> until when, in ms, their producers count as alive;
             it expires.
         room: stream that tells them whose turn it is; it expires.
-        prefix: of all of them.
-        control: stream that tells live workers of pauses and cancellations; it expires.
         rate: hash, the token bucket of a queue with a rate; it expires when the bucket is full.
+        prefix: of all of them.
     """
 
     namespace: str
