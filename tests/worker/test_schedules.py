@@ -392,7 +392,7 @@ class TestFunctions:
     @pytest.mark.parametrize("kind", ["async", "def"])
     @pytest.mark.parametrize(
         "problem",
-        [ValueError("no"), SystemExit(1), asyncio.CancelledError(), "no number", object()],
+        [ValueError("no"), SystemExit(1), asyncio.CancelledError(), "no number", ["no number"]],
         ids=repr,
     )
     async def test_no_body(
