@@ -53,6 +53,21 @@ def _check_choice(value: object, name: str, choices: Sequence[str]) -> None:
         raise UsageError(message)
 
 
+def _check_order(name: str, ordered: object, max_running_per_key: object) -> None:
+    if not isinstance(ordered, bool):
+        message = f"queue {name!r}: ordered must be True or False, not {ordered!r}"
+        raise UsageError(message)
+    if max_running_per_key is None:
+        return
+    _check_count(max_running_per_key, f"queue {name!r}: max_running_per_key", "messages")
+    if ordered:
+        message = (
+            f"queue {name!r}: ordered runs one message of a key at a time already: "
+            "leave out max_running_per_key"
+        )
+        raise UsageError(message)
+
+
 def _check_limits(name: str, partitions: int, rate: object, max_running: object) -> None:
     if rate is not None and not isinstance(rate, Rate):
         message = f"queue {name!r}: rate must be a Rate, not {rate!r}"
@@ -167,14 +182,7 @@ class Queue(Generic[T]):
             message = f"queue {name!r}: retry must be a Retry, not {retry!r}"
             raise UsageError(message)
         _check_count(max_body, f"queue {name!r}: max_body", "bytes")
-        if not isinstance(ordered, bool):
-            message = f"queue {name!r}: ordered must be True or False, not {ordered!r}"
-            raise UsageError(message)
-        if max_running_per_key is not None:
-            _check_count(max_running_per_key, f"queue {name!r}: max_running_per_key", "messages")
-            if ordered:
-                message = f"queue {name!r}: ordered runs one message of a key at a time already: leave out max_running_per_key"
-                raise UsageError(message)
+        _check_order(name, ordered, max_running_per_key)
         _check_choice(priorities, f"queue {name!r}: priorities", ("strict", "weighted"))
         _check_choice(expired, f"queue {name!r}: expired", ("dead", "drop"))
         _check_partitions(name, ordered, partitions)

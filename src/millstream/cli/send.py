@@ -94,15 +94,7 @@ def send(
         ttl=ttl,
     )
     once = _given(unique=unique, unique_for=_window(unique_for))
-    if bool(bodies) == (source is not None):
-        message = "give either BODY arguments or --from FILE (--from - reads standard input)"
-        raise UsageError(message)
-    if once and len(bodies or []) != 1:
-        message = "--unique is for one message: give one BODY"
-        raise UsageError(message)
-    if bound is not None and source is not None:
-        message = "--bound is for BODY arguments: a file may be longer than any queue"
-        raise UsageError(message)
+    _check_together(bodies or [], source, once=bool(once), bound=bound)
     start = time.monotonic()
     if source is None:
         encoded = [_checked(body, number) for number, body in enumerate(bodies or [], 1)]
@@ -116,6 +108,20 @@ def send(
         show_json({"queue": queue, "sent": sent, "seconds": round(seconds, 3)})
     else:
         show_text(f"{plural(sent)} sent to {queue} in {duration(seconds)}")
+
+
+def _check_together(
+    bodies: list[str], source: str | None, *, once: bool, bound: int | None
+) -> None:
+    if bool(bodies) == (source is not None):
+        message = "give either BODY arguments or --from FILE (--from - reads standard input)"
+        raise UsageError(message)
+    if once and len(bodies) != 1:
+        message = "--unique is for one message: give one BODY"
+        raise UsageError(message)
+    if bound is not None and source is not None:
+        message = "--bound is for BODY arguments: a file may be longer than any queue"
+        raise UsageError(message)
 
 
 def _send_bodies(
