@@ -144,9 +144,9 @@ def test_nobody_looks_for_delayed_messages_before_the_consumer_is_gone(state: St
     state.own("a")
 
     assert not step(state, crashed=False, limit=1).removed
-    assert state.wakes() == [{"free": "taken over"}]
+    assert state.wakes() == [{"free": "room"}]
     assert step(state, crashed=False, limit=1).removed
-    assert state.wakes() == [{"free": "taken over"}, {"due": "unknown"}]
+    assert state.wakes() == [{"free": "room"}, {"due": "unknown"}]
 
 
 def test_the_limit_counts_over_all_lanes(state: State) -> None:

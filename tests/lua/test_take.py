@@ -10,7 +10,7 @@ import pytest
 from millstream.policy import Limits, Rate
 from millstream.protocol import consume
 from millstream.protocol.consume import Fetched
-from millstream.protocol.control import pause
+from millstream.protocol.control import cancel_running, pause
 from millstream.protocol.keys import GROUP
 from millstream.protocol.limits import Outlook
 from millstream.protocol.place import Placement, place
@@ -308,7 +308,16 @@ class TestRunning:
 
         queue.run(sweep(queue.keys, "b", lease_ms=30_000, max_crashes=3))
 
-        assert queue.wakes() == [{"free": "taken over"}]
+        assert queue.wakes() == [{"free": "room"}]
+
+    def test_what_is_cancelled_makes_room(self, queue: State) -> None:
+        """It is over before its handler has stopped."""
+        [envelope] = take(queue, "a", running(1), *BOTH).envelopes
+
+        assert queue.drive(cancel_running(queue.keys, envelope.token.decode(), now_ms=NOW))
+
+        assert queue.wakes() == [{"free": "room"}]
+        assert bodies(take(queue, "b", running(1), *BOTH)) == [b"1"]
 
     def test_what_is_handed_over_makes_room(self, queue: State) -> None:
         """The same for a consumer that is known to be gone."""
@@ -316,7 +325,7 @@ class TestRunning:
 
         queue.run(hand_over_some(queue.keys, "a", crashed=True, max_crashes=3))
 
-        assert queue.wakes() == [{"free": "taken over"}]
+        assert queue.wakes() == [{"free": "room"}]
         assert bodies(take(queue, "b", running(1), *BOTH)) == [b"0"]
 
 

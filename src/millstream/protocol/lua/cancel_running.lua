@@ -11,6 +11,7 @@
 -- @include arrive
 -- @include expire
 -- @include room
+-- @include slots
 -- @include tell
 local prefixes, order = { '', 'f', 's' }, { 2, 3, 1 }
 
@@ -24,6 +25,7 @@ local function cancel(lane, entry)
   if failed(reply) then return reply end
   -- It has no owner any more: whoever comes to settle it is refused.
   remove(KEYS[lane], ARGV[1], entry)
+  tell_of_slots()
   finish(state.id, rest, now)
   redis.pcall('HINCRBY', KEYS[5], 'died', 1)
   call_sender(KEYS[15], KEYS[16])
@@ -51,10 +53,6 @@ while at <= 3 and left > 0 do
     if done then return done end
   end
   left = left - #page
-  if left > 0 then
-    at, start = at + 1, '-'
-  else
-    start = '(' .. page[#page][1]
-  end
+  if left > 0 then at, start = at + 1, '-' else start = '(' .. page[#page][1] end
 end
 return at <= 3 and { at, start } or ARGV[7] == '1' and told_already() or 0

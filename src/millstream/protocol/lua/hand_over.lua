@@ -9,6 +9,7 @@
 -- @include moves
 -- @include arrive
 -- @include expire
+-- @include slots
 -- @include take_over
 -- @include room
 local now = clock(ARGV[3])
@@ -24,8 +25,7 @@ for i = 1, 3 do
     end
   end
 end
-count(outcomes.moved, outcomes.died, blame)
-tell_of_room(KEYS[8], outcomes)
+count(outcomes, blame)
 call_sender(KEYS[15], KEYS[16])
 if left == 0 or outcomes.kept > 0 then return { outcomes.moved, outcomes.died, 0 } end
 for _, i in ipairs({ 1, 2, 3, 8 }) do

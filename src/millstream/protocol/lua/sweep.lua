@@ -10,6 +10,7 @@
 -- @include moves
 -- @include arrive
 -- @include expire
+-- @include slots
 -- @include take_over
 -- @include room
 -- @include sweep
@@ -33,8 +34,7 @@ while left > 0 and lane <= 3 do
     cursor = '(' .. last
   end
 end
-count(outcomes.moved, outcomes.died, true)
-tell_of_room(KEYS[8], outcomes)
+count(outcomes, true)
 call_sender(KEYS[16], KEYS[17])
 local wait
 if lane <= 3 then

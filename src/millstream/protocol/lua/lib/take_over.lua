@@ -24,14 +24,9 @@ local function take_over(lane, group, id, blame, max_crashes, now)
   return outcome
 end
 
--- One delivery less is in flight: a reader may be waiting for that (see take.lua).
-local function tell_of_room(wake, outcomes)
-  if outcomes.moved + outcomes.died + outcomes.gone > 0 then
-    redis.pcall('XADD', wake, 'MAXLEN', 16, '*', 'free', 'taken over')
-  end
-end
-
-local function count(moved, died, blame)
+local function count(outcomes, blame)
+  local moved, died = outcomes.moved, outcomes.died
+  if moved + died + outcomes.gone > 0 then tell_of_slots() end
   if died > 0 then redis.pcall('HINCRBY', KEYS[5], 'died', died) end
   if blame and moved + died > 0 then redis.pcall('HINCRBY', KEYS[5], 'crashed', moved + died) end
 end
