@@ -118,7 +118,15 @@ REASONS = [
         ("", REASONS[-2:]),
         ("nil", []),
         ("*", REASONS),
+        ("**", REASONS),
         (None, REASONS),
+        ("*o*e*", ["customer gone", "customer 7 gone", "two\nlines"]),
+        ("c*7*gone", ["customer 7 gone"]),
+        ("c*r *one*", ["customer gone", "customer 7 gone"]),
+        ("attempts*s", []),
+        ("a*c*c", []),
+        ("*abc*", ["abc"]),
+        ("a**c", ["a.c", "abc"]),
     ],
 )
 def test_redrives_a_reason(state: State, pattern: str | None, expected: list[str | None]) -> None:
@@ -130,6 +138,17 @@ def test_redrives_a_reason(state: State, pattern: str | None, expected: list[str
 
     numbers = [REASONS.index(reason) + 1 for reason in expected]
     assert state.bodies() == [f"body {number}" for number in numbers]
+
+
+def test_a_reason_with_many_stars(state: State) -> None:
+    """It costs a look at the text for each piece, not one for each way to share the text out."""
+    die(state, 1, "a" * 3000)
+    die(state, 2, "a" * 3000 + "b")
+
+    # Matched by trying, each of these twenty stars would multiply the work by thousands.
+    assert redrive(state, reason="a*" * 20 + "b") == 1
+
+    assert state.bodies() == ["body 2"]
 
 
 def test_redrives_one_id(state: State) -> None:

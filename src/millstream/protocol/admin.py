@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -120,10 +119,9 @@ def redrive(
     start: bytes | str = "-"
     total = 0
     while start:
-        command = _REDRIVE.call(
-            keys.common,
-            [start, last[0][0], ENTRIES_A_CALL, most, lua_pattern(reason), "", *(ids or ())],
-        )
+        glob = "*" if reason is None else reason
+        arguments = [start, last[0][0], ENTRIES_A_CALL, most, glob, "", *(ids or ())]
+        command = _REDRIVE.call(keys.common, arguments)
         start, moved = yield Op((command,), decode=_first)
         total += moved
         if start and moved and rate is not None:
@@ -147,15 +145,6 @@ def purge_dead(keys: QueueKeys) -> Plan[int]:
     trim = Command(("XTRIM", keys.dead, "MAXLEN", 0))
     deleted: int = yield Op((trim,), decode=_first)
     return deleted
-
-
-def lua_pattern(glob: str | None) -> str:
-    """Translate a reason with ``*`` in it to an anchored Lua pattern; None becomes ''."""
-    if glob is None:
-        return ""
-    escaped = (re.sub(r"([^\w\s])", r"%\1", part, flags=re.ASCII) for part in glob.split("*"))
-    # Lua 5.1 ends a pattern at a zero byte; %z stands for one.
-    return f"^{'.*'.join(escaped)}$".replace("%\0", "%z")
 
 
 def _first(replies: list[Any]) -> Any:

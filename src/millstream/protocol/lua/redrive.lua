@@ -3,14 +3,15 @@
 -- KEYS[7] delayed  KEYS[8] wake  KEYS[9] priority  KEYS[10] lines  KEYS[11] holders  KEYS[12] unique
 -- KEYS[13] paused
 -- ARGV[1] where to start (as in XRANGE)  ARGV[2] the last entry to look at
--- ARGV[3] most entries to look at  ARGV[4] most to move  ARGV[5] Lua pattern of the reason or ''
+-- ARGV[3] most entries to look at  ARGV[4] most to move  ARGV[5] reason, with `*` for any text
 -- ARGV[6] now in ms or ''  ARGV[7..] ids of messages; none: all
 -- Returns the next start or '' at the end, and how many were moved.
 -- @include clock
 -- @include moves
 -- @include arrive
 -- @include expire
-local now = clock(ARGV[6])
+-- @include glob
+local now, fits = clock(ARGV[6]), glob(ARGV[5])
 local wanted = {}
 for i = 7, #ARGV do wanted[ARGV[i]] = true end
 
@@ -33,8 +34,7 @@ for _, entry in ipairs(entries) do
   looked = looked + 1
   start = '(' .. entry[1]
   local state, rest = state_of(entry[1], entry[2])
-  local match = ARGV[5] == '' or string.find(state.reason or '', ARGV[5])
-  if match and (#ARGV < 7 or wanted[state.id]) then
+  if fits(state.reason or '') and (#ARGV < 7 or wanted[state.id]) then
     local unique = string.match(named(rest).u or '', '^%l+:(.*)$')
     if not arrive(state.id, anew(state, rest), false, now) then
       return redis.error_reply('OOM the server has no memory to store the message')
