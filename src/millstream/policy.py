@@ -26,7 +26,7 @@ LONGEST = 100 * 365 * 86_400
 
 
 def milliseconds(duration: Duration, name: str, *, minimum: float = 0) -> int:
-    """Turn a duration into whole milliseconds.
+    """Turn a duration into whole milliseconds, rounded up: what waits for it is never early.
 
     Args:
         duration: seconds, or a timedelta.
@@ -43,7 +43,8 @@ def milliseconds(duration: Duration, name: str, *, minimum: float = 0) -> int:
     if not minimum <= seconds <= LONGEST:  # not for NaN, either
         message = f"{name} must be between {minimum:g} and {LONGEST} seconds, not {seconds!r}"
         raise UsageError(message)
-    return round(seconds * 1000)
+    # Beyond microseconds is only what floats make of decimal fractions.
+    return math.ceil(round(seconds * 1000, 3))
 
 
 def _is_number(value: object) -> bool:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
-import pytest
+import redis
 
 import millstream as ms
 from tests.api.clients import counts, drain, take, take_one
@@ -61,6 +61,34 @@ async def test_an_absolute_time(mq: ms.AsyncClient, queue: ms.Queue[Any]) -> Non
     [message] = await mq.peek(queue, delayed=True)
     assert (message.body, message.due) == ("later", at)
     assert [delivery.body for delivery in await drain(mq, queue)] == ["now"]
+
+
+async def test_never_early(
+    mq: ms.AsyncClient, admin: redis.Redis, namespace: str, queue: ms.Queue[Any]
+) -> None:
+    """Not by the part of a millisecond that clocks and durations have beyond the whole ones."""
+
+    def microseconds() -> int:
+        seconds, rest = admin.time()
+        return seconds * 1_000_000 + rest
+
+    def due(id: str) -> float:
+        return cast("float", admin.zscore(f"{namespace}:{{orders}}:due", id)) * 1000
+
+    for number in range(20):
+        before = microseconds()
+        later = await mq.send(queue, number, delay=0.0021 + HOUR)
+        assert due(later.id) >= before + 2_100 + HOUR * 1_000_000
+
+        await mq.send(queue, "now")
+        delivery = await take_one(mq, queue)
+        before = microseconds()
+        await delivery.retry(delay=0.0001 + HOUR)
+        assert due(delivery.id) >= before + 100 + HOUR * 1_000_000
+
+        at = datetime(2099, 12, 31, 23, 59, 59, 123_400 + number, UTC)
+        assert await mq.reschedule(queue, later.id, at=at)
+        assert due(later.id) == datetime(2099, 12, 31, 23, 59, 59, 124_000, UTC).timestamp() * 1e6
 
 
 async def test_a_sleeping_reader_is_woken(mq: ms.AsyncClient, queue: ms.Queue[Any]) -> None:
@@ -176,48 +204,3 @@ class TestReschedule:
 
         assert not await mq.reschedule(queue, receipt.id, delay=HOUR)
         await delivery.ack()
-
-
-class TestBadInput:
-    @pytest.mark.parametrize(
-        ("options", "words"),
-        [
-            ({"delay": -1}, "delay must be"),
-            ({"delay": "soon"}, "delay must be"),
-            ({"delay": float("nan")}, "delay must be"),
-            ({"at": datetime(2099, 1, 1)}, "at must have a time zone"),  # noqa: DTZ001 - the point
-            ({"at": 1700000000}, "at must be a datetime"),
-            ({"at": datetime.now(UTC), "delay": 1}, "not both"),
-            ({"priority": 10}, "priority must be"),
-            ({"priority": -1}, "priority must be"),
-            ({"priority": True}, "priority must be"),
-            ({"key": ""}, "key must be"),
-            ({"key": "a\0b"}, "key must be"),
-            ({"key": 7}, "key must be"),
-            ({"unique": ""}, "unique must be"),
-            ({"unique_for": "done"}, "unique_for needs a unique key"),
-            ({"unique": "a", "unique_for": "ever"}, "unique_for must be"),
-            ({"unique": "a", "unique_for": 0}, "unique_for must be"),
-            ({"ttl": 0}, "ttl must be"),
-            ({"ttl": 5, "delay": 5}, "ttl .* must be longer than delay"),
-        ],
-    )
-    async def test_names_the_option(
-        self, mq: ms.AsyncClient, queue: ms.Queue[Any], options: dict[str, Any], words: str
-    ) -> None:
-        """An option that makes no sense is the caller's error, and nothing is sent."""
-        with pytest.raises(ms.UsageError, match=words):
-            await mq.send(queue, 1, **options)
-        assert await counts(mq, queue) == (0, 0, 0, 0)
-
-    async def test_unknown_options(self, mq: ms.AsyncClient, queue: ms.Queue[Any]) -> None:
-        """A misspelt option is not swallowed."""
-        with pytest.raises(TypeError, match="dely"):
-            await mq.send(queue, 1, dely=1)  # type: ignore[call-arg]
-
-    async def test_ids(self, mq: ms.AsyncClient, queue: ms.Queue[Any]) -> None:
-        """What is no id of a message cannot be cancelled."""
-        with pytest.raises(ms.UsageError, match="id must be"):
-            await mq.cancel(queue, "orders")
-        with pytest.raises(ms.UsageError, match="at"):
-            await mq.reschedule(queue, "1-1")

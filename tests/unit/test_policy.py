@@ -29,16 +29,18 @@ backoffs = st.builds(
     [
         (0, 0),
         (1, 1000),
-        (0.0004, 0),
+        (0.0004, 1),
         (0.0015, 2),
-        (1.2345, 1234),
+        (1.2341, 1235),
+        (0.07, 70),
+        (4.1, 4100),
         (timedelta(milliseconds=1), 1),
         (timedelta(days=1), 86_400_000),
         (LONGEST, LONGEST * 1000),
     ],
 )
 def test_durations_become_milliseconds(duration: Any, expected: int) -> None:
-    """Seconds and timedeltas are the same thing, rounded to a millisecond."""
+    """Seconds and timedeltas are the same thing; a part of a millisecond counts as a whole one."""
     assert milliseconds(duration, "lease") == expected
 
 

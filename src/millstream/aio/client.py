@@ -17,10 +17,7 @@ from millstream.aio import schedules as _schedules
 from millstream.aio.delivery import Delivery
 from millstream.aio.reader import QueueReader
 from millstream.aio.router import Placer, QueueSender, placer_of, sender_of
-from millstream.checks import (
-    check_prefetch,
-    check_queue,
-)
+from millstream.checks import check_prefetch, check_queue
 from millstream.declare import Queue, check_name
 from millstream.driver.aio import AsyncDriver
 from millstream.driver.lease_keeper import CALL_TIMEOUT, LeaseKeeper
@@ -28,7 +25,12 @@ from millstream.message import Receipt
 from millstream.policy import Duration, milliseconds
 from millstream.protocol.envelope import encode_headers
 from millstream.protocol.keys import QueueKeys, queue_keys
-from millstream.protocol.options import SendManyOptions, SendOptions, placement
+from millstream.protocol.options import (
+    SendManyOptions,
+    SendOptions,
+    check_for_many,
+    placement,
+)
 from millstream.protocol.partitions import declare
 
 __all__ = ["AsyncClient"]
@@ -202,6 +204,7 @@ class AsyncClient:
         unless a connection breaks on the way.
         """
         check_queue(queue)
+        check_for_many(options)
         bodies = list(bodies)
         encoded = [queue.encode(body) for body in bodies]
         if not encoded:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, TypedDict
 
 from millstream.declare import Queue
@@ -11,12 +12,15 @@ from millstream.errors import UsageError
 from millstream.policy import Duration, milliseconds
 from millstream.protocol.place import Placement
 
-__all__ = ["SendManyOptions", "SendOptions", "placement", "time_argument"]
+__all__ = ["SendManyOptions", "SendOptions", "check_for_many", "placement", "time_argument"]
 
 HIGHEST_PRIORITY = 9
 
 # It becomes part of a member of a sorted set, after which a zero byte stands, and of a key's name.
 _KEY = re.compile(r"[^\x00\ud800-\udfff]{1,500}")
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
 
 
 class SendManyOptions(TypedDict, total=False):
@@ -34,6 +38,18 @@ class SendOptions(SendManyOptions, total=False):
     key: str | None
     unique: str | None
     unique_for: Literal["done", "started"] | Duration
+
+
+def check_for_many(options: Mapping[str, object]) -> None:
+    """Refuse what no two messages can have in common: all but the first would vanish.
+
+    Raises:
+        UsageError: it names the option.
+    """
+    for name in ("unique", "unique_for"):
+        if name in options:
+            message = f"{name} is for one message: call send for each, send_many does not take it"
+            raise UsageError(message)
 
 
 def placement(
@@ -94,8 +110,8 @@ def time_argument(*, delay: Duration | None, at: datetime | None) -> str:
     if at.utcoffset() is None:
         message = f"at must have a time zone, or nobody knows when {at.isoformat()} is: pass for example datetime.now(UTC) + ..."
         raise UsageError(message)
-    # A time before 1970 is as much in the past as any other.
-    return str(max(0, round(at.timestamp() * 1000)))
+    # Rounded up, or it would be early. A time before 1970 is as much in the past as any other.
+    return str(max(0, -((_EPOCH - at) // _MILLISECOND)))
 
 
 def _checked(text: object, name: str) -> str:

@@ -12,10 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
-from millstream.checks import (
-    check_prefetch,
-    check_queue,
-)
+from millstream.checks import check_prefetch, check_queue
 from millstream.declare import Queue, check_name
 from millstream.driver.blocking import BlockingDriver
 from millstream.driver.lease_keeper import CALL_TIMEOUT, LeaseKeeper
@@ -23,7 +20,12 @@ from millstream.message import Receipt
 from millstream.policy import Duration, milliseconds
 from millstream.protocol.envelope import encode_headers
 from millstream.protocol.keys import QueueKeys, queue_keys
-from millstream.protocol.options import SendManyOptions, SendOptions, placement
+from millstream.protocol.options import (
+    SendManyOptions,
+    SendOptions,
+    check_for_many,
+    placement,
+)
 from millstream.protocol.partitions import declare
 from millstream.sync import operate
 from millstream.sync import schedules as _schedules
@@ -202,6 +204,7 @@ class Client:
         unless a connection breaks on the way.
         """
         check_queue(queue)
+        check_for_many(options)
         bodies = list(bodies)
         encoded = [queue.encode(body) for body in bodies]
         if not encoded:

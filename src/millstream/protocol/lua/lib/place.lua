@@ -41,7 +41,7 @@ end
 
 local function due_time(time, now)
   local delay = string.match(time, '^%+(%d+)$')
-  local due = delay and now + tonumber(delay) or tonumber(time)
+  local due = delay and after(now, tonumber(delay)) or tonumber(time)
   return due and due > now and due
 end
 

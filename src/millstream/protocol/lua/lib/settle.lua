@@ -50,7 +50,7 @@ local function retry(lane, id, i, now, counts)
     if redis.call('HEXISTS', KEYS[7], name) == 1 then name = name .. '/' .. ARGV[i + 1] end
     local problem = failed(redis.pcall('HSET', KEYS[7], name, packed))
     if problem then return problem end
-    redis.call('ZADD', KEYS[6], now + tonumber(ARGV[i + 2]), name)
+    redis.call('ZADD', KEYS[6], after(now, tonumber(ARGV[i + 2])), name)
     -- Order is kept through retries; a mere limit has room for another message meanwhile.
     if it.o and it.k and it.o ~= 'ordered' then leave_gate(it.k, state.id, now) end
   end

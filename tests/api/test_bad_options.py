@@ -1,0 +1,148 @@
+"""What makes no sense is refused before anything is sent; the error names the parameter."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+import millstream as ms
+from tests.api.clients import counts
+
+NAIVE = datetime(2099, 1, 1)  # noqa: DTZ001 - the point
+SOON = datetime(2099, 1, 1, tzinfo=UTC)
+BOUNDED: ms.Queue[Any] = ms.Queue("orders", bound=ms.Bound(10))
+ORDERED: ms.Queue[Any] = ms.Queue("orders", ordered=True)
+
+kinds = pytest.mark.parametrize(
+    "queue", [ms.Queue("orders"), BOUNDED, ORDERED], ids=["plain", "bounded", "ordered"]
+)
+NO_DURATION: list[Any] = [
+    -1,
+    -0.001,
+    math.nan,
+    math.inf,
+    True,
+    "1",
+    b"1",
+    [1],
+    timedelta(-1),
+    10**12,
+]
+NO_TEXT: list[Any] = ["", "x" * 501, "a\0b", "\ud800", 7, b"a", True, ["a"]]
+
+TIMES: list[tuple[dict[str, Any], str]] = [
+    *(({"delay": wrong}, "^delay must be") for wrong in NO_DURATION),
+    *(({"at": wrong}, "^at must be a datetime") for wrong in (1_700_000_000, "2099-01-01", True)),
+    ({"at": NAIVE}, "^at must have a time zone"),
+    ({"at": SOON, "delay": 1}, "^pass delay .* or at .*, not both"),
+]
+COMMON = [
+    *TIMES,
+    *(({"priority": wrong}, "^priority must be") for wrong in (-1, 10, 1.0, True, "high", None)),
+    *(({"ttl": wrong}, "^ttl must be") for wrong in [0, *NO_DURATION]),
+    ({"ttl": 5, "delay": 5}, "^ttl .* must be longer than delay"),
+    *(({"key": wrong}, "^key must be") for wrong in NO_TEXT),
+]
+UNIQUE = [
+    *(({"unique": wrong}, "^unique must be") for wrong in NO_TEXT),
+    *(
+        ({"unique": "a", "unique_for": wrong}, "^unique_for must be")
+        for wrong in ["ever", "", 0, *NO_DURATION]
+    ),
+    ({"unique_for": "done"}, "^unique_for needs a unique key"),
+]
+
+
+async def refused(call: Callable[..., Any], words: str, *arguments: Any, **options: Any) -> None:
+    with pytest.raises(ms.UsageError, match=words):
+        await call(*arguments, **options)
+
+
+@kinds
+async def test_send(mq: ms.AsyncClient, queue: ms.Queue[Any]) -> None:
+    """Each option of its own, whatever kind of queue it is."""
+    for options, words in [*COMMON, *UNIQUE]:
+        await refused(mq.send, words, queue, 1, **options)
+
+    assert await counts(mq, queue) == (0, 0, 0, 0)
+
+
+@kinds
+async def test_send_many(mq: ms.AsyncClient, queue: ms.Queue[Any]) -> None:
+    """The same; a unique key would have all messages but the first vanish."""
+    for options, words in COMMON:
+        await refused(mq.send_many, words, queue, [1, 2], **options)
+    for wrong in NO_TEXT:
+        key = {1: "a", 2: wrong}.get
+        await refused(mq.send_many, "^key must be", queue, [1, 2], key=key)
+    await refused(mq.send_many, "^unique is for one message", queue, [1, 2], unique="a")
+    await refused(mq.send_many, "^unique_for is for one message", queue, [1, 2], unique_for=5)
+
+    assert await counts(mq, queue) == (0, 0, 0, 0)
+
+
+async def test_unknown_options(mq: ms.AsyncClient, queue: ms.Queue[Any]) -> None:
+    """A misspelt option is not swallowed."""
+    misspelt: Any = {"dely": 1}
+    with pytest.raises(TypeError, match="dely"):
+        await mq.send(queue, 1, **misspelt)
+    with pytest.raises(TypeError, match="dely"):
+        await mq.send_many(queue, [1], **misspelt)
+
+    assert await counts(mq, queue) == (0, 0, 0, 0)
+
+
+async def test_reschedule(mq: ms.AsyncClient, queue: ms.Queue[Any]) -> None:
+    """It needs one time that makes sense, and the id of a message."""
+    receipt = await mq.send(queue, 1, delay=3600)
+    for options, words in [*TIMES, ({}, "^pass delay .* or at")]:
+        await refused(mq.reschedule, words, queue, receipt.id, **options)
+    for wrong in ("orders", "", 1, None, receipt):
+        await refused(mq.reschedule, "^id must be", queue, wrong, delay=1)
+        await refused(mq.cancel, "^id must be", queue, wrong)
+
+    [message] = await mq.peek(queue, delayed=True)
+    assert message.due is not None
+    assert message.due - message.sent_at <= timedelta(seconds=3600, milliseconds=1)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cancel",
+        "reschedule",
+        "pause",
+        "resume",
+        "schedules",
+        "pause_schedule",
+        "resume_schedule",
+        "remove_schedule",
+        "send",
+        "send_many",
+        "repartition",
+    ],
+)
+async def test_what_is_no_queue(mq: ms.AsyncClient, name: str) -> None:
+    """A queue's name is no queue."""
+    arguments: dict[str, tuple[Any, ...]] = {
+        "cancel": ("1-1",),
+        "reschedule": ("1-1",),
+        "send": (1,),
+        "send_many": ([1],),
+        "pause_schedule": ("nightly",),
+        "resume_schedule": ("nightly",),
+        "remove_schedule": ("nightly",),
+    }
+    options = {"delay": 1} if name == "reschedule" else {}
+
+    await refused(
+        getattr(mq, name),
+        "^expected a Queue, not str",
+        "orders",
+        *arguments.get(name, ()),
+        **options,
+    )
