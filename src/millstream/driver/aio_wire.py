@@ -12,7 +12,7 @@ from typing import Any
 
 from redis import exceptions
 
-from millstream.driver.faults import ERROR_REPLIES
+from millstream.driver.faults import CONNECTION_LOSS, ERROR_REPLIES
 from millstream.driver.target import Target
 
 __all__ = ["AsyncWire"]
@@ -59,8 +59,12 @@ class AsyncWire:
                 if self._closed:
                     message = "the client was closed meanwhile"
                     raise exceptions.ConnectionError(message)  # noqa: TRY301 - as any other loss
-            except BaseException:
+            except BaseException as error:
                 await connection.disconnect(nowait=True)
+                embedded = self._target.embedded
+                if embedded is not None and isinstance(error, CONNECTION_LOSS):
+                    # The next try finds it, also when all that kept it was killed.
+                    await asyncio.to_thread(embedded.revive, timeout=self._connect_timeout)
                 raise
             self._connection = connection
             self._reader = asyncio.create_task(self._read(connection), name="millstream-wire")

@@ -12,7 +12,15 @@ from redis import exceptions
 from millstream.driver.blocking_listener import BlockingListener
 from millstream.driver.blocking_sender import BlockingSender
 from millstream.driver.blocking_waiting import BlockingWaitingSender
-from millstream.driver.faults import DEMOTED, ERROR_REPLIES, Tries, code_of, refusal, translate
+from millstream.driver.faults import (
+    CONNECTION_LOSS,
+    DEMOTED,
+    ERROR_REPLIES,
+    Tries,
+    code_of,
+    refusal,
+    translate,
+)
 from millstream.driver.packing import pack
 from millstream.driver.server_check import check_server, server_info
 from millstream.driver.target import Target, resolve
@@ -38,7 +46,9 @@ class BlockingWire:
     """
 
     def __init__(self, target: Target, *, connect_timeout: float, timeout: float) -> None:
+        self._target = target
         self._connection = target.blocking_connection(connect_timeout, timeout)
+        self._connect_timeout = connect_timeout
         self._timeout = timeout
         self._lock = threading.Lock()
         self._connected = self._closed = False
@@ -75,9 +85,16 @@ class BlockingWire:
         if self._connected and self._is_stale():
             self._connected = False
             self._connection.disconnect()
-        if not self._connected:
+        if self._connected:
+            return
+        try:
             self._connection.connect()
-            self._connected = True
+        except CONNECTION_LOSS:
+            if self._target.embedded is not None:
+                # The next try finds it, also when all that kept it was killed.
+                self._target.embedded.revive(timeout=self._connect_timeout)
+            raise
+        self._connected = True
 
     def _is_stale(self) -> bool:
         """Tell whether the server has closed the connection while nobody looked.

@@ -67,8 +67,8 @@ class EmbeddedServer:
     def ensure_running(self, *, timeout: float = 10.0) -> None:
         """Wait until the server answers, and start it again if nobody else does.
 
-        A server that crashes comes back by itself. This call is for the rare case that somebody
-        has killed its supervisor too, and may follow a lost connection.
+        A server that crashes comes back by itself. This is for who starts or joins it, and for the
+        rare case that somebody has killed its supervisor too.
 
         Args:
             timeout: seconds to wait for it, not counting the time in which it loads its data.
@@ -82,6 +82,25 @@ class EmbeddedServer:
         with _own_errors(self.directory):
             found = _in_service(self.directory, time.monotonic() + timeout)
         self._pid, self.socket_path = found
+
+    def revive(self, *, timeout: float) -> None:
+        """Start a supervisor if there is none, after a connection was refused; do not wait for more.
+
+        A server that is back, or that loads its data, is found by the next tries to connect.
+
+        Args:
+            timeout: seconds that it may take.
+
+        Raises:
+            NotConnected: it does not start, or the directory cannot be used any more.
+        """
+        if self._member == -1:
+            return  # whoever has closed it wants no server
+        try:
+            with _own_errors(self.directory):
+                _ensure_supervisor(self.directory, time.monotonic() + timeout)
+        except UsageError as error:
+            raise NotConnected(str(error), url=f"embedded://{self.directory}") from error
 
     def close(self) -> None:
         """Leave. The server stops when this was its last user, and then the call waits for that.
