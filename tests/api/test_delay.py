@@ -204,3 +204,43 @@ class TestReschedule:
 
         assert not await mq.reschedule(queue, receipt.id, delay=HOUR)
         await delivery.ack()
+
+    async def test_one_with_a_priority(self, mq: ms.AsyncClient, queue: ms.Queue[Any]) -> None:
+        """It waits again, and is as urgent as before when its time comes."""
+        await mq.send(queue, "normal")
+        receipt = await mq.send(queue, "urgent", priority=9, unique="x")
+
+        assert await mq.reschedule(queue, receipt.id, delay=HOUR)
+        assert await counts(mq, queue) == (1, 1, 0, 0)
+        assert (await mq.send(queue, "again", unique="x")).id == receipt.id
+        assert await mq.reschedule(queue, receipt.id, delay=0)
+
+        [message, _] = await mq.peek(queue)
+        assert (message.id, message.priority) == (receipt.id, 9)
+
+    async def test_one_in_the_line_of_its_key(self, mq: ms.AsyncClient) -> None:
+        """It gives up its turn while it waits, and takes its old place in the line afterwards."""
+        queue: ms.Queue[Any] = ms.Queue("orders", ordered=True)
+        sent = [await mq.send(queue, number, key="a") for number in range(4)]
+        first = await take_one(mq, queue)
+        assert first.body == 0
+
+        assert await mq.reschedule(queue, sent[1].id, delay=HOUR)
+        assert await mq.reschedule(queue, sent[2].id, delay=HOUR)
+        assert await mq.reschedule(queue, sent[2].id, delay=0)
+        assert await counts(mq, queue) == (2, 1, 1, 0)
+        await first.ack()
+
+        assert [delivery.body for delivery in await drain(mq, queue, wait=0.2)] == [2, 3]
+        assert await mq.reschedule(queue, sent[1].id, delay=0)
+        assert [delivery.body for delivery in await drain(mq, queue)] == [1]
+
+    async def test_the_holder_of_a_key(self, mq: ms.AsyncClient) -> None:
+        """The next of the line goes on meanwhile."""
+        queue: ms.Queue[Any] = ms.Queue("orders", ordered=True)
+        sent = [await mq.send(queue, number, key="a") for number in range(2)]
+
+        assert await mq.reschedule(queue, sent[0].id, delay=HOUR)
+
+        assert [delivery.body for delivery in await drain(mq, queue)] == [1]
+        assert await mq.cancel(queue, sent[0].id)
