@@ -14,6 +14,7 @@ ORDERED: ms.Queue[Any] = ms.Queue(
     "orders", ordered=True, retry=ms.Retry(max_attempts=3, backoff=ms.Backoff(first=0.01))
 )
 LIMITED: ms.Queue[Any] = ms.Queue("orders", max_running_per_key=2)
+LOWER: ms.Queue[Any] = ms.Queue("orders", max_running_per_key=1)
 
 
 async def send_all(mq: ms.AsyncClient, queue: ms.Queue[Any], *bodies: str) -> list[str]:
@@ -164,6 +165,19 @@ class TestMaxRunningPerKey:
         await second.ack()
         await third.ack()
         assert sorted(bodies(await drain(mq, LIMITED, wait=0.3))) == ["a1", "a4"]
+
+    @pytest.mark.parametrize("later", [LOWER, ORDERED], ids=["lower", "ordered"])
+    async def test_a_narrower_gate(self, mq: ms.AsyncClient, later: ms.Queue[Any]) -> None:
+        """A limit that is lowered while more of a key run holds for what is sent from then on."""
+        await send_all(mq, LIMITED, "a1", "a2")
+        await send_all(mq, later, "a3", "a4")
+        first, second = await take(mq, LIMITED, 2)
+
+        await first.ack()
+        assert await take(mq, later, wait=0) == []
+        await second.ack()
+        assert bodies(await take(mq, later, 2, wait=0)) == ["a3"]
+        assert await counts(mq, later) == (1, 0, 1, 0)
 
 
 async def test_concurrent_sends_of_one_key(mq: ms.AsyncClient) -> None:

@@ -33,17 +33,16 @@ local function leave_gate(key, id, now)
   if left == held then return end
   if left == '' then redis.call('HDEL', KEYS[11], key) else redis.call('HSET', KEYS[11], key, left) end
   local from, to = '[' .. key .. '\0', '(' .. key .. '\1'
-  local first
-  repeat
-    first = redis.call('ZRANGEBYLEX', KEYS[10], from, to, 'LIMIT', 0, 1)[1]
-    if first then
-      redis.call('ZREM', KEYS[10], first)
-      local name = string.sub(first, #key + 2)
-      local packed = redis.call('HGET', KEYS[7], name)
-      -- The next one may have expired meanwhile.
-      if packed and arrive(name, cmsgpack.unpack(packed), true, now) == 'placed' then return end
-    end
-  until not first
+  while true do
+    local first = redis.call('ZRANGEBYLEX', KEYS[10], from, to, 'LIMIT', 0, 1)[1]
+    if not first then return end
+    redis.call('ZREM', KEYS[10], first)
+    local name = string.sub(first, #key + 2)
+    local packed = redis.call('HGET', KEYS[7], name)
+    -- One that has expired meanwhile takes no place. One for which the gate is too narrow by now
+    -- (its limit is lower than that of those before it) is in the line again, and waits on.
+    if packed and arrive(name, cmsgpack.unpack(packed), true, now) ~= 'expired' then return end
+  end
 end
 
 -- To be called when a message has ended for good.
