@@ -2,7 +2,7 @@
 
 Shares follow from who is a member, and every worker computes its own. Ownership is no lock: the
 order of a key is kept at the server, so two workers that read the same partition for a moment, or
-one that was stopped and does not know yet, do no harm (docs/adr/0010).
+one that was stopped and does not know yet, do no harm (docs/adr/0011).
 """
 
 from __future__ import annotations
