@@ -230,6 +230,31 @@ class TestNumber:
                     await drain(client, wrong)
         assert await counts(mq, queue) == (1, 0, 0, 0)
 
+    @pytest.mark.parametrize("partitions", [1, PARTS])
+    @pytest.mark.parametrize(
+        "options",
+        [{"key": "k"}, {"unique": "u"}, {"delay": 5}, {"priority": 1}, {"ttl": 5}],
+        ids=lambda options: next(iter(options)),
+    )
+    async def test_a_producer_that_knows_of_no_order(
+        self, mq: ms.AsyncClient, connect: Connect, partitions: int, options: dict[str, Any]
+    ) -> None:
+        """Its keys would be outside the order of all others: it is refused, and told what to do.
+
+        A plain message has no place in an order; it is handled.
+        """
+        queue: ms.Queue[Any] = ms.Queue("orders", ordered=True, partitions=partitions)
+        unordered: ms.Queue[Any] = ms.Queue("orders", max_running_per_key=1)
+        await mq.send(queue, 1, key="k")
+        other = await connect()
+        with pytest.raises(ms.UsageError, match="'orders' is ordered: declare it with ordered=Tr"):
+            await other.send(unordered, 2, **options)
+        with pytest.raises(ms.UsageError, match=r"partitions=4" if partitions > 1 else "as the o"):
+            await other.send_many(unordered, [2], key="k")
+
+        await other.send(unordered, 3)
+        assert sorted(one.body for one in await drain(mq, queue)) == [1, 3]
+
     async def test_one_is_a_number_like_any_other(
         self, mq: ms.AsyncClient, queue: ms.Queue[Any]
     ) -> None:

@@ -31,7 +31,7 @@ from millstream.protocol.options import (
     check_for_many,
     placement,
 )
-from millstream.protocol.partitions import declare
+from millstream.protocol.partitions import check_not_ordered, declare
 
 __all__ = ["AsyncClient"]
 
@@ -229,6 +229,8 @@ class AsyncClient:
 
     async def _placer(self, queue: Queue[Any]) -> Placer:
         keys = await self._declare(queue)
+        if not queue.ordered:
+            await self._driver.run(check_not_ordered(keys[0]))
         return self._placers.setdefault(queue.place, placer_of(self._driver, keys, queue.bound))
 
     async def _declare(self, queue: Queue[Any]) -> list[QueueKeys]:

@@ -12,6 +12,8 @@ from millstream.declare import Queue
 from millstream.driver.target import ENVIRONMENT_VARIABLE
 from millstream.errors import UsageError
 from millstream.policy import Retry
+from millstream.protocol.partitions import declared
+from millstream.sync.client import Client
 
 __all__ = [
     "At",
@@ -22,12 +24,14 @@ __all__ = [
     "Limit",
     "Namespace",
     "Ordered",
+    "Partitions",
     "Priority",
     "QueueName",
     "Ttl",
     "Unique",
     "UniqueFor",
     "Url",
+    "declared_queue",
     "queue_of",
     "time_of",
 ]
@@ -68,7 +72,16 @@ Key = Annotated[
     str | None, typer.Option("--key", metavar="KEY", help="Their key.", show_default=False)
 ]
 Ordered = Annotated[
-    bool, typer.Option("--ordered", help="The queue is declared so: keep the order of the key.")
+    bool, typer.Option("--ordered", help="The queue is new, and ordered: keep the key's order.")
+]
+Partitions = Annotated[
+    int | None,
+    typer.Option(
+        "--partitions",
+        metavar="N",
+        help="The queue is new, ordered, and declared with N partitions.",
+        show_default=False,
+    ),
 ]
 Priority = Annotated[
     int, typer.Option("--priority", metavar="0…9", help="9 is the highest.", show_default=False)
@@ -119,11 +132,16 @@ def time_of(text: str) -> datetime:
     return time
 
 
-def queue_of(name: str, *, ordered: bool = False, bound: int | None = None) -> Queue[bytes]:
+def queue_of(name: str, *, partitions: int | None = None, bound: int | None = None) -> Queue[bytes]:
     """Declare a queue without knowing what its bodies are.
 
+    Args:
+        name: of the queue.
+        partitions: of an ordered queue; None: it is not ordered, as far as this matters.
+        bound: see ``Bound``.
+
     Raises:
-        UsageError: no queue can have this name, or this bound.
+        UsageError: no queue can have this name, these partitions, or this bound.
     """
     try:
         name.encode()
@@ -133,4 +151,34 @@ def queue_of(name: str, *, ordered: bool = False, bound: int | None = None) -> Q
     limit = None if bound is None else policy.Bound(bound)
     # Who receives may be elected to take over expired leases. It does not know how many crashes
     # the workers of this queue allow, so it leaves it to them to give a message up.
-    return Queue(name, bytes, retry=Retry(max_crashes=NEVER), ordered=ordered, bound=limit)
+    retry = Retry(max_crashes=NEVER)
+    if partitions is None:
+        return Queue(name, bytes, retry=retry, bound=limit)
+    return Queue(name, bytes, retry=retry, ordered=True, partitions=partitions, bound=limit)
+
+
+def declared_queue(
+    client: Client,
+    name: str,
+    *,
+    ordered: bool = False,
+    partitions: int | None = None,
+    bound: int | None = None,
+) -> Queue[bytes]:
+    """Declare a queue as its users do: ordered, and in as many partitions, if the server knows.
+
+    Args:
+        client: of the server.
+        name: of the queue.
+        ordered: what it is if the server does not know.
+        partitions: how many it is said to have; None: as many as the server knows, or one.
+        bound: see ``Bound``.
+
+    Raises:
+        UsageError: as for ``queue_of``.
+        NotConnected: the server cannot be reached.
+    """
+    if partitions is None:
+        keys = client.connect().keys_of(queue_of(name))
+        partitions = client.driver.run(declared(keys, None)) or (1 if ordered else None)
+    return queue_of(name, partitions=partitions, bound=bound)

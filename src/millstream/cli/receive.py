@@ -12,11 +12,10 @@ from typing import Annotated, Any, Self
 
 import typer
 
-from millstream.cli.options import Namespace, QueueName, Url, queue_of
+from millstream.cli.options import Namespace, QueueName, Url, declared_queue
 from millstream.cli.output import body_value, json_line, say, sent_at, show_line
 from millstream.declare import Queue
 from millstream.errors import BrokerError, LeaseLost, UsageError
-from millstream.protocol.keys import queue_keys
 from millstream.sync.client import Client
 from millstream.sync.delivery import SyncDelivery
 from millstream.sync.reader import QueueReader
@@ -68,11 +67,12 @@ def receive(
     if follow and wait is not None:
         message = "give either --wait or --follow"
         raise UsageError(message)
-    target = queue_of(queue)
     patience = math.inf if follow else wait or 0.0
     with Client(url, namespace=namespace) as client, _Signals() as signals:
         hand = _Hand(ack=not no_ack)
-        reader = _reader(client, target, min(count or MOST_AHEAD, MOST_AHEAD))
+        reader = _reader(
+            client, declared_queue(client, queue), min(count or MOST_AHEAD, MOST_AHEAD)
+        )
         try:
             reader.open()
             while not signals.came and (count is None or hand.shown < count):
@@ -92,13 +92,13 @@ def receive(
 
 def _reader(client: Client, queue: Queue[bytes], prefetch: int) -> QueueReader[bytes]:
     """Read without a generator: an exception that ends one closes its reader too early for us."""
-    client.connect()
+    keys = client.keys_of(queue)
     return QueueReader(
         client.driver,
         client.lease_keeper(),
         client.driver.listener(),
         queue=queue,
-        keys=[queue_keys(client.namespace, queue.name)],
+        keys=[keys.at(number) for number in range(queue.partitions)],
         consumer=client.consumer_name(),
         prefetch=prefetch,
     )

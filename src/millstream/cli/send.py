@@ -8,6 +8,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Annotated, Any, BinaryIO
 
 import typer
@@ -23,12 +24,14 @@ from millstream.cli.options import (
     Key,
     Namespace,
     Ordered,
+    Partitions,
     Priority,
     QueueName,
     Ttl,
     Unique,
     UniqueFor,
     Url,
+    declared_queue,
     queue_of,
     time_of,
 )
@@ -74,6 +77,7 @@ def send(
     at: At = None,
     key: Key = None,
     ordered: Ordered = False,
+    partitions: Partitions = None,
     bound: Bound = None,
     priority: Priority = 0,
     unique: Unique = None,
@@ -84,7 +88,7 @@ def send(
     namespace: Namespace = "ms",
 ) -> None:
     """Send messages and print their ids."""
-    target = queue_of(queue, ordered=ordered, bound=bound)
+    queue_of(queue, partitions=partitions, bound=bound)  # says what is wrong before it connects
     options = _given(
         headers=_headers(header or []),
         delay=delay,
@@ -95,14 +99,17 @@ def send(
     )
     once = _given(unique=unique, unique_for=_window(unique_for))
     _check_together(bodies or [], source, once=bool(once), bound=bound)
+    declared = partial(
+        declared_queue, name=queue, ordered=ordered, partitions=partitions, bound=bound
+    )
     start = time.monotonic()
     if source is None:
         encoded = [_checked(body, number) for number, body in enumerate(bodies or [], 1)]
         with Client(url, namespace=namespace) as client:
-            _send_bodies(client, target, encoded, options, once, as_json=json_output)
+            _send_bodies(client, declared(client), encoded, options, once, as_json=json_output)
         return
     with _opened(source) as file, Client(url, namespace=namespace) as client:
-        sent = _send_file(client, target, file, options, source)
+        sent = _send_file(client, declared(client), file, options, source)
     seconds = time.monotonic() - start
     if json_output:
         show_json({"queue": queue, "sent": sent, "seconds": round(seconds, 3)})

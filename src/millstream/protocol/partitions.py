@@ -18,6 +18,7 @@ __all__ = [
     "EXPIRY_MS",
     "bare_id",
     "by_partition",
+    "check_not_ordered",
     "check_number",
     "declare",
     "declared",
@@ -121,6 +122,34 @@ def declare(keys: QueueKeys, partitions: int) -> Op[None]:
         check_number(keys.name, partitions, int(replies[1]))
 
     return Op(commands, decode)
+
+
+def check_not_ordered(keys: QueueKeys) -> Op[None]:
+    """See that a queue is not an ordered one, as somebody takes for granted who sends to it.
+
+    A key would be no more than a label to that producer: its messages would be outside the
+    order that all others keep, and a unique key would be looked up in the wrong partition.
+
+    Args:
+        keys: of its partition 0.
+
+    Raises:
+        UsageError: it is ordered; it says how to declare it.
+    """
+
+    def decode(stored: int | None) -> None:
+        if stored is None:
+            return
+        parts = "" if stored == 1 else f", partitions={stored}"
+        message = (
+            f"queue {keys.name!r} is ordered: declare it with ordered=True{parts}, as the others "
+            "do. Without that, only messages that ask for nothing (no key, delay, priority, ttl or "
+            "unique key) can be sent to it"
+        )
+        raise UsageError(message)
+
+    op = declared(keys, None)
+    return Op(op.commands, lambda replies: decode(op.decode(replies)))
 
 
 @overload

@@ -26,7 +26,7 @@ from millstream.protocol.options import (
     check_for_many,
     placement,
 )
-from millstream.protocol.partitions import declare
+from millstream.protocol.partitions import check_not_ordered, declare
 from millstream.sync import operate
 from millstream.sync import schedules as _schedules
 from millstream.sync.delivery import SyncDelivery
@@ -227,6 +227,8 @@ class Client:
 
     def _placer(self, queue: Queue[Any]) -> Placer:
         keys = self._declare(queue)
+        if not queue.ordered:
+            self._driver.run(check_not_ordered(keys[0]))
         return self._placers.setdefault(queue.place, placer_of(self._driver, keys, queue.bound))
 
     def _declare(self, queue: Queue[Any]) -> list[QueueKeys]:
