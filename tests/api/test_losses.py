@@ -328,3 +328,49 @@ async def test_settling_on_a_full_server(any_server: Server, kind: Kind, namespa
         assert caught.value.code == "OOM"
         await two.retry(delay=60)
         assert await counts(mq, queue) == (0, 1, 0, 0)
+
+
+@pytest.mark.parametrize("partitions", [1, 2])
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_a_break_keeps_the_order_of_sending(
+    mq: ms.AsyncClient,
+    through: ms.AsyncClient,
+    proxy: Proxy,
+    kind: Kind,
+    partitions: int,
+    at_once: bool,
+) -> None:
+    """What is sent to an ordered queue is not overtaken by what was sent later.
+
+    Ids grow in the order in which the server accepts messages, and order a key's messages.
+    """
+    queue: ms.Queue[Any] = ms.Queue("orders", ordered=True, partitions=partitions)
+    numbers = range(6000)
+    await through.send(queue, "first", key="k")
+    proxy.delay(0.002)
+
+    async def one_by_one() -> list[ms.Receipt]:
+        # Tasks send in the order in which they call, threads in any.
+        if kind == "async":
+            return await asyncio.gather(*(through.send(queue, n, key="k") for n in numbers[:600]))
+        return [await through.send(queue, n, key="k") for n in numbers[:200]]
+
+    sending = through.send_many(queue, numbers, key="k") if at_once else one_by_one()
+    under_way = asyncio.ensure_future(sending)
+    for _ in range(6):
+        before = (await mq.stats(queue)).sent
+        await auntil(lambda before=before: grown(mq, queue, before, under_way), PATIENCE)  # type: ignore[misc] # mypy cannot see the type of a default
+        proxy.cut()
+    receipts = await under_way
+
+    ids = [receipt.id.partition("/")[0] for receipt in receipts]
+    assert ids == sorted(ids, key=lambda id: [int(part) for part in id.split("-")])
+    assert (await mq.stats(queue)).sent == 1 + len(ids)
+    assert await mq.purge(queue, confirm=True) == 1 + len(ids)
+
+
+async def grown(
+    mq: ms.AsyncClient, queue: ms.Queue[Any], before: int, under_way: asyncio.Future[Any]
+) -> bool:
+    """Whether more has been sent than before, or all."""
+    return under_way.done() or (await mq.stats(queue)).sent > before

@@ -21,15 +21,18 @@ class BoundedSender:
         driver: of the client.
         keys: of the queue.
         bound: of the queue.
+        in_order: whether batches must not overtake each other, whatever happens.
     """
 
-    def __init__(self, driver: AsyncDriver, keys: QueueKeys, bound: Bound) -> None:
+    def __init__(
+        self, driver: AsyncDriver, keys: QueueKeys, bound: Bound, *, in_order: bool = False
+    ) -> None:
         self._name = keys.name
         self._bound = bound
         self._sender = (
             driver.waiting_sender(keys, bound)
             if bound.on_full == "wait"
-            else driver.sender(bounding(keys, bound))
+            else driver.sender(bounding(keys, bound), in_order=in_order)
         )
 
     async def send(self, message: Placement, _: bytes = b"") -> Receipt:

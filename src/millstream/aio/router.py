@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 
 from millstream.aio.bounded import BoundedSender
+from millstream.declare import Queue
 from millstream.driver.aio import AsyncDriver
 from millstream.driver.aio_sender import AsyncSender
 from millstream.message import Receipt
-from millstream.policy import Bound
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.partitions import partition_of, public_id
 from millstream.protocol.place import Placement, placing
@@ -91,11 +91,11 @@ def sender_of(driver: AsyncDriver, keys: Sequence[QueueKeys]) -> QueueSender:
     return senders[0] if len(senders) == 1 else Router(senders, _nothing)
 
 
-def placer_of(driver: AsyncDriver, keys: Sequence[QueueKeys], bound: Bound | None) -> Placer:
-    """Return what sends other messages to a queue with these partitions, or with this bound."""
-    if bound is not None:
-        return BoundedSender(driver, keys[0], bound)
-    senders = [driver.sender(placing(one)) for one in keys]
+def placer_of(driver: AsyncDriver, keys: Sequence[QueueKeys], queue: Queue[Any]) -> Placer:
+    """Return what sends other messages to a queue with these partitions."""
+    if queue.bound is not None:
+        return BoundedSender(driver, keys[0], queue.bound, in_order=queue.ordered)
+    senders = [driver.sender(placing(one), in_order=queue.ordered) for one in keys]
     return senders[0] if len(senders) == 1 else Router(senders, _key_of)
 
 

@@ -177,9 +177,9 @@ class AsyncDriver:
         """Wait, as this driver's users do."""
         await asyncio.sleep(seconds)
 
-    def sender(self, batch: Batch[T]) -> AsyncSender[T]:
-        """Return what gathers the sends of many tasks into batches."""
-        return AsyncSender(self.run, batch)
+    def sender(self, batch: Batch[T], *, in_order: bool = False) -> AsyncSender[T]:
+        """Return what gathers the sends of many tasks into batches; see ``AsyncSender``."""
+        return AsyncSender(self.run, batch, in_order=in_order)
 
     def waiting_sender(self, keys: QueueKeys, bound: Bound) -> AsyncWaitingSender:
         """Return what has sends to a full queue wait."""

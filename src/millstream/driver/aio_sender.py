@@ -41,9 +41,11 @@ class AsyncSender(Generic[R]):
     Args:
         run: the driver's way to run an operation, with its repetitions.
         batch: makes the operation that sends some messages.
+        in_order: have one batch on the wire at a time. Several are written in their order, but when
+            the connection breaks, nobody knows which of them the server sees first.
     """
 
-    def __init__(self, run: Run, batch: Batch[R]) -> None:
+    def __init__(self, run: Run, batch: Batch[R], *, in_order: bool = False) -> None:
         self._run = run
         self._batch = batch
         self._loop = asyncio.get_running_loop()
@@ -52,7 +54,8 @@ class AsyncSender(Generic[R]):
         # A future for each message: one for all would be cancelled with the first of its tasks.
         self._waiting: Waiting[R] = []
         name = uuid.uuid4().hex[:16]
-        self._free: list[Lane] = [(f"{name}-{lane}", itertools.count(1)) for lane in range(LANES)]
+        lanes = 1 if in_order else LANES
+        self._free: list[Lane] = [(f"{name}-{lane}", itertools.count(1)) for lane in range(lanes)]
         self._freed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 

@@ -281,8 +281,8 @@ class BlockingDriver:
         """Wait, as this driver's users do."""
         time.sleep(seconds)
 
-    def sender(self, batch: Batch[T]) -> BlockingSender[T]:
-        """Return what gathers the sends of many threads into batches."""
+    def sender(self, batch: Batch[T], *, in_order: bool = False) -> BlockingSender[T]:  # noqa: ARG002 - they always are
+        """Return what gathers the sends of many threads into batches, in their order."""
         return BlockingSender(self.run, batch)
 
     def waiting_sender(self, keys: QueueKeys, bound: Bound) -> BlockingWaitingSender:

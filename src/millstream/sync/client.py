@@ -200,8 +200,9 @@ class Client:
             QueueFull: they do not all fit into a queue with a bound. Nothing was sent.
             BrokerError: some chunks may be stored, others not.
 
-        Guarantee: as for ``send``. To a queue with a bound they go in one call. Else a chunk is stored whole or not at all. The order is kept,
-        unless a connection breaks on the way.
+        Guarantee: as for ``send``. To a queue with a bound they go in one call; else a chunk is
+        stored whole or not at all. The order is kept; for messages without a key, unless a
+        connection breaks on the way.
         """
         check_queue(queue)
         check_for_many(options)
@@ -229,7 +230,7 @@ class Client:
         keys = self._declare(queue)
         if not queue.ordered:
             self._driver.run(check_not_ordered(keys[0]))
-        return self._placers.setdefault(queue.place, placer_of(self._driver, keys, queue.bound))
+        return self._placers.setdefault(queue.place, placer_of(self._driver, keys, queue))
 
     def _declare(self, queue: Queue[Any]) -> list[QueueKeys]:
         """Connect, see that all agree how an ordered queue is divided; the keys of each partition."""
