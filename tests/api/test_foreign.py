@@ -146,3 +146,50 @@ async def test_many_bad_entries_in_a_row(
 
     assert [delivery.body for delivery in await drain(mq, orders)] == [Order(1)]
     assert await counts(mq, orders) == (0, 0, 0, 300)
+
+
+async def test_what_they_may_say(
+    mq: ms.AsyncClient, orders: ms.Queue[Order], url: str, namespace: str
+) -> None:
+    """Headers, a key and a time to live are kept to, and further fields go along."""
+    ready = f"{namespace}:{{orders}}:ready"
+    with redis.Redis.from_url(url) as foreign:
+        foreign.xadd(ready, {"b": '{"id":1}', "x": "1000"})
+        foreign.xadd(ready, {"b": '{"id":2}', "x": "1000 drop"})
+        fields: Any = {
+            "b": '{"id":3}',
+            "h": '{"a":"b"}',
+            "k": "ä",
+            "x": "4102444800000",
+            "own": "1",
+        }
+        entry: Any = foreign.xadd(ready, fields)
+
+        [delivery] = [one async for one in mq.receive(orders, wait=0)]
+        assert (delivery.id, delivery.body) == (entry.decode(), Order(3))
+        assert (delivery.key, delivery.headers) == ("ä", {"a": "b"})
+        await delivery.reject("no")
+        kept: Any = foreign.xrevrange(f"{namespace}:{{orders}}:dead", count=1)
+
+    assert kept[0][1][b"own"] == b"1"
+    assert [letter.reason for letter in await mq.dead(orders)] == ["expired", "no"]
+    assert (await mq.stats(orders)).dropped == 1
+
+
+async def test_what_they_must_not_say(mq: ms.AsyncClient, url: str, namespace: str) -> None:
+    """Fields that belong to the sending script order and free nothing of others."""
+    queue: ms.Queue[Any] = ms.Queue("orders", ordered=True)
+    first = await mq.send(queue, 1, key="a", unique="u")
+    await mq.send(queue, 2, key="a")
+    with redis.Redis.from_url(url) as foreign:
+        fields: Any = {"b": "3", "k": "a", "o": "ordered", "u": "done:u", "p": "9"}
+        foreign.xadd(f"{namespace}:{{orders}}:ready", fields)
+
+    got = {delivery.body: delivery async for delivery in mq.receive(queue, wait=0)}
+    assert sorted(got) == [1, 3]
+    await got[3].ack()
+    assert (await mq.send(queue, 4, key="a", unique="u")).id == first.id
+    assert await counts(mq, queue) == (1, 0, 1, 0)
+    await got[1].ack()
+
+    assert [delivery.body for delivery in await drain(mq, queue)] == [2]
