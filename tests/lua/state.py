@@ -13,9 +13,11 @@ import pytest
 
 from millstream.driver.blocking import BlockingDriver
 from millstream.errors import ServerRefused
+from millstream.message import Receipt
 from millstream.protocol import consume, send
 from millstream.protocol.keys import GROUP, LANES, QueueKeys, queue_keys
 from millstream.protocol.op import Argument, Command, Op, Plan
+from millstream.protocol.place import Placement, place
 from millstream.protocol.settlement import Settlement
 from tests.support.servers import Server
 
@@ -94,6 +96,19 @@ class State:
 
     def send(self, *bodies: bytes, producer: str = "p", number: int = 1) -> str:
         return self.run(send.send(self.keys, producer, number, bodies))[0].id
+
+    def place(
+        self, *placements: Placement, producer: str = "p", number: int = 1, now_ms: int = NOW
+    ) -> list[Receipt]:
+        """Send messages that are more than a body."""
+        return self.run(place(self.keys, producer, number, placements, now_ms=now_ms))
+
+    def place_one(self, number: int, body: str = "1", *, now_ms: int = NOW, **options: Any) -> str:
+        """Send one of them; its id."""
+        [receipt] = self.place(
+            Placement(body=body.encode(), **options), number=number, now_ms=now_ms
+        )
+        return receipt.id
 
     def put(
         self,
@@ -209,6 +224,35 @@ class State:
     def counters(self) -> dict[str, int]:
         return {name: int(number) for name, number in self._hash("counters").items()}
 
+    def holders(self) -> dict[str, list[str]]:
+        """Key -> the ids in circulation."""
+        return {key: ids.split(" ") for key, ids in self._hash("holders").items()}
+
+    def lines(self) -> list[tuple[str, str]]:
+        """Key and id of what waits for its turn, in order."""
+        members = _texts(self.do("ZRANGE", self.keys.lines, 0, -1))
+        return [(key, id) for key, _, id in (member.rpartition("\0") for member in members)]
+
+    def urgent(self) -> list[tuple[int, str]]:
+        """Priority and id of what waits above the normal, the next one first."""
+        rows = _texts(self.do("ZRANGE", self.keys.priority, 0, -1, "WITHSCORES"))
+        return [(-int(score), id) for id, score in zip(rows[::2], rows[1::2], strict=True)]
+
+    def unique(self) -> dict[str, str]:
+        """Unique key -> the message that has it."""
+        return self._hash("unique")
+
+    def due(self) -> dict[str, int]:
+        """Id -> the time in ms, of what waits for it."""
+        rows = _texts(self.do("ZRANGE", self.keys.due, 0, -1, "WITHSCORES"))
+        return {id: int(score) for id, score in zip(rows[::2], rows[1::2], strict=True)}
+
+    def stored(self) -> dict[str, dict[str, str]]:
+        """Id -> the fields of what is in no lane."""
+        packed = self.do("HGETALL", self.keys.delayed)
+        bodies = dict(zip(packed[::2], packed[1::2], strict=True))
+        return {id.decode(): _pairs(self.unpack(one)) for id, one in bodies.items()}
+
     def wakes(self) -> list[dict[str, str]]:
         return [entry.fields for entry in self.entries("wake")]
 
@@ -238,6 +282,10 @@ def _json(state: Mapping[str, Any] | str | None) -> str | None:
     return state if isinstance(state, str) or state is None else json.dumps(state)
 
 
+def _texts(values: list[bytes]) -> list[str]:
+    return [value.decode("utf-8", "surrogateescape") for value in values]
+
+
 def _pairs(flat: list[bytes]) -> dict[str, str]:
-    texts = [text.decode("utf-8", "surrogateescape") for text in flat]
+    texts = _texts(flat)
     return dict(zip(texts[::2], texts[1::2], strict=True))

@@ -34,8 +34,9 @@ for _, i in ipairs({ 1, 2, 3, 8 }) do
   end
 end
 redis.call('HDEL', KEYS[14], ARGV[2])
--- It may have been the only one that knew when the next message is due: let another one look.
-if redis.call('EXISTS', KEYS[8], KEYS[6]) == 2 then
+-- It may have been the only one that knew when the next message is due, or that there are urgent
+-- ones: let another one look.
+if redis.call('EXISTS', KEYS[8]) == 1 and redis.call('EXISTS', KEYS[6], KEYS[9]) > 0 then
   redis.pcall('XADD', KEYS[8], 'MAXLEN', 16, '*', 'due', 'unknown')
 end
 return { outcomes.moved, outcomes.died, 1 }

@@ -24,7 +24,7 @@ else
   redis.call('HSET', KEYS[7], id, cmsgpack.pack(fields))
   redis.call('ZADD', KEYS[6], due, id)
   -- It has given up its turn; when its time comes, it takes its place in the line by its id.
-  if it.o and it.k then leave_gate(it.k, id, now) end
+  if gated(it) then leave_gate(it.k, id, now) end
 end
 promote(now, 1)
 wake_if_earlier(first_due, next_due(), now)

@@ -21,7 +21,11 @@
 -- @include room
 local now = clock(ARGV[3])
 local lost, kept, due = settle_and_promote(8, now)
+local left, refused = raise(ARGV[6], now)
 -- Those behind are left for other readers, who may be asleep.
-if raise(ARGV[6], now) then redis.pcall('XADD', KEYS[8], 'MAXLEN', 16, '*', 'priority', 'more') end
+if left then redis.pcall('XADD', KEYS[8], 'MAXLEN', 16, '*', 'priority', 'more') end
 call_sender(KEYS[14], KEYS[15])
-return { lost, kept, due, unread(KEYS[2]), unread(KEYS[3]), now, levels() }
+-- Without memory for the urgent ones the consumer must not spin.
+local waiting = {}
+if refused then due = 1000 else waiting = levels() end
+return { lost, kept, due, unread(KEYS[2]), unread(KEYS[3]), now, waiting }

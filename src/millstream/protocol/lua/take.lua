@@ -38,7 +38,7 @@ local full = #taken.f + #taken.r == most
 -- A consumer has one suspect at a time.
 local suspects = #taken.s == 0 and ARGV[12] == '1'
 local suspect_waits = unread(KEYS[3]) == 1
-local others_wait = unread(KEYS[2]) + unread(KEYS[1]) > 0 or urgent_wait()
+local others_wait = unread(KEYS[2]) + unread(KEYS[1]) > 0 or not taken.refused and urgent_wait()
 -- What this consumer leaves is for others, who may sleep until there is a slot; one wakes the next.
 local leaves = full and (others_wait or suspect_waits) or suspect_waits and not suspects
 if ARGV[7] ~= '0' and slots > 0 and (leaves or were_full or woken > 0) then wake_another(slots) end
@@ -52,4 +52,7 @@ elseif most > 0 and slots == 0 then
 elseif most > 0 then
   outlook, wait = 'tokens', promise(bucket, most)
 end
-return { lost, kept, due, now, levels(), outlook, wait, since, taken.s, taken.f, taken.r }
+local waiting = {}
+-- Without memory for the urgent ones the consumer must not spin.
+if taken.refused then due = 1000 else waiting = levels() end
+return { lost, kept, due, now, waiting, outlook, wait, since, taken.s, taken.f, taken.r }

@@ -8,11 +8,18 @@ local function named(fields)
   return by_name
 end
 
+-- The key whose gate a message goes through, if any. In a line a zero byte ends the key; only a
+-- foreign producer writes a key with one.
+local function gated(it)
+  return it.o and it.k and not string.find(it.k, '%z') and it.k
+end
+
 -- A gate lets so many messages of one key into circulation; `holders` has their ids. Returns
 -- whether this one is in, or nil when the server has no memory to store it.
 local function enter(key, id, gate)
   local held = redis.call('HGET', KEYS[11], key)
-  local free = gate == 'ordered' and 1 or tonumber(gate) or 1
+  -- One gets in at the least: whoever waits for nobody would wait for ever.
+  local free = math.max(1, tonumber(gate) or 1)
   for other in string.gmatch(held or '', '%S+') do
     if other == id then return true end
     free = free - 1
@@ -33,15 +40,17 @@ local function leave_gate(key, id, now)
   if left == held then return end
   if left == '' then redis.call('HDEL', KEYS[11], key) else redis.call('HSET', KEYS[11], key, left) end
   local from, to = '[' .. key .. '\0', '(' .. key .. '\1'
-  while true do
+  for expired = 0, math.huge do
     local first = redis.call('ZRANGEBYLEX', KEYS[10], from, to, 'LIMIT', 0, 1)[1]
     if not first then return end
     redis.call('ZREM', KEYS[10], first)
     local name = string.sub(first, #key + 2)
     local packed = redis.call('HGET', KEYS[7], name)
-    -- One that has expired meanwhile takes no place. One for which the gate is too narrow by now
-    -- (its limit is lower than that of those before it) is in the line again, and waits on.
-    if packed and arrive(name, cmsgpack.unpack(packed), true, now) ~= 'expired' then return end
+    -- The next one may have expired meanwhile. After many of those, one goes on as if it had not,
+    -- for its consumer to find out: others want to use the server, too.
+    local moment = expired < 100 and now or 0
+    -- It may be parked again: its gate may be narrower than that of those who are still in.
+    if packed and arrive(name, cmsgpack.unpack(packed), true, moment) ~= 'expired' then return end
   end
 end
 
@@ -50,5 +59,5 @@ local function finish(id, fields, now)
   local it = named(fields)
   local key = it.u and string.match(it.u, '^%l+:(.*)$')
   if key and redis.call('HGET', KEYS[12], key) == id then redis.call('HDEL', KEYS[12], key) end
-  if it.o and it.k then leave_gate(it.k, id, now) end
+  if gated(it) then leave_gate(it.k, id, now) end
 end

@@ -39,7 +39,8 @@ arrive = function(id, fields, stored, now)
     finish(id, fields, now)
     return 'expired'
   end
-  local entered = not (it.o and it.k) or enter(it.k, id, it.o)
+  -- A name may have more behind the id of the message (see retry); the gate knows only ids.
+  local entered = not gated(it) or enter(it.k, string.match(id, '^[^/]*'), it.o)
   if entered == nil then return nil end
   local suspect, level = is_suspect(it), string.match(it.p or '', '^[1-9]$')
   if not entered or level and not suspect then

@@ -23,9 +23,9 @@ local function urgent_wait()
 end
 
 -- Moves them to the front: `plan` is how many, from the highest on ('12'), or how many of each
--- level ('9=3 5=2'). Returns whether some are left.
+-- level ('9=3 5=2'). Returns whether some are left, and whether the server refused to store one.
 local function raise(plan, now)
-  if plan == '' or not urgent_wait() then return false end
+  if plan == '' or not urgent_wait() then return false, false end
   local ids = {}
   if tonumber(plan) then ids = redis.call('ZRANGE', KEYS[9], 0, tonumber(plan) - 1) end
   for level, count in string.gmatch(plan, '(%d)=(%d+)') do
@@ -33,15 +33,16 @@ local function raise(plan, now)
     for _, id in ipairs(some) do ids[#ids + 1] = id end
   end
   for _, id in ipairs(ids) do
-    if not lift(id, now) then return false end
+    if not lift(id, now) then return false, true end
   end
-  return redis.call('EXISTS', KEYS[9]) == 1
+  return redis.call('EXISTS', KEYS[9]) == 1, false
 end
 
--- Which priorities have messages that wait, the highest first.
+-- Which priorities have messages that wait, the highest first. In a paused queue nobody is to look
+-- for them.
 local function levels()
   local found = {}
-  if redis.call('EXISTS', KEYS[9]) == 0 then return found end
+  if redis.call('EXISTS', KEYS[9]) == 0 or redis.call('EXISTS', KEYS[13]) == 1 then return found end
   for level = 9, 1, -1 do
     if redis.call('ZCOUNT', KEYS[9], -level, -level) > 0 then found[#found + 1] = level end
   end

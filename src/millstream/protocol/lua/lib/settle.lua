@@ -52,7 +52,7 @@ local function retry(lane, id, i, now, counts)
     if problem then return problem end
     redis.call('ZADD', KEYS[6], after(now, tonumber(ARGV[i + 2])), name)
     -- Order is kept through retries; a mere limit has room for another message meanwhile.
-    if it.o and it.k and it.o ~= 'ordered' then leave_gate(it.k, state.id, now) end
+    if gated(it) and it.o ~= 'ordered' then leave_gate(it.k, state.id, now) end
   end
   remove(lane, ARGV[1], id)
   counts.retried = counts.retried + 1

@@ -27,7 +27,8 @@ end
 
 -- ARGV[6] is 'all' (a message comes before all of a lower priority), '' (no priority is known to
 -- wait), or the priorities that wait and a place in the rounding ('9 5 0 +0.6').
--- Returns entries by lane, how many they are, and an error (the group is gone) or nil.
+-- Returns entries by lane (with `refused`: the server stored no urgent one), how many they are, and
+-- an error (the group is gone) or nil.
 local function take_lanes(most, grant, now)
   local taken, total = { s = {}, f = {}, r = {} }, 0
   if ARGV[12] == '1' then total = fill(taken, 's', KEYS[3], math.min(1, grant)) end
@@ -36,13 +37,13 @@ local function take_lanes(most, grant, now)
   local plan = ARGV[6]
   if room > 0 and plan ~= '' and plan ~= 'all' then
     local urgent, front = shares(plan, room)
-    raise(urgent, now)
+    taken.refused = select(2, raise(urgent, now))
     total = total + fill(taken, 'f', KEYS[2], front) + fill(taken, 'r', KEYS[1], room - front)
     return taken, total, taken.problem
   end
   local front = fill(taken, 'f', KEYS[2], room)
   if plan == 'all' and front < room then
-    raise(tostring(room - front), now)
+    taken.refused = select(2, raise(tostring(room - front), now))
     front = front + fill(taken, 'f', KEYS[2], room - front)
   end
   return taken, total + front + fill(taken, 'r', KEYS[1], room - front), taken.problem
