@@ -69,15 +69,19 @@ class Reading:
         comes on top, alone.
         """
         self.urgent = ""
+        if self.limited:
+            return self._within_limits(free) if free > 0 else []
+        # Who was woken was the only one, so it moves some of what may be urgent to where the next
+        # one finds it, though it has no room itself.
+        if self.woken:
+            self.urgent = str(max(1, free))
         if free <= 0:
             return []
-        if self.limited:
-            return self._within_limits(free)
         if self.priorities and self.weighted:
             lanes = self._share(free)
         else:
-            lanes = [("f" if self.front or self.priorities else "", free)]
-            self.urgent = str(free) if self.priorities else ""
+            self.urgent = str(free) if self.priorities or self.woken else ""
+            lanes = [("f" if self.front or self.urgent else "", free)]
         if self.suspect and self.suspect_held is None:
             lanes.insert(0, ("s", 1))
         return lanes

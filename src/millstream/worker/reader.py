@@ -150,7 +150,9 @@ class Reader:
         due = reading.is_due(now)
         reading.more = reading.more or due
         # Without room for what is due, another consumer may have some: promote it all the same.
-        if due or flush_in <= 0 or (reading.may_read(now) and self._worth_reading(free)):
+        # And nobody else was woken.
+        urgent = due or flush_in <= 0 or bool(reading.woken)
+        if urgent or (reading.may_read(now) and self._worth_reading(free)):
             settling = bool(holdings.outbox)
             await self._fetch(free if reading.may_read(now, settling=settling) else 0)
             return
