@@ -318,3 +318,13 @@ class TestWatch:
         """Neither wakes for the other."""
         assert not self.SLOT.covers(self.NEWS)
         assert not self.NEWS.covers(self.SLOT)
+
+    @pytest.mark.parametrize("limited", [False, True])
+    def test_a_paused_queue(self, limited: bool) -> None:
+        """Nothing but a wake-up: a lane would bring normal messages before urgent ones."""
+        paused = Watch(limited=limited, paused=True)
+        going = Watch(limited=limited)
+        assert paused.lanes == ()
+        assert paused.covers(paused)
+        assert not paused.covers(going)
+        assert not going.covers(paused)

@@ -200,17 +200,18 @@ def wait(keys: QueueKeys, consumer: str, block_ms: int, *, suspects: bool) -> Op
         block_ms: the longest sleep.
         suspects: whether the consumer may take a suspect.
     """
-    sleep = wait_any([(keys, suspects)], consumer, block_ms)
+    lanes = [prefix for prefix in LANES if suspects or prefix != "s"]
+    sleep = wait_any([(keys, lanes)], consumer, block_ms)
     return Op(sleep.commands, decode=lambda replies: sleep.decode(replies)[0], repeatable=False)
 
 
 def wait_any(
-    places: Sequence[tuple[QueueKeys, bool]], consumer: str, block_ms: int
+    places: Sequence[tuple[QueueKeys, Sequence[str]]], consumer: str, block_ms: int
 ) -> Op[list[Fetched]]:
-    """Sleep until a message comes in any of some partitions; bring one of each that has any.
+    """Sleep until a message comes in any of some partitions, or a wake-up; bring one of each.
 
     Args:
-        places: keys of each partition, and whether the consumer may take a suspect there.
+        places: keys of each partition, and prefixes of the lanes to read there.
         consumer: who sleeps.
         block_ms: the longest sleep.
 
@@ -219,8 +220,8 @@ def wait_any(
     names: list[str] = []
     # All lanes: the reply may belong to a read that was begun with another choice.
     sources: dict[str, tuple[int, bytes | None]] = {}
-    for place, (keys, suspects) in enumerate(places):
-        names += [keys.wake, *(keys.lane(prefix) for prefix in LANES if suspects or prefix != "s")]
+    for place, (keys, lanes) in enumerate(places):
+        names += [keys.wake, *(keys.lane(prefix) for prefix in lanes)]
         sources[keys.wake] = (place, None)
         sources.update({keys.lane(prefix): (place, prefix.encode()) for prefix in LANES})
     read: tuple[Argument, ...] = (

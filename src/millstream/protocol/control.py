@@ -39,6 +39,10 @@ _TEXTS = (b"op", b"id")
 ENTRIES_A_CALL = 200
 """Bounds the time that one call keeps the server busy: about a millisecond."""
 
+LOOKS = 4
+"""A message may go from one place to the other under our eyes: begin while we look among those that
+wait, and be handed back or tried again while we look among those that run."""
+
 
 @dataclass(frozen=True, slots=True)
 class Word:
@@ -94,11 +98,10 @@ def look(keys: QueueKeys, consumer: str, tokens: Sequence[bytes]) -> Op[tuple[li
 
 def cancel(keys: QueueKeys, id: str) -> Plan[bool]:
     """End a message that waits or runs; the result is whether it was there."""
-    # It may go from one to the other under our eyes: begin while we look among those that wait,
-    # and be handed back or tried again while we look among those that run.
-    for look in (waiting.cancel, cancel_running, waiting.cancel):
-        if (yield from look(keys, id)):
-            return True
+    for _ in range(LOOKS):
+        for look in (waiting.cancel, cancel_running):
+            if (yield from look(keys, id)):
+                return True
     return False
 
 

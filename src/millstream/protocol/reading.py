@@ -32,12 +32,14 @@ class Reading:
         more: whether a fetch may find something.
         front: whether messages wait in the lane that is read first.
         priorities: which above the normal one have messages that wait.
+        unsure: whether there may be some that nobody has told of.
         urgent: how many of which priorities the next fetch is to bring (see ``consume.fetch``).
         suspect: whether messages wait in the lane that is read one at a time.
         suspect_held: token of the suspect that this consumer has; it gets no second one.
         woken: wake entries to settle.
         due_at: when the next delayed message is due; inf: none is.
         sweep_at: when to offer to sweep.
+        paused: whether the queue is known to be paused.
         limited: whether the queue has limits.
         tokens_at: when the rate of the queue allows a look; -inf: it does now.
         slot: whether as many deliveries run as may.
@@ -49,6 +51,7 @@ class Reading:
     # A consumer that starts is often one that starts again: what its forerunner held comes first.
     front: bool = True
     priorities: Sequence[int] = ()
+    unsure: bool = False
     urgent: str = ""
     suspect: bool = False
     suspect_held: bytes | None = None
@@ -57,6 +60,7 @@ class Reading:
     sweep_at: float = -math.inf
     _ahead_ms: float = -math.inf
     _turn: float = 0.0
+    paused: bool = False
     limited: bool = False
     tokens_at: float = -math.inf
     slot: bool = False
@@ -80,7 +84,7 @@ class Reading:
         if self.priorities and self.weighted:
             lanes = self._share(free)
         else:
-            self.urgent = str(free) if self.priorities or self.woken else ""
+            self.urgent = str(free) if self.priorities or self.unsure else ""
             lanes = [("f" if self.front or self.urgent else "", free)]
         if self.suspect and self.suspect_held is None:
             lanes.insert(0, ("s", 1))
@@ -115,7 +119,7 @@ class Reading:
         """
         self._hold_suspects(found)
         self.front = found.front > 0
-        self.priorities = found.priorities
+        self.priorities, self.unsure = found.priorities, False
         self.suspect = found.suspect > 0
         self.due_at = math.inf if found.next_due_ms is None else now + found.next_due_ms / 1000
         if not reads:
@@ -147,17 +151,19 @@ class Reading:
     def watch(self) -> Watch:
         """Return what to sleep for when nothing can be read."""
         suspects = self.suspect_held is None
-        return Watch(suspects, limited=self.limited, since=self.since)
+        return Watch(suspects, paused=self.paused, limited=self.limited, since=self.since)
 
     def woke(self, found: Fetched) -> None:
         """Take note of what a sleeping read brought."""
         self._hold_suspects(found)
         self.woken += found.woken
+        self.unsure = self.unsure or bool(found.woken)
         self.more = True
 
     def resumed(self) -> None:
         """The queue goes on after a pause; what was handed back meanwhile comes first."""
-        self.more = self.front = True
+        self.paused = False
+        self.more = self.front = self.unsure = True
 
     def settled(self, token: bytes) -> None:
         """A delivery has ended."""

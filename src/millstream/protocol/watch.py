@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from millstream.protocol.consume import Fetched, wait_any
-from millstream.protocol.keys import GROUP, QueueKeys
+from millstream.protocol.keys import LANES, QueueKeys
 from millstream.protocol.op import Command, Op
 
 __all__ = ["Watch", "listen"]
@@ -19,6 +19,8 @@ class Watch:
 
     Attributes:
         suspects: whether it may take a suspect.
+        paused: whether the queue is known to be paused. When it goes on, a wake-up tells; a sleep
+            in the lanes would bring a normal message then, though urgent ones wait.
         limited: whether the queue has limits: a message that a sleep brings could be above them,
             so the sleep only tells that it is time to look.
         since: in a queue with limits that has nothing to read: any entry behind these ids of
@@ -27,13 +29,24 @@ class Watch:
     """
 
     suspects: bool = True
+    paused: bool = False
     limited: bool = False
     since: tuple[bytes, ...] = ()
 
     def covers(self, other: Watch) -> bool:
         """Tell whether a sleep that was begun for this is good for the other, too."""
-        same = (self.limited, bool(self.since)) == (other.limited, bool(other.since))
-        return same and (self.suspects or not other.suspects)
+        return self._kind == other._kind and (self.suspects or not other.suspects)
+
+    @property
+    def _kind(self) -> tuple[bool, bool, bool]:
+        return self.paused, self.limited, bool(self.since)
+
+    @property
+    def lanes(self) -> Sequence[str]:
+        """Prefixes of the lanes from which a sleep brings messages."""
+        if self.paused or self.limited:
+            return ()
+        return [prefix for prefix in LANES if self.suspects or prefix != "s"]
 
 
 def listen(
@@ -49,12 +62,9 @@ def listen(
     The result is what came, one for each place.
     """
     keys, watch = places[0]
-    if not watch.limited:
-        return wait_any([(keys, watch.suspects) for keys, watch in places], consumer, block_ms)
-    if watch.since:
+    if watch.since and not watch.paused:
         return Op((_news(keys, watch, block_ms),), decode=_signal, repeatable=False)
-    read = ("XREADGROUP", "GROUP", GROUP, consumer, "COUNT", 1, "BLOCK", block_ms, "STREAMS")
-    return Op((Command((*read, keys.wake, ">")),), decode=_wake_up, repeatable=False)
+    return wait_any([(keys, watch.lanes) for keys, watch in places], consumer, block_ms)
 
 
 def _news(keys: QueueKeys, watch: Watch, block_ms: int) -> Command:
@@ -68,8 +78,3 @@ def _news(keys: QueueKeys, watch: Watch, block_ms: int) -> Command:
 
 def _signal(_: list[Any]) -> list[Fetched]:
     return [Fetched(envelopes=[])]
-
-
-def _wake_up(replies: list[Any]) -> list[Fetched]:
-    woken = [entry_id for _, entries in replies[0] or () for entry_id, _ in entries]
-    return [Fetched(envelopes=[], woken=woken)]

@@ -89,7 +89,6 @@ class Reader:
         self._sure = False
         self._pause = 0.0
         # Whether people have paused the queue, as far as we have heard.
-        self._paused = False
 
     @property
     def idle(self) -> bool:
@@ -124,12 +123,12 @@ class Reader:
 
     def pause(self) -> None:
         """Begin with no message any more: hand back what no handler has begun with."""
-        self._paused = True
+        self._reading.paused = True
+        self._event.set()
         self.holdings.release_waiting()
 
     def resume(self) -> None:
         """Look for messages again."""
-        self._paused = False
         self._reading.resumed()
         self._event.set()
 
@@ -202,10 +201,11 @@ class Reader:
         await self._take(found)
 
     async def _take(self, found: Fetched) -> None:
-        if found.envelopes and self._paused and not self._stopping:
+        reading = self._reading
+        if found.envelopes and reading.paused and not self._stopping:
             # Read before the pause, or after a resume that we have not heard of yet.
-            self._paused = await self._driver.run(control.is_paused(self.keys))
-        self.holdings.take(found.envelopes, begin=not (self._stopping or self._paused))
+            reading.paused = await self._driver.run(control.is_paused(self.keys))
+        self.holdings.take(found.envelopes, begin=not (self._stopping or reading.paused))
 
     async def _listen(self) -> None:
         """Sleep at the server, or take what the sleep has brought."""
@@ -232,8 +232,8 @@ class Reader:
         pending = await self._driver.drive(plan)
         unknown = Fetched(envelopes=self.holdings.reconcile(pending))
         self._reading.woke(unknown)
-        # We may have missed a pause.
-        self._paused = self._paused or bool(unknown.envelopes)
+        # We may have missed a pause, or the end of one.
+        self._reading.paused = await self._driver.run(control.is_paused(self.keys))
         await self._take(unknown)
         self._sure = True
 
