@@ -228,6 +228,15 @@ def test_ids_only_grow(state: State) -> None:
     assert [id for _, id in state.lines()] == ids[1:]
 
 
+def test_ids_grow_as_texts(state: State) -> None:
+    """While the clock is behind for hours, the number in them keeps its seven digits."""
+    state.do("HSET", state.keys.counters, "last_ms", NOW, "last_number", 8_999_998)
+    ids = [state.place_one(n, now_ms=NOW - 1, **ORDERED) for n in (1, 2, 3)]
+
+    assert ids == [f"{NOW}-9999999", f"{NOW + 1}-1000000", f"{NOW + 1}-1000001"]
+    assert ids == sorted(ids)
+
+
 # Without memory
 
 

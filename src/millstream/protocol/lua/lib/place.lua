@@ -17,8 +17,15 @@ local function new_id(now)
     local last = redis.call('HMGET', KEYS[5], 'last_ms', 'last_number')
     last_ms, last_number = tonumber(last[1]) or 0, tonumber(last[2]) or 0
   end
-  -- Ids only grow, whatever the clock does: the order of a key's messages is that of their ids.
-  if now > last_ms then last_ms, last_number = now, 0 else last_number = last_number + 1 end
+  -- Ids only grow, whatever the clock does: the order of a key's messages is that of their ids, as
+  -- texts. So the number keeps its seven digits, also when the clock is set back for hours.
+  if now > last_ms then
+    last_ms, last_number = now, 0
+  elseif last_number < 8999999 then
+    last_number = last_number + 1
+  else
+    last_ms, last_number = last_ms + 1, 0
+  end
   redis.call('HSET', KEYS[5], 'last_ms', last_ms, 'last_number', last_number)
   return string.format('%.0f-%.0f', last_ms, 1000000 + last_number)
 end
