@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
+from millstream.cli.app import make_app
 from millstream.protocol.keys import QueueKeys, queue_keys
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +45,24 @@ def test_the_internals_name_every_script() -> None:
     named = set(re.findall(r"[a-z_]+", code_in("internals.md")))
 
     assert [path.stem for path in sorted(scripts) if path.stem not in named] == []
+
+
+def test_the_command_line_names_every_option() -> None:
+    """A command has its section, which has each of its options that not all commands have."""
+    page = (ROOT / "docs" / "cli.md").read_text("utf-8")
+    sections = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL))
+    common = sections["What all commands have in common"]
+    commands: Any = typer.main.get_command(make_app())
+    lost = [
+        f"{name} {option}"
+        for name, command in commands.commands.items()
+        for parameter in command.params
+        for option in parameter.opts
+        if option.startswith("--")
+        if option not in sections[name] + common
+    ]
+
+    assert lost == []
 
 
 def anchors_of(page: Path) -> set[str]:
