@@ -1,6 +1,9 @@
 -- Messages above the normal priority, on their way to the front. Include expire before it.
 local function lift(id, now)
-  local packed = redis.call('HGET', KEYS[7], id)
+  local packed, score = redis.call('HGET', KEYS[7], id), redis.call('ZSCORE', KEYS[9], id)
+  -- A full server refuses a script only at its first write. This one needs no memory, so the
+  -- message can be handed out, and its end will free some.
+  redis.call('ZREM', KEYS[9], id)
   if packed then
     local fields = cmsgpack.unpack(packed)
     local expired, problem = has_expired(named(fields), now), nil
@@ -9,11 +12,13 @@ local function lift(id, now)
     else
       problem = failed(redis.pcall('XADD', KEYS[2], '*', unpack(fields)))
     end
-    if problem then return false end
+    if problem then
+      redis.call('ZADD', KEYS[9], score, id)
+      return false
+    end
     redis.call('HDEL', KEYS[7], id)
     if expired then finish(id, fields, now) end
   end
-  redis.call('ZREM', KEYS[9], id)
   return true
 end
 
