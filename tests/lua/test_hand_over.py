@@ -138,6 +138,17 @@ def test_somebody_looks_at_the_delayed_messages(state: State, waiting: bool) -> 
     assert state.wakes() == []
 
 
+def test_a_wake_up_that_was_not_followed_is_given_on(state: State) -> None:
+    """Who was told of a free slot and died has left it to somebody else."""
+    state.put("wake")
+    assert state.run(consume.wait(state.keys, "a", 1, suspects=True)).woken
+
+    assert step(state, crashed=True).removed
+
+    [again] = state.run(consume.wait(state.keys, "b", 1, suspects=True)).woken
+    assert state.entries("wake")[-1].id == again.decode()
+
+
 def test_nobody_looks_for_delayed_messages_before_the_consumer_is_gone(state: State) -> None:
     """The last step of a long hand-over wakes one for that; each, one that waits for a slot."""
     state.delay("1-1", NOW)

@@ -355,6 +355,20 @@ def test_a_consumer_that_owns_nothing_and_is_silent_is_removed(state: State) -> 
     assert "a" not in state.leases()
 
 
+def test_a_wake_up_that_was_not_followed_is_given_on(state: State) -> None:
+    """Its reader has died or is busy, and another one may sleep; it has a second for it."""
+    entry = state.put("wake")
+    assert state.run(consume.wait(state.keys, "a", 1, suspects=True)).woken
+
+    assert run_sweep(state).wait_ms <= 1000
+    assert state.only("wake").id == entry
+    state.set_idle("wake", entry, 1000)
+    assert run_sweep(state).wait_ms == LEASE
+
+    assert state.owners("wake") == {}
+    assert state.run(consume.wait(state.keys, "b", 1, suspects=True)).woken
+
+
 @pytest.mark.parametrize("lane", LANES)
 def test_a_silent_consumer_that_owns_something_stays(state: State, lane: str) -> None:
     """Removing it would drop what it owns, whichever lane it is in."""

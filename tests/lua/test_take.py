@@ -202,6 +202,28 @@ class TestPriorities:
         assert found.priorities == []
 
 
+@pytest.mark.parametrize("limits", [None, running(9)], ids=["no limits", "limits"])
+@pytest.mark.parametrize("weighted", [False, True], ids=["strict", "weighted"])
+def test_urgent_messages_without_memory(
+    own_state: State, own_server: Server, limits: Limits | None, weighted: bool
+) -> None:
+    """A full server hands them out, whatever else the call does: their end will free some."""
+    own_state.register("a")
+    own_state.run(place(own_state.keys, "p", 1, [Placement(body=b"1", priority=9)], now_ms=NOW))
+    urgent = ("9 0 +0.5" if limits else "9=1") if weighted else ("all" if limits else "1")
+    reads = (("f", 1), ("", 1)) if limits else (("f", 1),)
+
+    op = consume.fetch(own_state.keys, "a", (), reads, urgent=urgent, limits=limits, now_ms=NOW)
+    # Not the call that loads the script.
+    assert own_state.run(consume.fetch(own_state.keys, "a", limits=limits)).priorities == [9]
+
+    with out_of_memory(own_server):
+        found = own_state.run(op)
+
+    assert bodies(found) == [b"1"]
+    assert found.priorities == []
+
+
 class TestRunning:
     def test_deliveries_of_all_consumers_count(self, queue: State) -> None:
         """In every lane."""
@@ -536,6 +558,15 @@ class TestSleeping:
 
         watch = Watch(limited=True, since=found.outlook.since)
         assert self.woken(state, watch, 60_000) == []
+
+    def test_who_waits_for_tokens_takes_no_wake_up(self, state: State) -> None:
+        """It is for one that waits for a slot; and messages need not wake it."""
+        state.register("a", "b")
+        wake = state.do("XADD", state.keys.wake, "*", "free", "1")
+        state.send(b"1")
+
+        assert self.woken(state, Watch(limited=True, since=(b"$",))) == []
+        assert self.woken(state, Watch(limited=True)) == [wake]
 
     def test_who_waits_for_a_slot_is_woken_alone(self, state: State) -> None:
         """By a wake-up, not by messages; each wake-up is for one."""

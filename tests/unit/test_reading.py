@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from itertools import pairwise, permutations
 
 import pytest
 
@@ -255,7 +255,8 @@ class TestLimits:
         reading.woke(Fetched(envelopes=[], woken=[b"1-1"]))
         assert not reading.may_read(12.4, settling=True)
         assert reading.may_read(12.5)
-        assert reading.watch() == Watch(limited=True)
+        # A wake-up is for one that waits for a slot.
+        assert reading.watch() == Watch(limited=True, since=(b"$",))
 
     def test_it_waits_for_a_slot(self) -> None:
         """A wake-up tells of one, and what it settles itself makes one."""
@@ -298,9 +299,10 @@ class TestLimits:
 
 class TestWatch:
     FREE, BUSY = Watch(suspects=True), Watch(suspects=False)
-    SLOT, NEWS = Watch(limited=True), Watch(limited=True, since=(b"1-1",))
+    SLOT, NEWS = Watch(limited=True), Watch(limited=True, since=(b"1-1", b"1-1"))
+    TOKENS = Watch(limited=True, since=(b"$",))
 
-    @pytest.mark.parametrize("watch", [FREE, BUSY, SLOT, NEWS])
+    @pytest.mark.parametrize("watch", [FREE, BUSY, SLOT, NEWS, TOKENS])
     def test_a_sleep_is_good_for_what_it_was_begun_for(self, watch: Watch) -> None:
         """It goes on."""
         assert watch.covers(watch)
@@ -312,12 +314,12 @@ class TestWatch:
 
     def test_older_ids_are_as_good(self) -> None:
         """A sleep that goes on has seen nothing behind them."""
-        assert self.NEWS.covers(Watch(limited=True, since=(b"2-2",)))
+        assert self.NEWS.covers(Watch(limited=True, since=(b"2-2", b"2-2")))
 
-    def test_slots_and_news_are_different_things(self) -> None:
-        """Neither wakes for the other."""
-        assert not self.SLOT.covers(self.NEWS)
-        assert not self.NEWS.covers(self.SLOT)
+    def test_slots_news_and_tokens_are_different_things(self) -> None:
+        """None wakes for another one."""
+        for one, other in permutations((self.SLOT, self.NEWS, self.TOKENS), 2):
+            assert not one.covers(other)
 
     @pytest.mark.parametrize("limited", [False, True])
     def test_a_paused_queue(self, limited: bool) -> None:

@@ -143,6 +143,30 @@ class TestMaxRunning:
         assert crowd.most == 1
         assert len(crowd.by) == 1  # it settles and reads in one call, so the others sleep on
 
+    async def test_who_has_no_use_for_a_slot_leaves_it_to_another(
+        self, server: Server, mq: ms.AsyncClient, namespace: str
+    ) -> None:
+        """A worker that is told first, and has enough to do, tells the next one."""
+        queue: ms.Queue[Any] = ms.Queue("few", max_running=7)
+        go_on = asyncio.Event()
+        crowd, busy = Crowd(), Crowd(lambda body, delivery: _wait_for(go_on))
+        await mq.send_many(queue, range(2))
+        async with aclosing(mq.receive(queue, prefetch=2)) as deliveries:
+            first = await anext(deliveries)
+            await mq.send_many(queue, range(2, 10))
+            # It holds five, and one more would not be worth a call.
+            worker = busy.worker(queue, concurrency=1, prefetch=6)
+            async with at_work([worker], server.limited_url, namespace):
+                await asleep(server, 1)
+                async with at_work([crowd.worker(queue)], server.limited_url, namespace):
+                    await asleep(server, 2)
+                    await first.ack()
+                    await auntil(lambda: len(crowd.handled) == 3, PATIENCE)
+                    assert len(busy.running) == 1
+                    go_on.set()
+                    await auntil(lambda: len(busy.handled) == 5, PATIENCE)
+        assert await counts(mq, queue) == (1, 0, 0, 0)  # what the receiver had not begun with
+
     async def test_who_leaves_frees_its_slots(
         self, server: Server, mq: ms.AsyncClient, namespace: str
     ) -> None:

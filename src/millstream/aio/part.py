@@ -127,6 +127,12 @@ class Part(Generic[T]):
         self.reading.woke(found)
         self._keep(found)
 
+    async def pass_on(self) -> None:
+        """Leave a wake-up that came at the last moment to a reader that waits for a slot."""
+        if self.reading.limited and self.reading.woken:
+            woken, self.reading.woken = self.reading.woken, []
+            await self._driver.run(self._fetch([Settlement("woken", entry) for entry in woken]))
+
     def _keep(self, found: Fetched) -> None:
         if not self._buffer:
             self._be_sure_of(len(found.envelopes))

@@ -22,6 +22,8 @@ goes unnoticed; a shorter one would cost an idle reader more than a command a se
 _GOLDEN = (math.sqrt(5) - 1) / 2
 """Steps of the golden ratio spread most evenly (Knuth, TAOCP 3, section 6.4)."""
 
+_FROM_NOW_ON = b"$"
+
 
 @dataclass(slots=True)
 class Reading:
@@ -151,7 +153,9 @@ class Reading:
     def watch(self) -> Watch:
         """Return what to sleep for when nothing can be read."""
         suspects = self.suspect_held is None
-        return Watch(suspects, paused=self.paused, limited=self.limited, since=self.since)
+        # Whoever waits for tokens must not take wake-ups from those who wait for slots.
+        since = (_FROM_NOW_ON,) if self.limited and self.more else self.since
+        return Watch(suspects, paused=self.paused, limited=self.limited, since=since)
 
     def woke(self, found: Fetched) -> None:
         """Take note of what a sleeping read brought."""

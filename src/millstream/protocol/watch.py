@@ -23,9 +23,10 @@ class Watch:
             in the lanes would bring a normal message then, though urgent ones wait.
         limited: whether the queue has limits: a message that a sleep brings could be above them,
             so the sleep only tells that it is time to look.
-        since: in a queue with limits that has nothing to read: any entry behind these ids of
-            wake, ready, front and suspect ends the sleep of every reader. Empty: there is
-            something, and it may not be read yet; a wake-up ends the sleep of one reader.
+        since: in a queue with limits: any entry behind these ids of wake, ready, front and
+            suspect ends the sleep of every reader. With the first alone, messages do not end it:
+            none may be read before the rate allows it. Empty: it waits for a slot; a wake-up ends
+            the sleep of one reader, which has to follow it.
     """
 
     suspects: bool = True
@@ -38,8 +39,8 @@ class Watch:
         return self._kind == other._kind and (self.suspects or not other.suspects)
 
     @property
-    def _kind(self) -> tuple[bool, bool, bool]:
-        return self.paused, self.limited, bool(self.since)
+    def _kind(self) -> tuple[bool, bool, int]:
+        return self.paused, self.limited, len(self.since)
 
     @property
     def lanes(self) -> Sequence[str]:
@@ -73,7 +74,8 @@ def _news(keys: QueueKeys, watch: Watch, block_ms: int) -> Command:
         streams.append(keys.suspect)
     # One entry a stream, and its body is not read: it tells that there is something.
     read = ("XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS")
-    return Command((*read, *streams, *watch.since[: len(streams)]))
+    watched = list(zip(streams, watch.since, strict=False))
+    return Command((*read, *(key for key, _ in watched), *(last for _, last in watched)))
 
 
 def _signal(_: list[Any]) -> list[Fetched]:

@@ -213,6 +213,8 @@ class QueueReader(Generic[T]):
         """End the sleeping read, which may bring a message at the last moment."""
         try:
             self._woke(self._sleeper.stop())
+            for part in self._parts:
+                part.pass_on()
         except BrokerError:
             # Cut, or not allowed. What it may have brought is at the server.
             self._unsure = True

@@ -151,9 +151,12 @@ class Reader:
         # Without room for what is due, another consumer may have some: promote it all the same.
         # And nobody else was woken.
         urgent = due or flush_in <= 0 or bool(reading.woken)
-        if urgent or (reading.may_read(now) and self._worth_reading(free)):
-            settling = bool(holdings.outbox)
-            await self._fetch(free if reading.may_read(now, settling=settling) else 0)
+        worth = reading.may_read(now) and self._worth_reading(free)
+        if urgent or worth:
+            allowed = reading.may_read(now, settling=bool(holdings.outbox))
+            # A limit may have room for a message that is of no use here now: it is for another.
+            leave = reading.limited and bool(reading.woken) and not worth
+            await self._fetch(free if allowed and not leave else 0)
             return
         # A read that sleeps at the server ends sooner, unless its connection is dead.
         wait = min(SILENCE, reading.due_at - now, flush_in)

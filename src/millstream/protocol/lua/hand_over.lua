@@ -28,12 +28,7 @@ end
 count(outcomes, blame)
 call_sender(KEYS[15], KEYS[16])
 if left == 0 or outcomes.kept > 0 then return { outcomes.moved, outcomes.died, 0 } end
-for _, i in ipairs({ 1, 2, 3, 8 }) do
-  if redis.call('EXISTS', KEYS[i]) == 1 then
-    redis.call('XGROUP', 'DELCONSUMER', KEYS[i], ARGV[1], ARGV[2])
-  end
-end
-redis.call('HDEL', KEYS[14], ARGV[2])
+remove_consumer(ARGV[2])
 -- It may have been the only one that knew when the next message is due, or that there are urgent
 -- ones: let another one look.
 if redis.call('EXISTS', KEYS[8]) == 1 and redis.call('EXISTS', KEYS[6], KEYS[9]) > 0 then

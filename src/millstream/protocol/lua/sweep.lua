@@ -42,7 +42,7 @@ if lane <= 3 then
   wait = 20
 else
   remove_dead_consumers()
-  wait = outcomes.kept > 0 and 1000 or math.max(20, soonest)
+  wait = outcomes.kept > 0 and 1000 or math.max(20, math.min(soonest, wake_again()))
   lane, cursor, soonest = 1, '-', false
 end
 -- Without memory nobody is elected: each consumer sweeps, from the start, and once a second at most.

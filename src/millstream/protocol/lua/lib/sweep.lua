@@ -43,7 +43,23 @@ local function show_life()
     '18446744073709551615-0')
 end
 
--- XGROUP DELCONSUMER drops what the consumer owns, so it must own nothing in any lane.
+-- A reader follows a wake-up within milliseconds, or it is dead or busy: then it is for another.
+-- Returns ms until one that is newer has to be looked at.
+local function wake_again()
+  local again, stale = math.huge, false
+  for _, entry in ipairs(redis.pcall('XPENDING', KEYS[8], ARGV[1], '-', '+', 100)) do
+    if entry[3] < 1000 then
+      again = math.min(again, 1000 - entry[3])
+    else
+      remove(KEYS[8], ARGV[1], entry[1])
+      stale = true
+    end
+  end
+  if stale then tell_of_slots() end
+  return again
+end
+
+-- Those that own nothing in any lane, and have not been heard of for long.
 local function remove_dead_consumers()
   local alive, idle_in = {}, {}
   for i = 1, 3 do
@@ -56,12 +72,7 @@ local function remove_dead_consumers()
   end
   for name in pairs(idle_in) do
     if not alive[name] and name ~= ARGV[2] then
-      for _, i in ipairs({ 1, 2, 3, 8 }) do
-        if redis.call('EXISTS', KEYS[i]) == 1 then
-          redis.call('XGROUP', 'DELCONSUMER', KEYS[i], ARGV[1], name)
-        end
-      end
-      redis.call('HDEL', KEYS[14], name)
+      remove_consumer(name)
     end
   end
 end
