@@ -187,13 +187,13 @@ class Part(Generic[T]):
                 continue
             self._held.until.pop(token, None)
             if envelope.expired(self.reading.server_ms(time.monotonic())):
-                self.settle(expire(token))
+                self._end_unseen(expire(token))
                 continue
             try:
                 body = read_body(envelope, decode, self._queue.name, self.partition)
             except Undecodable as error:
                 logger.warning("%s", error)
-                self.settle(reject(token, error.reason, error=str(error)))
+                self._end_unseen(reject(token, error.reason, error=str(error)))
                 continue
             if unique := envelope.unique_until_started:
                 self._driver.run(consume.started(self.keys, envelope.state.id, unique))
@@ -202,6 +202,11 @@ class Part(Generic[T]):
                 self._suspect_until = time.monotonic() + self._queue.lease_ms / 1000
             return SyncDelivery(body, envelope, self._queue, self._queue.retry, self)
         return None
+
+    def _end_unseen(self, end: Settlement) -> None:
+        """End a message that is not for the user; the next one of its key may be ready by that."""
+        self.settle(end)
+        self.reading.more = True
 
     def make_unsure(self) -> None:
         """Look again before the next message is handed out: something has changed."""
