@@ -190,9 +190,7 @@ async def test_urgent_ones_of_one_time(any_mq: ms.AsyncClient, queue: ms.Queue[A
 
 
 @pytest.mark.parametrize("where", ["ready", "line", "delayed", "retry", "running"])
-async def test_a_cancel_lets_the_next_of_its_key_go_on(
-    any_mq: ms.AsyncClient, where: str
-) -> None:
+async def test_a_cancel_lets_the_next_of_its_key_go_on(any_mq: ms.AsyncClient, where: str) -> None:
     """Wherever the cancelled message was, the others of its key come in order, and once."""
     delay = 3600 if where == "delayed" else None
     first = await any_mq.send(ORDERED, 1, key="k", delay=delay)

@@ -31,6 +31,10 @@ class Unit:
         return sum(len(placement) for placement in self.placements)
 
 
+MOST_TOGETHER = 100_000
+"""Messages of one unit, which goes in one call: it keeps the server busy for about a second, and
+Redis 6.2 takes no more than a million arguments."""
+
 Outcome = list[Receipt] | QueueFull
 """What came of a unit."""
 
@@ -94,15 +98,21 @@ def bounding(keys: QueueKeys, bound: Bound) -> Batch[list[Receipt]]:
 
 
 def check_fits(queue: str, bound: Bound, size: int) -> None:
-    """Refuse what no queue with this bound ever has room for.
+    """Refuse what no queue with this bound ever has room for, and what is too much for one call.
 
     Raises:
-        UsageError: so many messages are more than the bound.
+        UsageError: so many messages are more than that.
     """
     if size > bound.length:
         message = (
             f"queue {queue!r} can never take {size} messages at once: its bound is {bound.length}, "
             "and send_many sends all of them or none. Send fewer at a time"
+        )
+        raise UsageError(message)
+    if size > MOST_TOGETHER:
+        message = (
+            f"queue {queue!r} has a bound, so that {size} messages would go in one call, which "
+            f"takes {MOST_TOGETHER} at most. Send fewer at a time"
         )
         raise UsageError(message)
 

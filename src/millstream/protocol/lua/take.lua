@@ -26,11 +26,12 @@
 -- @include room
 local now, most = clock(ARGV[3]), tonumber(ARGV[11])
 local lost, kept, due, ended, woken = settle_and_promote(14, now)
-call_sender(KEYS[15], KEYS[16])
 local slots = free_slots(tonumber(ARGV[7]))
 local were_full = slots <= ended
 local bucket = open_bucket(KEYS[14], tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10]), now)
 local taken, total, problem = take_lanes(most, math.min(slots, bucket.tokens), now)
+-- Also what is urgent may have ended: by its time to live, on its way to the front.
+call_sender(KEYS[15], KEYS[16])
 if problem then return redis.error_reply(problem) end
 charge(bucket, total)
 slots = slots - total

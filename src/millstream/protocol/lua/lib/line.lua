@@ -12,7 +12,9 @@ end
 
 -- Changes a producer's ticket, either of which may be ''; it keeps its place, or goes to the end.
 local function line_up(old, new, to_the_end, now)
-  local place = not to_the_end and redis.call('ZSCORE', KEYS[14], old)
+  -- The new one is there already when a call is repeated whose answer was lost.
+  local place = not to_the_end
+    and (redis.call('ZSCORE', KEYS[14], old) or redis.call('ZSCORE', KEYS[14], new))
   redis.call('ZREM', KEYS[14], old)
   redis.call('ZREM', KEYS[16], old)
   if new ~= '' then
