@@ -172,6 +172,10 @@ class Workshop:
         }
         return self._start(["-c", SUPERVISE, target, json.dumps(options)])
 
+    def script(self, name: str = "tasks") -> Program:
+        """Run the module itself."""
+        return self._start([f"{name}.py"])
+
     def _start(self, arguments: list[str]) -> Program:
         program = Program(arguments, self.folder, self._environment)
         self._programs.append(program)

@@ -30,6 +30,11 @@ class Unit:
         """How many bytes they have, roughly: batches are bounded by it."""
         return sum(len(placement) for placement in self.placements)
 
+    @property
+    def unique(self) -> bool:
+        """Whether another message may stand for it: messages with a unique key are sent alone."""
+        return bool(self.placements[0].unique)
+
 
 MOST_TOGETHER = 100_000
 """Messages of one unit, which goes in one call: it keeps the server busy for about a second, and

@@ -151,17 +151,24 @@ class Line:
             ticket, self._ticket = self._ticket, ""
             return line_up(self._keys, ticket, "")
         if self._turn or not self._ticket:
-            self._trying = self._take()
-            units = [waiting.unit for waiting in self._trying]
-            number = next(self._numbers)
-            return place_units(
-                self._keys, self._bound, self._producer, number, units, ticket=self._ticket
-            )
+            return self._place()
         needed = self._ticket_for(self._waiting[0])
         if now >= self._confirm_at or needed != self._ticket:
+            if any(waiting.unit.unique for waiting in self._waiting):
+                # Somebody else's message may stand for it by now; then it needs no room.
+                return self._place()
             self._confirming = needed
             return line_up(self._keys, self._ticket, needed)
         return min(self._confirm_at, self._waiting[0].until) - now
+
+    def _place(self) -> Op[list[Outcome]]:
+        """Try to send what is first; what is not stored has the producer's ticket."""
+        self._trying = self._take()
+        units = [waiting.unit for waiting in self._trying]
+        number = next(self._numbers)
+        return place_units(
+            self._keys, self._bound, self._producer, number, units, ticket=self._ticket
+        )
 
     def _end_overdue(self, now: float) -> None:
         """Drop from the front what is over; all have the same patience, so the first one first."""
