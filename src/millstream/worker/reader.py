@@ -88,7 +88,6 @@ class Reader:
         # Whether we know what we own: not at the start, and not after a lost reply.
         self._sure = False
         self._pause = 0.0
-        # Whether people have paused the queue, as far as we have heard.
 
     @property
     def idle(self) -> bool:
