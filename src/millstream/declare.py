@@ -113,19 +113,22 @@ class Queue(Generic[T]):
             extends it while the handler runs. From 0.1; default 30.
         codec: ``json`` (default) or ``msgpack``. All users of a queue must agree.
         max_body: the largest body in bytes; a larger one is a UsageError at the sender.
-        ordered: messages of one key run one at a time, in the order of sending. Default: no.
-        max_running_per_key: at most so many messages of one key run at a time. Default: any number.
+        ordered: messages of one key run one at a time, in the order of sending. All users of a
+            queue must agree. Default: no.
+        max_running_per_key: at most so many messages of one key run at a time, as their producers
+            declare it. Default: any number.
         priorities: ``strict`` (default): a message runs before all of a lower priority;
             ``weighted``: one of priority p has p + 1 times the chance of a normal one, so low
-            ones do not starve.
+            ones do not starve. The consumers' declaration counts.
         expired: what becomes of a message whose time to live is over: ``dead`` (default): it goes
-            to the dead letters; ``drop``: it is deleted.
+            to the dead letters; ``drop``: it is deleted. The producer's declaration counts.
         partitions: for an ordered queue: into how many parts it is divided, 1 (default) to 1024.
             Its workers share them out. All users of a queue must agree; docs/ordering.md tells
             how to change it.
-        rate: at most so many deliveries in a period, across all consumers. Default: any number.
-        max_running: at most so many deliveries in flight at a time, across all consumers.
+        rate: at most so many deliveries in a period, across all consumers, which must agree.
             Default: any number.
+        max_running: at most so many deliveries in flight at a time, across all consumers, which
+            must agree. Default: any number.
         bound: how many messages it may have, and what a send does when it is full (docs/bounds.md).
             Producers say it, and should agree. Not together with partitions. Default: any number.
 

@@ -36,8 +36,9 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
     """What a send returns once the server has the message.
 
     Attributes:
-        id: of the message; it stays the same through retries, dead letters and redrive.
-        duplicate: whether an earlier message stands for this one, and nothing was stored.
+        id: of the message; it stays the same through delays, retries, dead letters and redrive.
+        duplicate: whether an earlier message has the unique key, and nothing was stored; then id
+            is that of the earlier one.
         durability: how far the message is known to have got: ``memory`` means the server has it,
             and its persistence settings decide what a crash of the server costs.
     """
@@ -134,7 +135,8 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: of the queue.
-        ready: messages that wait for a consumer.
+        ready: messages that wait for a consumer, those with a priority and those that wait for
+            their key included.
         delayed: messages that wait for their time, retries included.
         in_flight: messages that a consumer owns.
         dead: messages in the dead letters.
@@ -144,7 +146,8 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
         retried: sent back after a failure so far.
         died: moved to the dead letters so far.
         crashed: deliveries lost to dead consumers so far.
-        dropped: deleted so far because their time to live was over.
+        dropped: deleted so far because their time to live was over (``Queue(expired="drop")``), or
+            to make room (``Bound(on_full="drop_oldest")``).
         cancelled: deleted by ``cancel`` so far, before a handler had them.
         consumers: who reads from the queue.
         paused: whether it is paused, so that nobody gets a message.

@@ -108,7 +108,8 @@ class Delivery(Generic[T]):
     def lease_lost(self) -> bool:
         """Whether another consumer may have the message by now, as far as is known here.
 
-        Also when somebody has cancelled it. A handler that runs in a thread may look at it in long work; an async one is cancelled.
+        Also when somebody has cancelled it. A handler that runs in a thread may look at it in
+        long work; an async one is cancelled.
         """
         return not self._settled and not self._owner.holds(self.envelope.token)
 
@@ -130,6 +131,7 @@ class Delivery(Generic[T]):
             reason: why, kept with the message.
 
         Raises:
+            UsageError: the delay is no duration.
             LeaseLost: another consumer owns it by now; nothing was done.
         """
         delay_ms = None if delay is None else milliseconds(delay, "delay")
@@ -175,6 +177,7 @@ class Delivery(Generic[T]):
             seconds: from now; may be shorter than the rest of the lease.
 
         Raises:
+            UsageError: seconds is no duration.
             LeaseLost: another consumer owns it by now.
         """
         lease_ms = milliseconds(seconds, "seconds")

@@ -17,6 +17,9 @@ async def schedules(self: Connected, queue: Queue[Any]) -> list[Schedule]:
     """List the schedules of a queue, by name.
 
     Workers declare them with ``@worker.every``. One whose workers are gone is listed, too.
+
+    Args:
+        queue: whose.
     """
     return await self.driver.run(protocol.listing(self.keys_of(queue)))
 
@@ -24,12 +27,15 @@ async def schedules(self: Connected, queue: Queue[Any]) -> list[Schedule]:
 async def pause_schedule(self: Connected, queue: Queue[Any], name: str) -> None:
     """Pause a schedule. It sends nothing, at once and until it is resumed, also over restarts.
 
+    Messages that it has sent already are not concerned; ``pause`` holds the queue.
+
     Args:
         queue: whose.
         name: of the schedule. It may be paused already.
 
     Raises:
         UsageError: the queue has no schedule of this name.
+        BrokerError: it may be paused or not; the call can be repeated.
     """
     if not await self.driver.run(protocol.pause(self.keys_of(queue), _checked(name))):
         raise _unknown(queue, name)
@@ -45,6 +51,7 @@ async def resume_schedule(self: Connected, queue: Queue[Any], name: str) -> None
     Raises:
         UsageError: the queue has no schedule of this name, or it is a cron expression, and the
             extra ``schedules``, which knows when it ticks, is not installed here.
+        BrokerError: it may be paused still; the call can be repeated.
     """
     if not await self.driver.drive(protocol.resume(self.keys_of(queue), _checked(name))):
         raise _unknown(queue, name)
@@ -62,6 +69,9 @@ async def remove_schedule(self: Connected, queue: Queue[Any], name: str) -> bool
 
     Returns:
         Whether there was one.
+
+    Raises:
+        BrokerError: it may be removed or not; the call can be repeated.
     """
     return await self.driver.run(protocol.remove(self.keys_of(queue), _checked(name)))
 

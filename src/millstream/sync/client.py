@@ -141,29 +141,30 @@ class Client:
             queue: where to.
             body: of the queue's type.
             headers: metadata, strings to strings.
-            delay: seconds until it may run, by the server's clock.
-            at: the time from which it may run, with a time zone.
+            delay: seconds until it may run. Default: it may at once.
+            at: instead of it: the time from which it may run, with a time zone.
             key: of which messages it is one: see ``Queue(ordered=, max_running_per_key=)``. Other
-                queues only hand it to the handler (``delivery.key``).
-            priority: 0 (normal, default) to 9 (highest).
+                queues only hand it to the handler (``delivery.key``). Default: none.
+            priority: 0 (normal, default) to 9 (highest): see ``Queue(priorities=)``.
             unique: while this key is taken, further sends with it store nothing and return the
-                receipt of the message that has it, with ``duplicate=True``.
+                receipt of the message that has it, with ``duplicate=True``. Default: none.
             unique_for: until when it is taken: ``done`` (default: acknowledged, dead, cancelled or
                 expired), ``started`` (a handler begins with it), or so many seconds from now.
             ttl: seconds from now within which a handler must begin with it; later it goes to the
-                dead letters with the reason ``expired`` (see ``Queue(expired=)``).
+                dead letters with the reason ``expired`` (see ``Queue(expired=)``). Default: any.
 
         Returns:
             The receipt, once the server has the message.
 
         Raises:
-            UsageError: the body has the wrong type or is too large, or an option makes no sense.
-                Nothing was sent.
+            UsageError: the body or an option makes no sense, or others declare the queue with
+                another order or number of partitions. Nothing was sent.
             QueueFull: the queue has reached its bound. Nothing was sent.
             BrokerError: the message may or may not be stored. A repeated call sends a second one.
 
         Guarantee: stored once, also when the connection breaks on the way; from then on it is
-        delivered at least once.
+        delivered at least once, never before its time and never after its time to live, by the
+        server's clock.
         """
         if not isinstance(queue, Queue):
             check_queue(queue)
@@ -191,12 +192,13 @@ class Client:
             headers: metadata, the same for all.
             key: the same for all, or a function that tells the key of a body.
             options: ``delay``, ``at``, ``priority`` and ``ttl`` as in ``send``, the same for all.
+                There is no ``unique``: all but the first would be duplicates.
 
         Returns:
             A receipt for each, in order.
 
         Raises:
-            UsageError: a body has the wrong type or is too large. Nothing was sent.
+            UsageError: as for ``send``, or they are more than the bound. Nothing was sent.
             QueueFull: they do not all fit into a queue with a bound. Nothing was sent.
             BrokerError: some chunks may be stored, others not.
 

@@ -109,7 +109,8 @@ class SyncDelivery(Generic[T]):
     def lease_lost(self) -> bool:
         """Whether another consumer may have the message by now, as far as is known here.
 
-        Also when somebody has cancelled it. A handler that runs in a thread may look at it in long work; an async one is cancelled.
+        Also when somebody has cancelled it. A handler that runs in a thread may look at it in
+        long work; an async one is cancelled.
         """
         return not self._settled and not self._owner.holds(self.envelope.token)
 
@@ -131,6 +132,7 @@ class SyncDelivery(Generic[T]):
             reason: why, kept with the message.
 
         Raises:
+            UsageError: the delay is no duration.
             LeaseLost: another consumer owns it by now; nothing was done.
         """
         delay_ms = None if delay is None else milliseconds(delay, "delay")
@@ -176,6 +178,7 @@ class SyncDelivery(Generic[T]):
             seconds: from now; may be shorter than the rest of the lease.
 
         Raises:
+            UsageError: seconds is no duration.
             LeaseLost: another consumer owns it by now.
         """
         lease_ms = milliseconds(seconds, "seconds")

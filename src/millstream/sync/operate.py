@@ -72,7 +72,7 @@ def queues(mq: Connected) -> list[str]:
 
 
 def stats(mq: Connected, queue: Queue[Any]) -> QueueStats:
-    """Count a queue's messages by state, at one moment."""
+    """Count a queue's messages by state, at one moment; partitions one after the other."""
     return mq.driver.drive(whole.stats(mq.keys_of(queue)))
 
 
@@ -83,8 +83,14 @@ def peek(
 
     Args:
         queue: where.
-        limit: how many at most.
+        limit: how many at most, 10 by default.
         delayed: those that wait for their time, instead of those that are ready.
+
+    Returns:
+        The next to be delivered first; of the delayed ones, the next one due.
+
+    Raises:
+        UsageError: the limit is no number from 1.
     """
     keys = mq.keys_of(queue)
     check_limit(limit)
@@ -154,10 +160,15 @@ def cancel(mq: Connected, queue: Queue[Any], id: str) -> bool:
         id: of the message, as in its receipt.
 
     Returns:
-        Whether it was there; False: it is done, dead, or unknown.
+        Whether it was there; False: it is done, dead, unknown, or cancelled already (perhaps by
+        this call, when a reply was lost on the way).
 
     Raises:
         UsageError: the id is no id of a message.
+        BrokerError: it may be cancelled or not; the call can be repeated.
+
+    Guarantee: after True no handler begins with the message, and whoever has it cannot settle it
+    any more. Its keys are free. ``redrive`` brings back one that ran.
     """
     bare, partition = bare_id(check_id(id))
     over = mq.driver.drive(control.cancel(mq.keys_of(queue).at(partition), bare))
@@ -185,7 +196,11 @@ def reschedule(
         Whether it was there. If not, it is in flight, done, dead, or never was.
 
     Raises:
-        UsageError: the id is none, or not exactly one of at and delay is given.
+        UsageError: the id is none, not exactly one of at and delay is given, or it makes no sense.
+        BrokerError: it may have the new time or not; the call can be repeated.
+
+    Guarantee: after True it is not delivered before the new time. It keeps its id, keys, priority
+    and attempts; a time to live goes on counting from the send.
     """
     bare, partition = bare_id(check_id(id))
     time = time_argument(delay=delay, at=at)
@@ -205,6 +220,7 @@ def repartition(mq: Connected, queue: Queue[Any]) -> None:
 
     Raises:
         UsageError: it is not ordered, or it is in use; the error says by whom or what.
+        BrokerError: it may be done in part; the call can be repeated.
     """
     keys = mq.keys_of(queue)
     if not queue.ordered:
@@ -242,11 +258,24 @@ def pause(mq: Connected, queue: Queue[Any]) -> None:
 
     Args:
         queue: which one. It need not have been used before.
+
+    Raises:
+        BrokerError: it may be paused or not; the call can be repeated.
+
+    Guarantee: when this returns, no consumer gets a message from the server any more. It holds
+    through restarts of workers, and of a server that keeps its data.
     """
     mq.driver.drive(whole.pause(mq.keys_of(queue)))
     mq.look_again()
 
 
 def resume(mq: Connected, queue: Queue[Any]) -> None:
-    """Let a paused queue go on at once, where it stood. Safe to repeat."""
+    """Let a paused queue go on at once, where it stood. Safe to repeat.
+
+    Args:
+        queue: which one. It need not be paused.
+
+    Raises:
+        BrokerError: it may be paused still; the call can be repeated.
+    """
     mq.driver.drive(whole.resume(mq.keys_of(queue)))
