@@ -13,6 +13,7 @@ import pytest
 import millstream as ms
 from tests.faults.processes import Event, Workshop
 from tests.faults.working import PATIENCE
+from tests.support.servers import Server
 from tests.support.wait import until
 
 HOLDING = """
@@ -36,6 +37,22 @@ async def handle(body):
     record("ended", body)
 """
 
+PER_KEY = """
+soon = ms.Backoff(first=0.02, factor=1, jitter=0)
+queue = ms.Queue(
+    "jobs", lease=300, max_running_per_key=2, retry=ms.Retry(max_crashes=9, backoff=soon)
+)
+
+@worker.on(queue, concurrency=10)
+async def handle(body, delivery):
+    record("begun", body)
+    await asyncio.sleep(0.02)
+    record("ended", body)
+    if body % 3 == 0 and delivery.attempt == 1:
+        raise ValueError(body)
+    record("done", body)
+"""
+
 LIMITED = """
 queue = ms.Queue("jobs", lease=1, rate=ms.Rate(20, burst=40), retry=ms.Retry(max_crashes=9))
 
@@ -47,6 +64,10 @@ async def handle(body):
 
 def jobs() -> ms.Queue[Any]:
     return ms.Queue("jobs")
+
+
+def jobs_by_key() -> ms.Queue[Any]:
+    return ms.Queue("jobs", max_running_per_key=2)
 
 
 def drained(mq: ms.Client) -> None:
@@ -75,7 +96,7 @@ def most_at_a_time(events: Iterable[Event], killed: dict[int, float]) -> int:
         own = [event for event in events if event.pid == pid]
         running = sum(1 if event.event == "begun" else -1 for event in own)
         # It may have gone on for a moment.
-        times += [(max(at, own[-1].time), -1)] * running
+        times += [(max(at, own[-1].time if own else at), -1)] * running
     running = most = 0
     for _, change in sorted(times):
         running += change
@@ -125,16 +146,46 @@ class TestMaxRunning:
         killed: dict[int, float] = {}
         supervisor = workshop.supervisor(3)
         for round_ in range(4):
-            begun = workshop.until_told("begun", 50 * (round_ + 1))
-            victim = next(event.pid for event in reversed(begun) if event.pid not in killed)
-            killed[victim] = time.time()
-            os.kill(victim, signal.SIGKILL)
+            workshop.until_told("begun", 50 * (round_ + 1))
+            kill_the_last(workshop, killed)
         drained(mq)
         supervisor.send(signal.SIGTERM)
         assert supervisor.wait() == 0
 
         assert set(workshop.bodies("ended")) == set(range(300))
         assert most_at_a_time(workshop.events("begun", "ended"), killed) == 4
+
+
+def kill_the_last(workshop: Workshop, killed: dict[int, float]) -> None:
+    """Kill the worker process that has begun with something last."""
+    begun = workshop.events("begun")
+    victim = next(event.pid for event in reversed(begun) if event.pid not in killed)
+    killed[victim] = time.time()
+    os.kill(victim, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_so_many_of_a_key_through_failures_and_kills(
+    workshop: Workshop, mq: ms.Client, own_server: Server
+) -> None:
+    """A retry makes room for another message of its key, a crash keeps its place in it."""
+    workshop.write(PER_KEY)
+    mq.send_many(jobs_by_key(), range(120), key=lambda body: f"k{body % 4}")
+    killed: dict[int, float] = {}
+    supervisor = workshop.supervisor(2)
+    for goal in (30, 70):
+        workshop.until_told("begun", goal)
+        kill_the_last(workshop, killed)
+    drained(mq)
+    supervisor.send(signal.SIGTERM)
+    assert supervisor.wait() == 0
+
+    assert set(workshop.bodies("done")) == set(range(120))
+    for key in range(4):
+        own = [one for one in workshop.events("begun", "ended") if one.body % 4 == key]
+        assert most_at_a_time(own, killed) == 2
+    admin = own_server.admin()
+    assert admin.keys("*:holders") + admin.keys("*:lines") == []
 
 
 def test_a_rate_holds_through_kills(workshop: Workshop, mq: ms.Client) -> None:
