@@ -305,6 +305,33 @@ class TestControl:
         assert not (await mq.stats(queue)).paused
         assert len(await drain(mq, queue)) == 8
 
+    async def test_a_queue_that_nobody_has_used_is_paused(
+        self, mq: ms.AsyncClient, queue: ms.Queue[Any]
+    ) -> None:
+        """All of its partitions are, before there is anything in them."""
+        await mq.pause(queue)
+        await mq.send_many(queue, range(8))
+
+        assert await drain(mq, queue) == []
+        await mq.resume(queue)
+        assert len(await drain(mq, queue)) == 8
+
+    @pytest.mark.parametrize("before", [None, 2], ids=["unordered", "two"])
+    async def test_a_paused_queue_that_is_divided_anew(
+        self, mq: ms.AsyncClient, queue: ms.Queue[Any], before: int | None
+    ) -> None:
+        """Its new partitions are paused as well."""
+        first: ms.Queue[Any] = ms.Queue(
+            "orders", ordered=before is not None, partitions=before or 1
+        )
+        await mq.pause(first)
+        await mq.repartition(queue)
+        await mq.send_many(queue, range(8))
+
+        assert await drain(mq, queue) == []
+        await mq.resume(queue)
+        assert len(await drain(mq, queue)) == 8
+
     async def test_a_running_message_is_cancelled_where_it_is(
         self, mq: ms.AsyncClient, queue: ms.Queue[Any]
     ) -> None:

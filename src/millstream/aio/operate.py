@@ -266,7 +266,7 @@ async def pause(mq: Connected, queue: Queue[Any]) -> None:
     Guarantee: when this returns, no consumer gets a message from the server any more. It holds
     through restarts of workers, and of a server that keeps its data.
     """
-    await mq.driver.drive(whole.pause(mq.keys_of(queue)))
+    await mq.driver.drive(whole.pause(mq.keys_of(queue), queue.partitions))
     mq.look_again()
 
 

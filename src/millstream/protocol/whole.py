@@ -133,8 +133,15 @@ def purge_dead(keys: QueueKeys) -> Plan[int]:
     return (yield from _all(keys, admin.purge_dead))
 
 
-def pause(keys: QueueKeys) -> Plan[None]:
-    """Have no consumer get a message any more. Safe to repeat."""
+def pause(keys: QueueKeys, partitions: int = 1) -> Plan[None]:
+    """Have no consumer get a message any more. Safe to repeat.
+
+    Args:
+        keys: of partition 0.
+        partitions: into how many the queue is divided if nobody has used it yet.
+    """
+    if partitions > 1:
+        yield Op((Command(("HSETNX", keys.config, "partitions", partitions)),), decode=_first)
     yield from _each(keys, control.pause)
 
 
@@ -156,11 +163,15 @@ def repartition(keys: QueueKeys, partitions: int) -> Plan[None]:
     stored: int | None = yield declared(keys, None)
     if stored is None or stored == partitions:
         yield declare(keys, partitions)
+        if (yield control.is_paused(keys)):
+            yield from pause(keys)
         return
     found: QueueStats = yield from stats(keys)
     members: int = yield Op((Command(("ZCARD", keys.members)),), decode=_first)
     readers = sum(one.idle < HEARD_OF for one in found.consumers)
     _check_unused(keys.name, found, max(members, readers))
+    for number in range(stored, partitions) if found.paused else ():
+        yield control.pause(keys.at(number))
     # New users come with the new number from now on, and do not touch what goes away.
     yield Op((Command(("HSET", keys.config, "partitions", partitions)),), decode=_first)
     for number in range(partitions, stored):

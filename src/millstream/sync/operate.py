@@ -265,7 +265,7 @@ def pause(mq: Connected, queue: Queue[Any]) -> None:
     Guarantee: when this returns, no consumer gets a message from the server any more. It holds
     through restarts of workers, and of a server that keeps its data.
     """
-    mq.driver.drive(whole.pause(mq.keys_of(queue)))
+    mq.driver.drive(whole.pause(mq.keys_of(queue), queue.partitions))
     mq.look_again()
 
 

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from millstream.aio.client import AsyncClient
 from millstream.errors import BrokerError
+from millstream.message import QueueStats
 from millstream.worker.control import Control
 from millstream.worker.handler import Handler, Middleware
 from millstream.worker.partitions import Work, begin
@@ -176,12 +177,19 @@ class Run:
                 else:
                     left = (n.in_flight or (n.ready + n.delayed and not n.paused) for n in counts)
                     if not any(left):
+                        _tell_what_is_left(counts)
                         return
             try:
                 async with asyncio.timeout(DRAINED_CHECK):
                     await self._stop.wait()
             except TimeoutError:
                 continue
+
+
+def _tell_what_is_left(counts: Sequence[QueueStats]) -> None:
+    for one in counts:
+        if held_back := one.ready + one.delayed:
+            logger.info("queue %r is paused: %d messages are left", one.name, held_back)
 
 
 async def _wait(tasks: Tasks, seconds: float | None = None) -> None:
