@@ -44,6 +44,27 @@ async def raised(name):
 worker = ms.Worker()
 """
 
+WRONG_CLOCK = """
+import datetime, os, time
+
+OFF = float(os.environ["OFF"])
+
+def shift(real, unit):
+    return lambda: real() + type(real())(OFF * unit)
+
+class Wrong(datetime.datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return super().now(tz) + datetime.timedelta(seconds=OFF)
+
+    @classmethod
+    def utcnow(cls):
+        return super().utcnow() + datetime.timedelta(seconds=OFF)
+
+time.time, time.time_ns = shift(time.time, 1), shift(time.time_ns, 10**9)
+datetime.datetime = Wrong
+"""
+
 SUPERVISE = """
 import json, logging, os, sys
 from millstream.worker.supervisor import supervise
@@ -159,6 +180,14 @@ class Workshop:
         """Start a worker process without a supervisor."""
         module = ["-m", "millstream.worker.child", target, "--namespace", NAMESPACE]
         return self._start([*module, *options])
+
+    def worker_off_by(self, seconds: float) -> Program:
+        """Start a worker whose clock is wrong from its first import on."""
+        folder = self.folder / "clock"
+        folder.mkdir(exist_ok=True)
+        (folder / "sitecustomize.py").write_text(WRONG_CLOCK)
+        self._environment |= {"PYTHONPATH": str(folder), "OFF": str(seconds)}
+        return self.worker()
 
     def supervisor(self, processes: int = 1, target: str = "tasks:worker", **more: Any) -> Program:
         """Start a supervisor with so many worker processes."""

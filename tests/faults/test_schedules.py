@@ -14,7 +14,7 @@ import pytest
 import redis
 
 import millstream as ms
-from tests.faults.processes import Program, Workshop
+from tests.faults.processes import Workshop
 from tests.faults.working import PATIENCE
 from tests.support.servers import Server
 from tests.support.wait import until
@@ -29,27 +29,6 @@ async def beat():
     record("made")
     {before}
     return 1
-"""
-
-WRONG_CLOCK = """
-import datetime, os, time
-
-OFF = float(os.environ["OFF"])
-
-def shift(real, unit):
-    return lambda: real() + type(real())(OFF * unit)
-
-class Wrong(datetime.datetime):
-    @classmethod
-    def now(cls, tz=None):
-        return super().now(tz) + datetime.timedelta(seconds=OFF)
-
-    @classmethod
-    def utcnow(cls):
-        return super().utcnow() + datetime.timedelta(seconds=OFF)
-
-time.time, time.time_ns = shift(time.time, 1), shift(time.time_ns, 10**9)
-datetime.datetime = Wrong
 """
 
 
@@ -142,15 +121,6 @@ class TestKills:
         assert_one_a_tick(mq, 1)
 
 
-def with_wrong_clock(workshop: Workshop, seconds: float) -> Program:
-    """Start a worker whose clock is wrong from its first import on."""
-    folder = workshop.folder / "clock"
-    folder.mkdir(exist_ok=True)
-    (folder / "sitecustomize.py").write_text(WRONG_CLOCK)
-    workshop._environment.update(PYTHONPATH=str(folder), OFF=str(seconds))
-    return workshop.worker()
-
-
 @pytest.mark.parametrize("spec", [0.5, '"* * * * *"'])
 def test_clocks_that_are_wrong(
     workshop: Workshop, mq: ms.Client, own_server: Server, spec: Any
@@ -158,7 +128,7 @@ def test_clocks_that_are_wrong(
     """Workers that are an hour behind and ahead tick by the server's clock, together."""
     workshop.write(BEAT.format(spec=spec, before=""))
     for hours in (-1, 1):
-        with_wrong_clock(workshop, hours * 3600)
+        workshop.worker_off_by(hours * 3600)
     until(lambda: mq.schedules(JOBS), PATIENCE)
     [schedule] = mq.schedules(JOBS)
     seconds, _ = own_server.admin().time()
