@@ -115,8 +115,8 @@ class Queue(Generic[T]):
         max_body: the largest body in bytes; a larger one is a UsageError at the sender.
         ordered: messages of one key run one at a time, in the order of sending. All users of a
             queue must agree. Default: no.
-        max_running_per_key: at most so many messages of one key run at a time, as their producers
-            declare it. Default: any number.
+        max_running_per_key: at most so many messages of one key in flight at a time, from 1, as
+            their producers declare it (docs/limits.md). Default: any number.
         priorities: ``strict`` (default): a message runs before all of a lower priority;
             ``weighted``: one of priority p has p + 1 times the chance of a normal one, so low
             ones do not starve. The consumers' declaration counts.
@@ -125,10 +125,10 @@ class Queue(Generic[T]):
         partitions: for an ordered queue: into how many parts it is divided, 1 (default) to 1024.
             Its workers share them out. All users of a queue must agree; docs/ordering.md tells
             how to change it.
-        rate: at most so many deliveries in a period, across all consumers, which must agree.
-            Default: any number.
-        max_running: at most so many deliveries in flight at a time, across all consumers, which
-            must agree. Default: any number.
+        rate: at most so many deliveries in a period, across all consumers, each of which is held
+            to what it declares (docs/limits.md). Not together with partitions. Default: any number.
+        max_running: at most so many deliveries in flight at a time, from 1, across all consumers,
+            in the same way. What has been fetched ahead counts. Default: any number.
         bound: how many messages it may have, and what a send does when it is full (docs/bounds.md).
             Producers say it, and should agree. Not together with partitions. Default: any number.
 

@@ -140,7 +140,9 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
         delayed: messages that wait for their time, retries included.
         in_flight: messages that a consumer owns.
         dead: messages in the dead letters.
-        oldest_ready: age in seconds of the message that has been ready longest; None if none is.
+        oldest_ready: age in seconds of the message that has been ready longest, for how far
+            consumers are behind; None if none is. What waits for its key is left out: it waits for
+            another message, and not for a consumer.
         sent: accepted by the queue so far (foreign XADDs are not counted).
         acked: handled so far.
         retried: sent back after a failure so far.

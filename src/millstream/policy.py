@@ -127,7 +127,8 @@ class Rate:
 
     A token bucket at the server: each delivery takes a token, tokens come back evenly, and a
     queue that was quiet has saved some up. In any span of t seconds there are at most
-    ``burst + count * t / per`` deliveries.
+    ``burst + count * t / per`` deliveries, by the server's clock. Retries are deliveries, and so is
+    what comes again after a consumer died or handed it back.
 
     Args:
         count: deliveries a period, a whole number from 1.

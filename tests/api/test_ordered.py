@@ -200,6 +200,8 @@ async def test_concurrent_sends_of_one_key(mq: ms.AsyncClient) -> None:
     [
         ({"ordered": "yes"}, "ordered must be"),
         ({"max_running_per_key": 0}, "max_running_per_key must be"),
+        ({"max_running_per_key": -2}, "max_running_per_key must be"),
+        ({"max_running_per_key": 1.5}, "max_running_per_key must be"),
         ({"max_running_per_key": True}, "max_running_per_key must be"),
         ({"max_running_per_key": 2, "ordered": True}, "leave out max_running_per_key"),
         ({"priorities": "loose"}, "priorities must be 'strict' or 'weighted'"),

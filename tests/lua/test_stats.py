@@ -10,6 +10,7 @@ from millstream.message import QueueStats
 from millstream.policy import Retry
 from millstream.protocol.admin import stats
 from millstream.protocol.keys import GROUP
+from millstream.protocol.place import Placement, place
 from millstream.protocol.recover import hand_over_some
 from millstream.protocol.settlement import Settlement, ack, failure, reject, release
 from tests.lua.state import NOW, State
@@ -175,6 +176,18 @@ def test_no_age_without_a_ready_message(state: State) -> None:
     state.delay("1-1", NOW)
     state.put("dead")
 
+    assert count(state).oldest_ready is None
+
+
+def test_what_waits_for_its_key_has_no_age(state: State) -> None:
+    """It is ready, but it waits for another message, and not for a consumer."""
+    state.register("a")
+    placed = [Placement(body=body, key="k", gate="ordered") for body in (b"1", b"2")]
+    state.run(place(state.keys, "p", 1, placed))
+    assert count(state).oldest_ready is not None
+    state.fetch("a", ("", 2))
+
+    assert four(state) == (1, 0, 1, 0)
     assert count(state).oldest_ready is None
 
 
