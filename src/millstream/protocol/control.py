@@ -96,11 +96,17 @@ def look(keys: QueueKeys, consumer: str, tokens: Sequence[bytes]) -> Op[tuple[li
     return Op((*extend.commands, *paused.commands), decode)
 
 
-def cancel(keys: QueueKeys, id: str) -> Plan[bool]:
-    """End a message that waits or runs; the result is whether it was there."""
+def cancel(keys: QueueKeys, id: str, *, now_ms: int | None = None) -> Plan[bool]:
+    """End a message that waits or runs; the result is whether it was there.
+
+    Args:
+        keys: of the queue.
+        id: of the message.
+        now_ms: the time, for tests; None: the server's clock.
+    """
     for _ in range(LOOKS):
         for look in (waiting.cancel, cancel_running):
-            if (yield from look(keys, id)):
+            if (yield from look(keys, id, now_ms=now_ms)):
                 return True
     return False
 
