@@ -4,10 +4,17 @@
 -- Returns the id of its entry or '', and where to go on or '' at the end.
 local entries = redis.call('XRANGE', KEYS[1], ARGV[2], '+', 'COUNT', ARGV[3])
 for _, entry in ipairs(entries) do
-  local fields = entry[2]
+  local fields, text = entry[2], nil
+  -- We write it as the last field; other producers need not.
+  for i = #fields - 1, 1, -2 do
+    if fields[i] == 's' then
+      text = fields[i + 1]
+      break
+    end
+  end
   -- Cheaper than reading every state: only one that names the id is looked at.
-  if fields[#fields - 1] == 's' and string.find(fields[#fields], ARGV[1], 1, true) then
-    local ok, state = pcall(cjson.decode, fields[#fields])
+  if text and string.find(text, ARGV[1], 1, true) then
+    local ok, state = pcall(cjson.decode, text)
     if ok and type(state) == 'table' and state.id == ARGV[1] then return { entry[1], '' } end
   end
 end
