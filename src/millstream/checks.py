@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from millstream.declare import Queue
 from millstream.errors import UsageError
@@ -24,8 +24,9 @@ __all__ = [
 
 MOST_PREFETCH = 10_000
 
-_CURSOR = re.compile(r"\d+-\d+(/\d+)?")
-_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}(/[0-9]{1,4})?")
+_ID = re.compile(r"([0-9]{1,20})-([0-9]{1,20})(/[0-9]{1,4})?")
+_END_OF_IDS = 1 << 64
+"""The server refuses larger numbers in an id as no id at all."""
 
 
 def check_queue(queue: object) -> None:
@@ -72,9 +73,14 @@ def check_ids(ids: object) -> None:
         raise UsageError(message)
 
 
+def _is_id(value: object) -> TypeGuard[str]:
+    match = _ID.fullmatch(value) if isinstance(value, str) else None
+    return match is not None and all(int(part) < _END_OF_IDS for part in match.group(1, 2))
+
+
 def check_id(id: object) -> str:
     """Refuse what no message has as its id."""
-    if isinstance(id, str) and _ID.fullmatch(id):
+    if _is_id(id):
         return id
     message = f"id must be the id of a message, such as 1718000000000-0, not {id!r}"
     raise UsageError(message)
@@ -89,6 +95,6 @@ def check_confirmed(confirm: object, queue: Queue[Any]) -> None:
 
 def check_cursor(after: object) -> None:
     """Refuse what no dead letter has as its cursor."""
-    if after is not None and not (isinstance(after, str) and _CURSOR.fullmatch(after)):
+    if after is not None and not _is_id(after):
         message = f"after must be the cursor of a dead letter, not {after!r}"
         raise UsageError(message)

@@ -188,7 +188,8 @@ async def test_what_is_not_there_cannot_be_cancelled(
 
 
 @pytest.mark.parametrize(
-    "id", ["", "7", "1-1 ", "a-b", "-1-1", "1-1-1", "1" * 21 + "-0", None, 7, b"1-1"]
+    "id",
+    ["", "7", "1-1 ", "a-b", "-1-1", "1-1-1", "1" * 21 + "-0", f"1-{1 << 64}", None, 7, b"1-1"],
 )
 async def test_an_id_that_no_message_has(mq: ms.AsyncClient, queue: ms.Queue[Any], id: Any) -> None:
     """The error names the parameter."""

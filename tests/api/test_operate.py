@@ -293,7 +293,7 @@ def wrong_calls(mq: ms.AsyncClient, queue: ms.Queue[Any]) -> Iterator[tuple[str,
     for rate in (0, -1, float("nan"), nonsense):
         yield "rate", mq.redrive(queue, rate=rate)
     yield "ids", mq.redrive(queue, ids="1-1")
-    for cursor in (nonsense, "1-1-1", ""):
+    for cursor in (nonsense, "1-1-1", "", f"{1 << 64}-1", "\u0661-1"):
         yield "after", mq.dead(queue, after=cursor)
 
 
