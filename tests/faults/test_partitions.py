@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import millstream as ms
+from tests.faults.keys import in_order, one_at_a_time
 from tests.faults.processes import Event, Workshop
 from tests.faults.working import PATIENCE
 from tests.support.wait import until
@@ -67,37 +68,6 @@ def shared(mq: ms.Client, queue: ms.Queue[Any], processes: int) -> list[set[int]
     return found
 
 
-def in_order(events: list[Event], each: int) -> None:
-    """Each key's messages began in the order of sending; only repeated ones are there twice."""
-    begun: dict[str, list[int]] = {}
-    for event in events:
-        if event.event == "begun":
-            begun.setdefault(event.body[0], []).append(event.body[1])
-    assert len(begun) == KEYS
-    for numbers in begun.values():
-        assert numbers == sorted(numbers)
-        assert set(numbers) == set(range(each))
-
-
-def one_at_a_time(events: list[Event], killed: dict[int, float]) -> None:
-    """No message of a key began while another one of it ran.
-
-    Args:
-        events: what handlers told.
-        killed: when each process was killed that was: what it had begun ended then.
-    """
-    running: dict[str, Event] = {}
-    for event in sorted(events, key=lambda event: event.time):
-        key = event.body[0]
-        if event.event == "begun":
-            before = running.get(key)
-            over = before is None or killed.get(before.pid, event.time + 1) <= event.time
-            assert over, f"{before} ran when this began: {event}"
-            running[key] = event
-        elif key in running and running[key].pid == event.pid:
-            del running[key]
-
-
 class TestKilled:
     def test_under_a_supervisor(self, workshop: Workshop, mq: ms.Client) -> None:
         """What a killed process had goes on elsewhere within a second, and in order."""
@@ -127,7 +97,7 @@ class TestKilled:
         drained(mq, queue)
         supervisor.send(signal.SIGTERM)
         assert supervisor.wait() == 0
-        in_order(workshop.events(), each)
+        in_order(workshop.events(), KEYS, each)
         one_at_a_time(workshop.events(), {victim: killed})
         assert mq.stats(queue).consumers == ()
 
@@ -148,7 +118,7 @@ class TestKilled:
         drained(mq, queue)
         supervisor.send(signal.SIGTERM)
         assert supervisor.wait() == 0
-        in_order(workshop.events(), each)
+        in_order(workshop.events(), KEYS, each)
         one_at_a_time(workshop.events(), killed)
 
     def test_without_a_supervisor(self, workshop: Workshop, mq: ms.Client) -> None:
@@ -164,7 +134,7 @@ class TestKilled:
         drained(mq, queue)
 
         assert max(e.time for e in workshop.events("ended")) - killed < lease + 5 + each * 0.2
-        in_order(workshop.events(), each)
+        in_order(workshop.events(), KEYS, each)
         one_at_a_time(workshop.events(), {workers[0].pid: killed})
         assert all(workers[1].pid in pids for pids in owners(mq, queue))
 
@@ -198,7 +168,7 @@ class TestStopped:
         drained(mq, queue)
 
         events = [event for event in workshop.events() if event.body[0][0] == "k"]
-        in_order(events, each)
+        in_order(events, KEYS, each)
         one_at_a_time(events, {})
         assert len([e for e in events if e.event == "begun"]) == KEYS * each
         shared(mq, queue, 2)
@@ -218,5 +188,5 @@ class TestStopped:
         workers[0].send(signal.SIGCONT)
 
         shared(mq, queue, 2)
-        in_order(done, each)
+        in_order(done, KEYS, each)
         assert mq.stats(queue).acked == KEYS * each

@@ -7,9 +7,10 @@ goes on as long as the process lives. One thread serves all consumers of a clien
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from millstream.driver.blocking import BlockingDriver
@@ -31,6 +32,18 @@ TOKENS_A_CALL = 500
 
 
 @dataclass(slots=True, eq=False)
+class Question:
+    """Asks the server to extend leases, and which of them are lost.
+
+    Attributes:
+        since: time on the monotonic clock before which no lease begins that it extends, nor one
+            of what arrives meanwhile.
+    """
+
+    since: float
+
+
+@dataclass(slots=True, eq=False)
 class Held:
     """The deliveries of one consumer, as the keeper sees them.
 
@@ -43,6 +56,9 @@ class Held:
             the keeper removes those whose time is over.
         on_lost: called in the keeper's thread with tokens that are lost.
         leaving: whether the keeper is to drop it once nothing is left to extend.
+        sure_until: time on the same clock before which no lease of these ends, as far as is known.
+            A process that was stopped, or cannot reach the server, finds that it is over.
+            Only owners that tell what has ``arrived`` may ask for it.
     """
 
     keys: QueueKeys
@@ -52,6 +68,36 @@ class Held:
     on_lost: Callable[[list[bytes]], None]
     next_at: float = field(default=0.0)
     leaving: bool = field(default=False)
+    sure_until: float = field(default=math.inf)
+    _questions: list[Question] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def arrived(self, tokens: Iterable[bytes], since: float) -> None:
+        """Keep the leases of these.
+
+        Args:
+            tokens: of new deliveries.
+            since: time before which none of their leases has begun.
+        """
+        with self._lock:
+            self.until.update(dict.fromkeys(tokens, math.inf))
+            self.sure_until = min(self.sure_until, since + self.lease_ms / 1000)
+            for question in self._questions:
+                # It may not name them any more, so its answer says nothing about them.
+                question.since = min(question.since, since)
+
+    def ask(self) -> Question:
+        """Note that somebody begins to extend what is in ``until``."""
+        with self._lock:
+            self._questions.append(question := Question(time.monotonic()))
+        return question
+
+    def answered(self, question: Question, *, sure: bool) -> None:
+        """Note the answer; ``sure``: none of them is lost that the owner does not know of."""
+        with self._lock:
+            self._questions.remove(question)
+            if sure:
+                self.sure_until = question.since + self.lease_ms / 1000
 
     def keep_for(self, token: bytes, lease_ms: int) -> None:
         """Note that a lease that begins now is to last so long, be it longer or shorter."""
@@ -136,11 +182,10 @@ class LeaseKeeper:
 
     def _extend(self, held: Held) -> float:
         """Extend one consumer's leases; return the seconds until they are due again."""
-        now = time.monotonic()
-        tokens = []
+        tokens, question, sure = [], held.ask(), False
         # copy() is atomic under the interpreter's lock; iterating while the owner writes is not.
         for token, until in held.until.copy().items():
-            if until > now:
+            if until > question.since:
                 tokens.append(token)
             else:
                 held.until.pop(token, None)
@@ -154,8 +199,12 @@ class LeaseKeeper:
                 return 0.0
             logger.warning("queue %r: could not extend leases: %s", held.keys.name, error)
             return min(1.0, _period(held))
-        # What its owner has settled meanwhile is not lost, it is done.
-        lost = [token for token in lost if token in held.until]
+        else:
+            # What its owner has settled meanwhile is not lost, it is done.
+            lost = [token for token in lost if token in held.until]
+            sure = not lost
+        finally:
+            held.answered(question, sure=sure)
         if lost:
             held.on_lost(lost)
         return _period(held)

@@ -93,7 +93,7 @@ class Consumer:
         threads = share.threads if share else threads_of(handler)
         call = build_call(handler, middleware, threads, reader.holdings)
         if share:
-            call = share.turn.around(call)
+            call = share.turn.around(call, reader.holdings.make_sure)
         interrupt = None if threads is None else threads.interrupt
         handling = Handling(handler, call, reader.holdings, interrupt)
         reader.holdings.slots = Slots(handler, handling)

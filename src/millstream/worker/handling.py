@@ -29,6 +29,15 @@ Call = Callable[[Any, Any], Awaitable[Any]]
 class Holder(Owner, Protocol):
     """Who owns the deliveries: the reader's holdings."""
 
+    @property
+    def sure(self) -> bool:
+        """Whether what is in hand is ours for certain."""
+        ...
+
+    async def make_sure(self) -> None:
+        """Ask what is still ours, unless that is certain."""
+        ...
+
     def unsettled(self, token: bytes) -> bool:
         """Tell whether the delivery is ours, and its handler has not begun to end it."""
         ...
@@ -74,7 +83,7 @@ class Handling:
     ) -> None:
         self._handler = handler
         self._call = call
-        self._holder = holder
+        self.holder = holder
         self._interrupt = interrupt
         self._decode = handler.queue.codec.decode
         self._running: dict[bytes, tuple[asyncio.Task[Any], Delivery[Any]]] = {}
@@ -94,7 +103,7 @@ class Handling:
         delivery = self._open(envelope)
         if delivery is None:
             return
-        token, holder = envelope.token, self._holder
+        token, holder = envelope.token, self.holder
         self._running[token] = (task, delivery)
         try:
             if len(envelope.fields) > _PLAIN:
@@ -139,7 +148,7 @@ class Handling:
         else:
             for delivery in deliveries:
                 if self._left(delivery.envelope.token):
-                    self._holder.ack(delivery.envelope)
+                    self.holder.ack(delivery.envelope)
         finally:
             for token in tokens:
                 del self._running[token]
@@ -147,7 +156,7 @@ class Handling:
 
     def _open(self, envelope: Envelope) -> Delivery[Any] | None:
         """Make a delivery of an entry; None: there is nothing to handle."""
-        handler, holder = self._handler, self._holder
+        handler, holder = self._handler, self.holder
         if not holder.holds(envelope.token):
             return None
         if len(envelope.fields) > _PLAIN and envelope.expired(holder.server_ms()):
@@ -164,13 +173,13 @@ class Handling:
     async def _begin(self, deliveries: Sequence[Delivery[Any]]) -> None:
         """Do what comes before the handler: free unique keys that are for waiting messages only."""
         found = ((one.id, one.envelope.unique_until_started) for one in deliveries)
-        begin = self._holder.begin
+        begin = self.holder.begin
         if begun := [begin(message_id, unique) for message_id, unique in found if unique]:
             await asyncio.gather(*begun)
 
     def _left(self, token: bytes) -> bool:
         """Tell whether a message is still its handler's to end."""
-        return self._holder.unsettled(token) and token not in self._stopped
+        return self.holder.unsettled(token) and token not in self._stopped
 
     def _raised(
         self, deliveries: Sequence[Delivery[Any]], error: BaseException, task: asyncio.Task[Any]
@@ -191,7 +200,7 @@ class Handling:
             return True
         if left:
             for end in ends_of(left, error, self._handler.retry):
-                self._holder.end(end)
+                self.holder.end(end)
         elif not cancelled:
             logger.warning(
                 "queue %r: the handler of message %s raised after its end",
@@ -211,9 +220,9 @@ class Handling:
             if token in self._stopped:
                 end = self._stopped.pop(token)
                 if end is None:
-                    self._holder.abandon(token)
+                    self.holder.abandon(token)
                 else:
-                    self._holder.end(end)
+                    self.holder.end(end)
         if self._quiet is not None and not self._running:
             self._quiet.set()
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from millstream.declare import Queue
 from millstream.driver.aio import AsyncDriver
-from millstream.driver.lease_keeper import Held, LeaseKeeper
+from millstream.driver.lease_keeper import TOKENS_A_CALL, Held, LeaseKeeper
 from millstream.errors import BrokerError
 from millstream.protocol import consume, settlement
 from millstream.protocol.consume import Fetched
@@ -81,6 +81,7 @@ class Holdings:
         # Their ends are on the wire, and will be refused.
         self._cancelled: set[bytes] = set()
         self._lingering: asyncio.TimerHandle | None = None
+        self._asking = asyncio.Lock()
         self.slots: Slots
 
     # What slots tell (see handling.Holder)
@@ -88,6 +89,39 @@ class Holdings:
     def holds(self, token: bytes) -> bool:
         """Tell whether the delivery is still ours."""
         return token in self._held.until
+
+    @property
+    def sure(self) -> bool:
+        """Whether what is in hand is ours for certain: no lease can have run out."""
+        return time.monotonic() < self._held.sure_until
+
+    async def make_sure(self) -> None:
+        """Ask what is still ours, unless that is certain.
+
+        A process that was stopped for longer than a lease must not begin with messages that others
+        have by now, and may have done.
+        """
+        async with self._asking:
+            if self.sure:
+                return
+            question, sure = self._held.ask(), False
+            tokens, lost = list(self._held.until), list[bytes]()
+            try:
+                for start in range(0, len(tokens), TOKENS_A_CALL):
+                    some = tokens[start : start + TOKENS_A_CALL]
+                    lost += await self._driver.run(consume.extend(self._keys, self._consumer, some))
+            except BrokerError as error:
+                # After a flush there is no group any more: the reader finds out, and sees to it.
+                logger.warning("queue %r: %s; trying again", self._queue.name, error)
+                await asyncio.sleep(STORE_AGAIN)
+                return
+            else:
+                self._lost_to_keeper(lost)
+                sure = True
+            finally:
+                self._held.answered(question, sure=sure)
+        # Who asks for a message that is lost is cancelled here, and not later, in the next one.
+        await asyncio.sleep(0)
 
     def unsettled(self, token: bytes) -> bool:
         """Tell whether the delivery is ours, and its handler has not begun to end it."""
@@ -199,13 +233,17 @@ class Holdings:
         if self._lingering is not None:
             self._lingering.cancel()
 
-    def take(self, envelopes: Sequence[Envelope], *, begin: bool) -> None:
-        """Own what was read, and hand it to the slots; or back, if nothing is to begin."""
+    def take(self, envelopes: Sequence[Envelope], *, begin: bool, since: float) -> None:
+        """Own what was read, and hand it to the slots; or back, if nothing is to begin.
+
+        Args:
+            envelopes: what was read.
+            begin: whether handlers may begin with it.
+            since: time on the monotonic clock before which it cannot have been delivered.
+        """
         if not envelopes:
             return
-        until = self._held.until
-        for envelope in envelopes:
-            until[envelope.token] = math.inf
+        self._held.arrived((envelope.token for envelope in envelopes), since)
         if begin:
             self.slots.add(envelopes)
         else:

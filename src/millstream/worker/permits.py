@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from millstream.aio.delivery import Delivery
@@ -61,14 +61,20 @@ class Turn:
         self._waiting: set[asyncio.Future[bool]] = set()
         self._over = False
 
-    def around(self, inner: Call) -> Call:
-        """Have a call wait for its turn. What comes too late is handed back without blame."""
+    def around(self, inner: Call, make_sure: Callable[[], Awaitable[None]]) -> Call:
+        """Have a call wait for its turn. What comes too late is handed back without blame.
+
+        Args:
+            inner: the call.
+            make_sure: asks whether the messages are still ours, after they have waited.
+        """
 
         async def taking_turns(body: Any, delivery: Any) -> None:
             if not await self._enter():
                 await _release(delivery)
                 return
             try:
+                await make_sure()
                 # A coroutine whose lease is lost meanwhile is cancelled; what runs in a thread
                 # must not begin.
                 if not all(one.lease_lost for one in _each(delivery)):

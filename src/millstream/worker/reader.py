@@ -88,6 +88,8 @@ class Reader:
         # Whether we know what we own: not at the start, and not after a lost reply.
         self._sure = False
         self._pause = 0.0
+        # What comes was not delivered before this time.
+        self._since = 0.0
 
     @property
     def idle(self) -> bool:
@@ -143,6 +145,7 @@ class Reader:
             # What it brought is ours, whether there is room or not.
             await self._listen()
             return
+        self._since = now
         free = self._prefetch.limit - holdings.count + holdings.outbox.leaving
         flush_in = holdings.flush_in(now)
         due = reading.is_due(now)
@@ -207,7 +210,8 @@ class Reader:
         if found.envelopes and reading.paused and not self._stopping:
             # Read before the pause, or after a resume that we have not heard of yet.
             reading.paused = await self._driver.run(control.is_paused(self.keys))
-        self.holdings.take(found.envelopes, begin=not (self._stopping or reading.paused))
+        begin = not (self._stopping or reading.paused)
+        self.holdings.take(found.envelopes, begin=begin, since=self._since)
 
     async def _listen(self) -> None:
         """Sleep at the server, or take what the sleep has brought."""
@@ -229,7 +233,7 @@ class Reader:
         A reply that was lost may have brought messages, and may have confirmed ends.
         """
         await self._sleeper.close()
-        queue = self._queue
+        queue, self._since = self._queue, time.monotonic()
         plan = consume.rejoin(self.keys, self.consumer, queue.lease_ms, queue.partitions)
         pending = await self._driver.drive(plan)
         unknown = Fetched(envelopes=self.holdings.reconcile(pending))

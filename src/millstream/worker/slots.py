@@ -93,11 +93,15 @@ class Slots:
         assert task is not None  # noqa: S101 - a slot is a task
         clean = contextvars.copy_context()
         ready, take, handle = self._ready, self._waiting.take, self._handle
+        holder = self._handling.holder
         while not self._closing:
             self._hiring = False
             turn = 0
             while ready and turn < self._turn:
                 turn += 1
+                if not holder.sure:
+                    await holder.make_sure()
+                    break
                 taken = take()
                 if ready:
                     # This handler may wait; then another slot goes on.
@@ -110,7 +114,7 @@ class Slots:
             if self._closing:
                 return
             if ready:
-                # Its turn is over. Unless another slot has been hired, it goes on by itself.
+                # Its turn is over, or what waits is ours for certain now. Unless another slot has been hired, it goes on by itself.
                 self._loop.call_soon(self._hire)
             idle = self._loop.create_future()
             self._idle.append(idle)
