@@ -374,3 +374,25 @@ async def grown(
 ) -> bool:
     """Whether more has been sent than before, or all."""
     return under_way.done() or (await mq.stats(queue)).sent > before
+
+
+@pytest.mark.parametrize("where", ["ready", "delayed", "running"])
+async def test_a_lost_answer_to_a_cancel(
+    mq: ms.AsyncClient,
+    through: ms.AsyncClient,
+    proxy: Proxy,
+    queue: ms.Queue[Any],
+    where: str,
+) -> None:
+    """The message is gone, and the answer says so; there was none to cancel before or after."""
+    receipt = await mq.send(queue, 1, delay=3600 if where == "delayed" else None)
+    if where == "running":
+        await take_one(mq, queue)
+    assert not await through.cancel(queue, "1-1")  # the server knows the scripts now
+    proxy.drop_replies(to=b"EVALSHA", times=2)
+
+    assert await through.cancel(queue, receipt.id) is True
+
+    assert proxy.lost
+    assert await through.cancel(queue, receipt.id) is False
+    assert await counts(mq, queue) == (0, 0, 0, 1 if where == "running" else 0)

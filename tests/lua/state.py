@@ -222,7 +222,9 @@ class State:
         return self._hash("consumers")
 
     def counters(self) -> dict[str, int]:
-        return {name: int(number) for name, number in self._hash("counters").items()}
+        """What has happened so far; without the ids that the hash keeps beside them."""
+        counters = self._hash("counters")
+        return {name: int(n) for name, n in counters.items() if not name.startswith("last_")}
 
     def holders(self) -> dict[str, list[str]]:
         """Key -> the ids in circulation."""

@@ -159,8 +159,7 @@ async def cancel(mq: Connected, queue: Queue[Any], id: str) -> bool:
         id: of the message, as in its receipt.
 
     Returns:
-        Whether it was there; False: it is done, dead, unknown, or cancelled already (perhaps by
-        this call, when a reply was lost on the way).
+        Whether it was there; False: it is done, dead, unknown, or cancelled already.
 
     Raises:
         UsageError: the id is no id of a message.

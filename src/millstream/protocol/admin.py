@@ -27,7 +27,7 @@ def stats(keys: QueueKeys) -> Op[QueueStats]:
 
     def decode(replies: list[Any]) -> QueueStats:
         ready, in_flight, delayed, dead, oldest, now, counters, consumers, paused = replies[0]
-        totals = {name: int(n) for name, n in zip(counters[::2], counters[1::2], strict=True)}
+        totals = dict(zip(counters[::2], counters[1::2], strict=True))
         age = max(0, now - int(oldest.partition(b"-")[0])) / 1000 if oldest else None
         return QueueStats(
             name=keys.name,
@@ -36,13 +36,13 @@ def stats(keys: QueueKeys) -> Op[QueueStats]:
             in_flight=in_flight,
             dead=dead,
             oldest_ready=age,
-            sent=totals.get(b"sent", 0),
-            acked=totals.get(b"acked", 0),
-            retried=totals.get(b"retried", 0),
-            died=totals.get(b"died", 0),
-            crashed=totals.get(b"crashed", 0),
-            dropped=totals.get(b"dropped", 0),
-            cancelled=totals.get(b"cancelled", 0),
+            sent=int(totals.get(b"sent", 0)),
+            acked=int(totals.get(b"acked", 0)),
+            retried=int(totals.get(b"retried", 0)),
+            died=int(totals.get(b"died", 0)),
+            crashed=int(totals.get(b"crashed", 0)),
+            dropped=int(totals.get(b"dropped", 0)),
+            cancelled=int(totals.get(b"cancelled", 0)),
             consumers=_consumers(consumers),
             paused=bool(paused),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from millstream.errors import NotConnected, TimedOut
 from millstream.protocol.keys import GROUP, LANES, QueueKeys
 from millstream.protocol.op import Op, Plan, Script, load_script
 
@@ -37,7 +38,13 @@ def find(keys: QueueKeys, message_id: str) -> Plan[str | None]:
 
 def cancel(keys: QueueKeys, message_id: str, *, now_ms: int | None = None) -> Plan[bool]:
     """Delete a message that nobody has read; the result is whether it was there."""
-    return _wherever(_CANCEL, keys, message_id, [_time(now_ms)], keys.queueing)
+    try:
+        return (
+            yield from _wherever(_CANCEL, keys, message_id, [_time(now_ms), 0], repeatable=False)
+        )
+    except (NotConnected, TimedOut):
+        # Repeated as it is, it would not find what it has deleted.
+        return (yield from _wherever(_CANCEL, keys, message_id, [_time(now_ms), 1]))
 
 
 def reschedule(
@@ -59,12 +66,14 @@ def _wherever(
     keys: QueueKeys,
     message_id: str,
     arguments: Sequence[str | int],
-    further: Sequence[str] = (),
+    *,
+    repeatable: bool = True,
 ) -> Plan[bool]:
     token: str | None = ""
     while token is not None:
-        command = script.call([*keys.common, *further], [GROUP, message_id, token, *arguments])
-        done: int = yield Op((command,), decode=_first)
+        line = keys.queueing if script is _CANCEL else ()
+        command = script.call([*keys.common, *line], [GROUP, message_id, token, *arguments])
+        done: int = yield Op((command,), decode=_first, repeatable=repeatable)
         if done or token:
             return bool(done)
         # Not where a message is that was never moved.
