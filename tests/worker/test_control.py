@@ -15,6 +15,7 @@ import redis
 import millstream as ms
 from millstream.protocol.control import Word
 from millstream.worker.control import Control
+from millstream.worker.holdings import Holdings
 from tests.support.readers import sleeping_readers
 from tests.support.servers import Server
 from tests.support.wait import auntil
@@ -586,6 +587,48 @@ class TestCancel:
             assert await mq.cancel(queue, receipt.id)
             await auntil(lambda: len(events) == 2, 5)
         assert await counts(mq, queue) == (0, 0, 0, 1)
+
+    async def test_before_it_arrives(
+        self,
+        mq: ms.AsyncClient,
+        worker: ms.Worker,
+        queue: ms.Queue[Any],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """The word may overtake the message, on another connection: its handler never begins."""
+        late: list[Callable[[], None]] = []
+        heard: list[str] = []
+        take, pass_on = Holdings.take, Control._pass_on
+
+        def hold_up(self: Holdings, envelopes: Any, **more: Any) -> None:
+            if envelopes and not late:
+                late.append(functools.partial(take, self, envelopes, **more))
+            else:
+                take(self, envelopes, **more)
+
+        def note(self: Control, word: Word) -> None:
+            pass_on(self, word)
+            heard.append(word.op)
+
+        monkeypatch.setattr(Holdings, "take", hold_up)
+        monkeypatch.setattr(Control, "_pass_on", note)
+        handled: list[Any] = []
+
+        @worker.on(queue, prefetch=2)
+        async def handle(body: Any) -> None:
+            handled.append(body)
+
+        first, _ = await mq.send_many(queue, [1, 2])
+        async with running(worker, mq):
+            await auntil(lambda: late, PATIENCE)
+            assert await mq.cancel(queue, first.id)
+            await auntil(lambda: heard == ["cancel"], PATIENCE)
+            late[0]()
+            await mq.send(queue, 3)
+            await becomes(mq, queue, (0, 0, 0, 1))
+        assert sorted(handled) == [2, 3]
+        stats = await mq.stats(queue)
+        assert (stats.acked, stats.died) == (2, 1)
 
     async def test_a_race_with_the_end(
         self, mq: ms.AsyncClient, worker: ms.Worker, queue: ms.Queue[Any]

@@ -38,6 +38,10 @@ STORE_AGAIN = 1.0
 """Seconds until an end is tried again that a server without memory could not store."""
 
 
+EARLY = 100
+"""Cancelled deliveries to remember that are not here. Each worker hears of all of a queue."""
+
+
 class Holdings:
     """The deliveries of one consumer; the ``Holder`` of its slots.
 
@@ -80,6 +84,8 @@ class Holdings:
         self._left_behind: set[bytes] = set()
         # Their ends are on the wire, and will be refused.
         self._cancelled: set[bytes] = set()
+        # Cancelled before they were here: perhaps never ours, perhaps on their way to us.
+        self._early: dict[bytes, None] = {}
         self._lingering: asyncio.TimerHandle | None = None
         self._asking = asyncio.Lock()
         self.slots: Slots
@@ -241,6 +247,8 @@ class Holdings:
             begin: whether handlers may begin with it.
             since: time on the monotonic clock before which it cannot have been delivered.
         """
+        if self._early:
+            envelopes = self._not_cancelled(envelopes)
         if not envelopes:
             return
         self._held.arrived((envelope.token for envelope in envelopes), since)
@@ -249,6 +257,17 @@ class Holdings:
         else:
             for envelope in envelopes:
                 self.end(release(envelope.token))
+
+    def _not_cancelled(self, envelopes: Sequence[Envelope]) -> list[Envelope]:
+        """Leave out what has been overtaken by the word that it is over."""
+        left: list[Envelope] = []
+        for envelope in envelopes:
+            if envelope.token in self._early:
+                del self._early[envelope.token]
+                self._reading.settled(envelope.token)
+            else:
+                left.append(envelope)
+        return left
 
     def release_waiting(self) -> None:
         """Hand back what no handler has begun with."""
@@ -309,6 +328,9 @@ class Holdings:
     def cancelled(self, id: str, token: bytes) -> None:
         """Somebody has cancelled a message, and the server has settled it: stop its handler."""
         if token not in self._held.until:
+            self._early[token] = None
+            if len(self._early) > EARLY:
+                del self._early[next(iter(self._early))]
             return
         logger.warning("queue %r: message %s was cancelled", self._queue.name, id)
         self._cancelled.add(token)
