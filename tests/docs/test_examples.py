@@ -136,6 +136,8 @@ def run_page(markdown: str, page: str, session: types.ModuleType) -> None:
                 run_console(block, page)
 
 
+# Each command of a page is a process of its own, and docs/cli.md has dozens.
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("page", pages(), ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_examples_run(page: Path, session: types.ModuleType) -> None:
     """The examples of a page run as they stand."""

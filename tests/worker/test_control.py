@@ -656,6 +656,36 @@ class TestCancel:
         assert len(dead) == stats.died
         assert dead <= {one.id for one, over in zip(receipts, answers, strict=True) if over}
 
+    async def test_a_race_in_threads(
+        self, mq: ms.AsyncClient, worker: ms.Worker, queue: ms.Queue[Any]
+    ) -> None:
+        """Interrupted is who was cancelled, and nobody else: not the next message of its thread."""
+        interrupted: list[int] = []
+        ended: list[int] = []
+
+        @worker.on(queue, concurrency=8)
+        def handle(body: int) -> None:
+            try:
+                for _ in range(4):
+                    time.sleep(0.001)  # the work itself
+            except asyncio.CancelledError:
+                interrupted.append(body)
+                raise
+            ended.append(body)
+
+        async with running(worker, mq):
+            receipts = await mq.send_many(queue, range(400))
+            for body, receipt in enumerate(receipts):
+                if body % 2:
+                    await mq.cancel(queue, receipt.id)
+            await auntil(lambda: _empty(mq, queue), PATIENCE)
+        stats = await mq.stats(queue)
+        assert set(range(0, 400, 2)) <= set(ended)
+        assert all(body % 2 for body in interrupted)
+        assert len(set(ended)) == len(ended)
+        assert (stats.retried, stats.crashed) == (0, 0)
+        assert stats.acked + stats.died + stats.cancelled == 400
+
     async def test_frees_its_key(self, mq: ms.AsyncClient, worker: ms.Worker) -> None:
         """The next message of an ordered key begins, and a unique key can be used again."""
         queue: ms.Queue[Any] = ms.Queue("keyed", ordered=True)
