@@ -405,8 +405,8 @@ class TestRate:
         for n in range(3):
             take(queue, "a", limits, *BOTH, now_ms=NOW + n)
 
-        found = take(queue, "b", limits, *BOTH, now_ms=NOW + 75)
         early = take(queue, "b", limits, *BOTH, now_ms=NOW + 74)
+        found = take(queue, "b", limits, *BOTH, now_ms=NOW + 75)
 
         assert found.outlook == Outlook("tokens", 25)
         assert early.outlook == Outlook("tokens", 326)
@@ -451,6 +451,17 @@ class TestRate:
         assert found.outlook == Outlook("tokens", 11_000)  # one behind who was told before
         later = take(queue, "a", rate(6), *BOTH, now_ms=NOW - 3_600_000 + 10_000)
         assert len(later.envelopes) == 1
+
+    def test_a_clock_that_goes_back_stops_nothing(self, queue: State) -> None:
+        """Who is told to come back in a moment gets a token then, by the new time."""
+        take(queue, "a", rate(6), *BOTH)
+        take(queue, "a", rate(6), ("f", 1), ("", 1), now_ms=NOW + 19_900)
+        earlier = NOW - 3_600_000
+
+        found = take(queue, "a", rate(6), *BOTH, now_ms=earlier)
+
+        assert found.outlook == Outlook("tokens", 100)
+        assert len(take(queue, "a", rate(6), *BOTH, now_ms=earlier + 100).envelopes) == 1
 
     @pytest.mark.parametrize("before", [rate(1, per=86_400), rate(10_000, per=3600, burst=1)])
     def test_a_new_declaration_holds_at_once(self, queue: State, before: Limits) -> None:

@@ -49,9 +49,13 @@ local function promise(bucket, wanted)
   local first = bucket.now + math.ceil((some - bucket.burst * per + bucket.missing) / count)
   local span = math.ceil(some / count)
   -- Who comes just before a token does was told to come for it: it was taken a little late.
-  if (first - bucket.now) * 4 <= span then return first - bucket.now end
-  local free = bucket.promised > bucket.now and bucket.promised + span or 0
-  bucket.promised = math.max(first, math.min(free, first + 1000))
+  local at = first
+  if (first - bucket.now) * 4 > span then
+    local free = bucket.promised > bucket.now and bucket.promised + span or 0
+    at = math.max(first, math.min(free, first + 1000))
+    bucket.promised = at
+  end
+  -- Also for the sake of `at` in the bucket: a clock that was set back counts from now on.
   save(bucket)
-  return bucket.promised - bucket.now
+  return at - bucket.now
 end
