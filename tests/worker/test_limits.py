@@ -139,7 +139,7 @@ class TestMaxRunning:
                 ended = time.monotonic()
                 await first.ack()
                 await auntil(lambda: len(crowd.handled) == 9, PATIENCE, every=0.001)
-                assert time.monotonic() - ended < 2
+                assert time.monotonic() - ended < 10  # without a word they look after 20
         assert crowd.most == 1
         assert len(crowd.by) == 1  # it settles and reads in one call, so the others sleep on
 
@@ -190,7 +190,7 @@ class TestMaxRunning:
                 leaving.stop()
                 stopped = time.monotonic()
                 await auntil(lambda: len(crowd.handled) == 5, PATIENCE)
-                assert time.monotonic() - stopped < 3
+                assert time.monotonic() - stopped < 10
 
     async def test_a_retry_that_waits_holds_no_slot(
         self, mq: ms.AsyncClient, worker: ms.Worker
@@ -301,7 +301,7 @@ class TestRate:
         assert sorted(crowd.handled) == [*range(count)]
         deliveries.check(rate)
         needed = (count - rate.most_at_once) / rate.count * rate.per_ms / 1000
-        assert elapsed < 2 * needed + 1
+        assert elapsed < 4 * needed + 4
 
     async def test_a_quiet_queue_is_as_quick_as_any(
         self, mq: ms.AsyncClient, worker: ms.Worker
@@ -324,7 +324,7 @@ class TestRate:
                 await mq.send(queue, n)
                 await reaches(n + 1)
                 latencies.append(handled[n] - sent)
-        assert statistics.median(latencies) < 0.02
+        assert statistics.median(latencies) < 0.1
 
     async def test_retries_are_deliveries(self, mq: ms.AsyncClient, worker: ms.Worker) -> None:
         """Each attempt costs a token."""
@@ -353,7 +353,7 @@ class TestRate:
         async with running(crowd.worker(queue), mq):
             await becomes(mq, queue, (1, 0, 0, 0))
             stopping = time.monotonic()
-        assert time.monotonic() - stopping < 2
+        assert time.monotonic() - stopping < 10
         assert crowd.handled == [1]
 
 
