@@ -226,6 +226,20 @@ def test_a_repeated_send_drops_once(state: State) -> None:
     assert (state.counters()["dropped"], state.counters()["sent"]) == (1, 3)
 
 
+def test_a_queue_that_was_longer_shrinks_step_by_step(state: State) -> None:
+    """No call keeps the server busy for long: a thousand more than it needs are dropped at most."""
+    state.send(*[b"old"] * 2500)
+
+    lengths = []
+    for number in range(1, 5):
+        assert send(state, "a", number, units(str(number)), DROP) == ["ok"]
+        lengths.append(len(state.entries()))
+
+    assert lengths == [1500, 500, 2, 2]
+    assert state.bodies() == ["3", "4"]
+    assert state.counters()["dropped"] == 2502
+
+
 # --- a server without memory --------------------------------------------------------------------
 
 
