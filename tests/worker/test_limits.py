@@ -240,6 +240,10 @@ class TestMaxRunning:
         assert crowd.most == 1
 
 
+async def _nothing_runs(mq: ms.AsyncClient, queue: ms.Queue[Any]) -> bool:
+    return (await mq.stats(queue)).in_flight == 0
+
+
 async def _wait_for(event: asyncio.Event) -> None:
     await event.wait()
 
@@ -342,6 +346,24 @@ class TestRate:
             await auntil(lambda: len(attempts) == 4, PATIENCE)
             await becomes(mq, queue, (2, 0, 0, 0))
         assert sorted(attempts) == [(1, 1), (1, 2), (2, 1), (2, 2)]
+
+    async def test_a_pause_and_priorities(self, mq: ms.AsyncClient) -> None:
+        """Tokens that come during a pause are for what is most urgent after it."""
+        queue: ms.Queue[Any] = ms.Queue("slow", rate=ms.Rate(1, per=0.4))
+        crowd = Crowd()
+        await mq.send_many(queue, ["low"] * 4)
+        async with running(crowd.worker(queue), mq):
+            await auntil(lambda: crowd.handled, PATIENCE)
+            await mq.pause(queue)
+            await mq.send(queue, "high", priority=9)
+            await auntil(lambda: _nothing_runs(mq, queue), PATIENCE)
+            before = len(crowd.handled)
+            await asyncio.sleep(1)  # the work itself
+            assert len(crowd.handled) == before
+            await mq.resume(queue)
+            await becomes(mq, queue, (0, 0, 0, 0))
+        assert crowd.handled[before] == "high"
+        assert len(crowd.handled) == 5
 
     async def test_a_worker_that_waits_can_be_stopped(
         self, mq: ms.AsyncClient, worker: ms.Worker
