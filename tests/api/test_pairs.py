@@ -12,6 +12,7 @@ import pytest
 import millstream as ms
 from tests.api.clients import counts, drain, take, take_one
 
+FAR = datetime(2099, 1, 1, tzinfo=UTC)
 ORDERED: ms.Queue[Any] = ms.Queue("orders", ordered=True)
 
 
@@ -129,10 +130,12 @@ async def test_a_time_to_live_begins_with_the_send(
 async def test_a_time_after_the_end(mq: ms.AsyncClient, expired: Literal["dead", "drop"]) -> None:
     """What is due after its time to live expires when it is due, and frees what it holds."""
     queue: ms.Queue[Any] = ms.Queue("orders", ordered=True, expired=expired)
-    at = datetime.now(UTC) + timedelta(seconds=0.1)
-    await mq.send(queue, 1, at=at, ttl=0.05, key="k", unique="u")
+    receipt = await mq.send(queue, 1, at=FAR, ttl=0.01, key="k", unique="u")
+    await asyncio.sleep(0.02)  # the work itself
+    assert await counts(mq, queue) == (0, 1, 0, 0)
+    assert await mq.reschedule(queue, receipt.id, delay=0)
 
-    assert [one.body for one in await drain(mq, queue, wait=0.5)] == []
+    assert await drain(mq, queue) == []
     assert await counts(mq, queue) == (0, 0, 0, 1 if expired == "dead" else 0)
     assert not (await mq.send(queue, 2, key="k", unique="u")).duplicate
     assert [one.body for one in await drain(mq, queue)] == [2]
@@ -168,20 +171,18 @@ async def test_a_time_to_live_ends_during_a_pause(any_mq: ms.AsyncClient) -> Non
 # --- priority and delay -------------------------------------------------------------------------
 
 
-async def test_urgent_ones_of_one_time(any_mq: ms.AsyncClient, queue: ms.Queue[Any]) -> None:
-    """What is due together begins by its priority, and given another time it keeps it."""
-    await any_mq.pause(queue)
-    at = datetime.now(UTC) + timedelta(seconds=0.1)
+async def test_delayed_ones_keep_their_priority(
+    any_mq: ms.AsyncClient, queue: ms.Queue[Any]
+) -> None:
+    """Those that have become due begin by their priority, not by their time."""
     receipts = {
-        priority: await any_mq.send(queue, priority, at=at, priority=priority)
-        for priority in (1, 9, 0, 5)
+        priority: await any_mq.send(queue, priority, at=FAR, priority=priority)
+        for priority in (7, 1, 9, 0, 5)
     }
-    await any_mq.send(queue, 7, priority=7, delay=3600)
-    assert await any_mq.reschedule(queue, receipts[5].id, delay=0)
-    assert [one.body for one in await any_mq.peek(queue)] == [5]
-    await asyncio.sleep(0.12)  # the work itself
-    await any_mq.resume(queue)
+    for priority in (0, 1, 5, 9):
+        assert await any_mq.reschedule(queue, receipts[priority].id, delay=0)
 
+    assert [one.body for one in await any_mq.peek(queue)] == [9, 5, 1, 0]
     assert [one.body for one in await drain(any_mq, queue, prefetch=1)] == [9, 5, 1, 0]
     assert await counts(any_mq, queue) == (0, 1, 0, 0)
 
