@@ -9,7 +9,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import consuming, delays, end_to_end, flatness, idle, latency, memory, sending
+from benchmarks import (
+    consuming,
+    delays,
+    end_to_end,
+    features,
+    flatness,
+    idle,
+    latency,
+    memory,
+    sending,
+)
 from benchmarks.measure import Bench, Row, Sizes, Topic
 from benchmarks.report import WIDTH, as_json, machine, print_table
 from benchmarks.server import running_server
@@ -20,6 +30,7 @@ TOPICS: Mapping[str, Topic] = {
     "sending": sending.TOPIC,
     "consuming": consuming.TOPIC,
     "end-to-end": end_to_end.TOPIC,
+    "features": features.TOPIC,
     "latency": latency.TOPIC,
     "memory": memory.TOPIC,
     "delays": delays.TOPIC,

@@ -12,7 +12,7 @@ from benchmarks import ceiling
 from benchmarks.measure import Bench, Case, Comparison, Goal, Row, Sample, Stopwatch, Topic
 from benchmarks.messages import QUEUE, Order
 
-__all__ = ["TOPIC", "first_of"]
+__all__ = ["TOPIC", "first_of", "plain"]
 
 AGAINST = "batches of 500"
 
@@ -32,7 +32,7 @@ def run(bench: Bench, wanted: frozenset[str]) -> list[Row]:
     """Measure what is wanted against reading, acknowledging and deleting in batches."""
     sizes = bench.sizes
     cases: dict[str, Case] = {
-        "consume_async": lambda: asyncio.run(_async_handler(bench, sizes.bulk)),
+        "consume_async": lambda: asyncio.run(plain(bench, sizes.bulk)),
         "consume_async_waiting": lambda: asyncio.run(_waiting_handler(bench, sizes.middle * 2)),
         "consume_sync": lambda: asyncio.run(_sync_handler(bench, sizes.middle)),
         "consume_batch": lambda: asyncio.run(_batch_handler(bench, sizes.bulk)),
@@ -69,7 +69,8 @@ async def _drain(bench: Bench, worker: ms.Worker, count: int) -> Sample:
     return watch.sample(count)
 
 
-async def _async_handler(bench: Bench, count: int) -> Sample:
+async def plain(bench: Bench, count: int) -> Sample:
+    """Handle so many messages of a plain queue by an async handler."""
     worker = ms.Worker()
     handled = 0
 
