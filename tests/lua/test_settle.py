@@ -176,6 +176,27 @@ def test_a_delivery_ends_once(state: State, first: str, second: str) -> None:
     )
 
 
+@pytest.mark.parametrize("lane", LANES)
+def test_the_end_of_a_key_is_fenced(state: State, lane: str) -> None:
+    """Who ends a message too late, too early or twice does not let the next of its key go on."""
+    gate = {"k": "c-1", "o": "ordered"}
+    token = state.own("a", lane, state=MOVED, extra=gate)
+    state.do("HSET", state.keys.holders, "c-1", OLD_ID)
+    state.settle("a", release(token))
+    late = state.settle("a", ack(token, plain=False))
+    [moved] = state.entries(lane if lane == "suspect" else "front")
+    unread = (b"s" if lane == "suspect" else b"f") + moved.id.encode()
+    early = state.settle("a", ack(unread, plain=False))
+
+    assert (late.lost, early.lost) == ([token], [unread])
+    assert state.do("HGETALL", state.keys.holders) == [b"c-1", OLD_ID.encode()]
+    state.fetch("b", (unread[:1].decode(), 1))
+    both = state.settle("b", ack(unread, plain=False), ack(unread, plain=False))
+    assert both.lost == [unread]
+    assert state.do("EXISTS", state.keys.holders) == 0
+    assert state.counters() == {"acked": 1}
+
+
 def test_a_mixed_batch_with_lost_ones(state: State) -> None:
     """Each settlement of a batch stands for itself."""
     mine = [state.own("a", body=body) for body in ("ack", "retry", "reject", "release")]

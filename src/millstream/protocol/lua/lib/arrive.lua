@@ -14,50 +14,64 @@ local function gated(it)
   return it.o and it.k and not string.find(it.k, '%z') and it.k
 end
 
--- A gate lets so many messages of one key into circulation; `holders` has their ids. Returns
--- whether this one is in, or nil when the server has no memory to store it.
-local function enter(key, id, gate)
-  local held = redis.call('HGET', KEYS[11], key)
+-- A gate lets so many messages of one key into circulation; `holders` has their ids. `left`: those
+-- that it has, if that is known. Returns whether this one is in, or nil when the server has no
+-- memory to store it.
+local function enter(key, id, gate, left)
+  local held = left or redis.call('HGET', KEYS[11], key)
   -- One gets in at the least: whoever waits for nobody would wait for ever.
   local free = math.max(1, tonumber(gate) or 1)
   for other in string.gmatch(held or '', '%S+') do
-    if other == id then return true end
+    if other == id then
+      if left then redis.call('HSET', KEYS[11], key, left) end
+      return true
+    end
     free = free - 1
   end
   if free <= 0 then return false end
-  local reply = redis.pcall('HSET', KEYS[11], key, held and held .. ' ' .. id or id)
+  local reply = redis.pcall('HSET', KEYS[11], key, (held or '') ~= '' and held .. ' ' .. id or id)
   return not failed(reply) and true or nil
 end
 
 -- A message has left the gate of its key: the next of the line takes its place.
 local function leave_gate(key, id, now)
-  local held = redis.call('HGET', KEYS[11], key) or ''
-  local others = {}
-  for other in string.gmatch(held, '%S+') do
-    if other ~= id then others[#others + 1] = other end
+  local held = redis.call('HGET', KEYS[11], key)
+  if not held then return end
+  local left = ''
+  if held ~= id then
+    local others = {}
+    for other in string.gmatch(held, '%S+') do
+      if other ~= id then others[#others + 1] = other end
+    end
+    left = table.concat(others, ' ')
+    if left == held then return end
   end
-  local left = table.concat(others, ' ')
-  if left == held then return end
-  if left == '' then redis.call('HDEL', KEYS[11], key) else redis.call('HSET', KEYS[11], key, left) end
   local from, to = '[' .. key .. '\0', '(' .. key .. '\1'
   for expired = 0, math.huge do
     local first = redis.call('ZRANGEBYLEX', KEYS[10], from, to, 'LIMIT', 0, 1)[1]
-    if not first then return end
+    if not first then break end
     redis.call('ZREM', KEYS[10], first)
     local name = string.sub(first, #key + 2)
     local packed = redis.call('HGET', KEYS[7], name)
     -- The next one may have expired meanwhile. After many of those, one goes on as if it had not,
     -- for its consumer to find out: others want to use the server, too.
     local moment = expired < 100 and now or 0
+    local became = packed and arrive(name, cmsgpack.unpack(packed), true, moment, left)
+    if became == 'placed' then return end
     -- It may be parked again: its gate may be narrower than that of those who are still in.
-    if packed and arrive(name, cmsgpack.unpack(packed), true, moment) ~= 'expired' then return end
+    if packed and became ~= 'expired' then break end
   end
+  -- Whoever came in has been noted with those that are left.
+  if left == '' then redis.call('HDEL', KEYS[11], key) else redis.call('HSET', KEYS[11], key, left) end
 end
 
--- To be called when a message has ended for good.
-local function finish(id, fields, now)
-  local it = named(fields)
+-- To be called when a message has ended for good; `it` has its fields by their names.
+local function finish_named(id, it, now)
   local key = it.u and string.match(it.u, '^%l+:(.*)$')
   if key and redis.call('HGET', KEYS[12], key) == id then redis.call('HDEL', KEYS[12], key) end
   if gated(it) then leave_gate(it.k, id, now) end
+end
+
+local function finish(id, fields, now)
+  finish_named(id, named(fields), now)
 end

@@ -21,7 +21,9 @@ end
 
 -- A suspect stays one while it waits: the time does not make it harmless to its neighbours.
 local function is_suspect(it)
-  return it.s ~= nil and whole(read_state(it.s).crashes) > 1
+  -- Most have no crashes: looking for the word costs less than reading all.
+  return it.s ~= nil and string.find(it.s, '"crashes"', 1, true) ~= nil
+    and whole(read_state(it.s).crashes) > 1
 end
 
 -- Keeps the body of a message that waits somewhere. Returns whether there was memory.
@@ -30,8 +32,8 @@ local function keep(id, fields, stored)
 end
 
 -- Puts a message into the line of its key, among those of its priority, or into its lane; `stored`:
--- its body is in `delayed`. Returns 'placed', 'parked' (in a line), 'expired', or nil: no memory.
-arrive = function(id, fields, stored, now)
+-- its body is in `delayed`; `left`: who is in its gate, if known. Returns 'placed', 'parked' (in a line), 'expired', or nil: no memory.
+arrive = function(id, fields, stored, now, left)
   local it = named(fields)
   if has_expired(it, now) then
     if end_expired(id, fields, now) then return nil end
@@ -40,7 +42,7 @@ arrive = function(id, fields, stored, now)
     return 'expired'
   end
   -- A name may have more behind the id of the message (see retry); the gate knows only ids.
-  local entered = not gated(it) or enter(it.k, string.match(id, '^[^/]*'), it.o)
+  local entered = not gated(it) or enter(it.k, string.match(id, '^[^/]*'), it.o, left)
   if entered == nil then return nil end
   local suspect, level = is_suspect(it), string.match(it.p or '', '^[1-9]$')
   if not entered or level and not suspect then

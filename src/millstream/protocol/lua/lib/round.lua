@@ -9,14 +9,15 @@ local function settle_and_promote(first, now)
   local has_others = #ARGV >= first + acks
   local lost, kept, woken = {}, {}, 0
   local counts = { acked = ack_all(first, acks, lost), retried = 0, died = 0 }
-  local verbs = { ack = ack, finish = finish_and_ack, retry = retry, reject = reject,
-    release = release, expire = expire }
+  local verbs = { ack = ack, retry = retry, reject = reject, release = release, expire = expire }
   local first_due = has_others and next_due()
   for i = first + acks, #ARGV, 5 do
     local lane, id = locate(ARGV[i + 1])
     if ARGV[i] == 'woken' then
       remove(KEYS[8], ARGV[1], ARGV[i + 1])
       woken = woken + 1
+    elseif ARGV[i] == 'finish' then
+      if not finish_and_ack(lane, id, now, counts) then lost[#lost + 1] = ARGV[i + 1] end
     elseif not owned(lane, id) then
       lost[#lost + 1] = ARGV[i + 1]
     else

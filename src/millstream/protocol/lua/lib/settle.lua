@@ -28,11 +28,19 @@ local function ack(lane, id, _, _, counts)
   counts.acked = counts.acked + 1
 end
 
--- The ack of a message that has a unique key, or a gate that others wait at.
-local function finish_and_ack(lane, id, _, now, counts)
-  local state, rest = read(lane, id)
-  ack(lane, id, nil, nil, counts)
-  if state then finish(state.id, rest, now) end
+-- The ack of a message that has a unique key, or a gate that others wait at. Returns whether it was
+-- owned: here, too, XACK refuses a late owner by itself.
+local function finish_and_ack(lane, id, now, counts)
+  local entry = redis.call('XRANGE', lane, id, id)[1]
+  if redis.call('XACK', lane, ARGV[1], id) == 0 then return false end
+  redis.call('XDEL', lane, id)
+  counts.acked = counts.acked + 1
+  if not entry then return true end
+  local it = named(entry[2])
+  -- Reading all of the state is for those that have been through something.
+  local own = it.s and string.match(it.s, '^{"id":"(%d+%-%d+)"}$') or state_of(id, entry[2]).id
+  finish_named(own, it, now)
+  return true
 end
 
 local function annotate(state, i)
