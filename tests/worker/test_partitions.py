@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 import time
 from collections import Counter
@@ -18,7 +19,7 @@ from millstream.protocol.partitions import join, leave, partition_of
 from millstream.worker.partitions import Partitions
 from tests.support.servers import Server
 from tests.support.wait import auntil
-from tests.worker.running import PATIENCE, SOON, becomes, running
+from tests.worker.running import PATIENCE, SOON, becomes, counts, running
 
 PARTS = 6
 
@@ -40,6 +41,43 @@ class Journal:
         self.events: dict[str, list[tuple[str, int]]] = {}
         self.running: Counter[str] = Counter()
         self.ended = 0
+        self.failed = 0
+        self.overlaps: set[str] = set()
+
+    def failing_worker(self, queue: ms.Queue[Any], batch: int | None) -> ms.Worker:
+        """A worker for which each fourth message fails twice; it notes those that succeed.
+
+        Args:
+            queue: to handle.
+            batch: messages in a batch, which fails as a whole; None: it takes single ones.
+        """
+        worker = ms.Worker()
+
+        async def work(bodies: list[tuple[str, int]], deliveries: list[ms.Delivery[Any]]) -> None:
+            for key, _ in bodies:
+                self.running[key] += 1
+                if self.running[key] > 1:
+                    self.overlaps.add(key)
+            await asyncio.sleep(0.002)  # the work itself
+            for key, _ in bodies:
+                self.running[key] -= 1
+            pairs = zip(bodies, deliveries, strict=True)
+            if any(body[1] % 4 == 0 and delivery.attempt < 3 for body, delivery in pairs):
+                self.failed += 1
+                raise ValueError(bodies)
+            for key, number in bodies:
+                self.events.setdefault(key, []).extend([("begins", number), ("ends", number)])
+            self.ended += len(bodies)
+
+        if batch is None:
+
+            @worker.on(queue)
+            async def handle(body: tuple[str, int], delivery: ms.Delivery[Any]) -> None:
+                await work([body], [delivery])
+
+        else:
+            worker.on(queue, batch=batch, batch_wait=0.01, concurrency=4)(work)
+        return worker
 
     def worker(self, queue: ms.Queue[Any], seconds: float = 0.002, **options: Any) -> ms.Worker:
         """A worker that notes here what it handles."""
@@ -374,6 +412,41 @@ class TestKeys:
         async with crew(url, namespace, [make(), make()]):
             await becomes(mq, queue, (0, 0, 0, 0))
         assert ended == {f"k{key}": [*range(6)] for key in range(10)}
+
+
+class TestComingAndGoing:
+    @pytest.mark.parametrize("batch", [None, 5])
+    async def test_while_messages_fail(
+        self, url: str, namespace: str, mq: ms.AsyncClient, batch: int | None
+    ) -> None:
+        """Three places where workers come and go all the time, and messages that are tried again
+        with growing pauses: each key stays in order, each message ends once.
+        """
+        keys, each = 24, 12
+        growing = ms.Backoff(first=0.01, factor=2, max=0.1)
+        queue = declared(retry=ms.Retry(max_attempts=1000, backoff=growing))
+        journal = Journal()
+        served: list[int] = []
+
+        async def place(number: int) -> None:
+            dice = random.Random(number)
+            while journal.ended < keys * each:
+                enough = min(journal.ended + dice.randint(20, 60), keys * each)
+                worker = journal.failing_worker(queue, batch)
+                served.append(number)
+                async with crew(url, namespace, [worker]):
+                    # One that has not begun to run cannot be stopped.
+                    await auntil(lambda: worker._run and journal.ended >= enough, 3 * PATIENCE)  # noqa: B023 - it ends before the next one begins
+
+        await send_keyed(mq, queue, keys, each)
+        await asyncio.gather(*(place(number) for number in range(3)))
+
+        assert await counts(mq, queue) == (0, 0, 0, 0)
+        assert len(served) > 6
+        assert journal.failed > keys
+        assert not journal.overlaps
+        journal.expect(keys, each)
+        assert (await mq.stats(queue)).acked == keys * each
 
 
 async def counts_of(mq: ms.AsyncClient, queue: ms.Queue[Any]) -> int:
