@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from millstream.driver.aio import AsyncDriver
 from millstream.driver.aio_listener import AsyncListener
-from millstream.errors import ServerRefused
+from millstream.errors import NotConnected, ServerRefused
 from millstream.protocol import consume
 from millstream.protocol.consume import Fetched
 from millstream.protocol.keys import QueueKeys
@@ -17,8 +17,11 @@ from millstream.protocol.watch import Watch, listen
 
 __all__ = ["Sleeper"]
 
-LAST_MOMENT = 1.0
-"""Seconds that a read has to end when it is told to."""
+LAST_MOMENT = 0.2
+"""Seconds that a read has to end when it is told to, before it is told again."""
+
+TRIES = 5
+"""How often it is told so."""
 
 
 class Sleeper:
@@ -85,8 +88,13 @@ class Sleeper:
         Raises:
             BrokerError: it goes on.
         """
-        if self._listener.listening:
-            await self._driver.run(consume.unblock(self._listener.client_id))
+        # The read may still be on its way to the server, on another connection than this: then
+        # nobody sleeps as yet. By the next round trip it has arrived, or has ended by itself.
+        for _ in range(2):
+            if not self._listener.listening or await self._driver.run(
+                consume.unblock(self._listener.client_id)
+            ):
+                return
 
     async def stop(self) -> list[Fetched] | None:
         """End the sleep; return what it has brought at the last moment.
@@ -96,8 +104,14 @@ class Sleeper:
         """
         if not self._listener.listening:
             return None
-        await self.wake()
-        return await self.poll(LAST_MOMENT)
+        for _ in range(TRIES):
+            await self.wake()
+            if (brought := await self.poll(LAST_MOMENT)) is not None:
+                return brought
+        # It must not outlive us: it would be given messages and wake-ups that are meant for others.
+        await self.close()
+        message = "a sleeping read did not end when it was told to"
+        raise NotConnected(message)
 
     async def close(self) -> None:
         """Disconnect, and see that the read ends at the server, too.

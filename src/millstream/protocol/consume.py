@@ -324,13 +324,20 @@ def started(keys: QueueKeys, message_id: str, unique: str) -> Op[None]:
     return Op((command,), decode=_nothing)
 
 
-def unblock(client_id: int) -> Op[None]:
-    """End the sleep of a connection at once, as if its time had passed."""
-    return Op((Command(("CLIENT", "UNBLOCK", client_id)),), decode=_nothing)
+def unblock(client_id: int) -> Op[bool]:
+    """End the sleep of a connection at once, as if its time had passed.
+
+    The result is whether it slept.
+    """
+    return Op((Command(("CLIENT", "UNBLOCK", client_id)),), decode=_whether)
 
 
 def _nothing(_: list[Any]) -> None:
     return None
+
+
+def _whether(replies: list[Any]) -> bool:
+    return bool(replies[0])
 
 
 def _first(replies: list[Any]) -> Any:

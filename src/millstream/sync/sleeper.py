@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from millstream.driver.blocking import BlockingDriver
 from millstream.driver.blocking_listener import BlockingListener
-from millstream.errors import ServerRefused
+from millstream.errors import NotConnected, ServerRefused
 from millstream.protocol import consume
 from millstream.protocol.consume import Fetched
 from millstream.protocol.keys import QueueKeys
@@ -18,8 +18,11 @@ from millstream.protocol.watch import Watch, listen
 
 __all__ = ["Sleeper"]
 
-LAST_MOMENT = 1.0
-"""Seconds that a read has to end when it is told to."""
+LAST_MOMENT = 0.2
+"""Seconds that a read has to end when it is told to, before it is told again."""
+
+TRIES = 5
+"""How often it is told so."""
 
 
 class Sleeper:
@@ -86,8 +89,13 @@ class Sleeper:
         Raises:
             BrokerError: it goes on.
         """
-        if self._listener.listening:
-            self._driver.run(consume.unblock(self._listener.client_id))
+        # The read may still be on its way to the server, on another connection than this: then
+        # nobody sleeps as yet. By the next round trip it has arrived, or has ended by itself.
+        for _ in range(2):
+            if not self._listener.listening or self._driver.run(
+                consume.unblock(self._listener.client_id)
+            ):
+                return
 
     def stop(self) -> list[Fetched] | None:
         """End the sleep; return what it has brought at the last moment.
@@ -97,8 +105,14 @@ class Sleeper:
         """
         if not self._listener.listening:
             return None
-        self.wake()
-        return self.poll(LAST_MOMENT)
+        for _ in range(TRIES):
+            self.wake()
+            if (brought := self.poll(LAST_MOMENT)) is not None:
+                return brought
+        # It must not outlive us: it would be given messages and wake-ups that are meant for others.
+        self.close()
+        message = "a sleeping read did not end when it was told to"
+        raise NotConnected(message)
 
     def close(self) -> None:
         """Disconnect, and see that the read ends at the server, too.

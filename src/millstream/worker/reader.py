@@ -317,6 +317,7 @@ class Reader:
         except BrokerError:
             # Cut, or not allowed: look for what it may have brought.
             self._sure = False
+            await self._sleeper.disconnect()
         else:
             for found in brought or ():
                 await self._take(found)
