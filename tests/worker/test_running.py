@@ -406,6 +406,60 @@ class TestStopping:
         worker.stop()
         assert await counts(mq, queue) == (1, 0, 0, 0)
 
+    @pytest.mark.parametrize("while_stopping", [True, False])
+    async def test_what_it_knew_to_be_due_is_not_late(
+        self, mq: ms.AsyncClient, while_stopping: bool
+    ) -> None:
+        """A worker that still has something to finish promotes nothing: another one does it in time.
+
+        It sleeps, and knows nothing of a retry that has been settled elsewhere.
+        """
+        queue: ms.Queue[str] = ms.Queue("due", str)
+        go_on, fail = asyncio.Event(), asyncio.Event()
+        first: list[ms.Worker] = []
+        failed: list[float] = []
+        again: list[float] = []
+        done: list[str] = []
+        sent = 0
+
+        def make() -> ms.Worker:
+            worker = ms.Worker(shutdown_timeout=PATIENCE)
+
+            @worker.on(queue)
+            async def handle(body: str, delivery: ms.Delivery[str]) -> None:
+                if body == "long":
+                    first.append(worker)
+                    await go_on.wait()
+                elif delivery.attempt > 1:
+                    again.append(time.monotonic())
+                elif worker in first and not failed:
+                    failed.append(0)
+                    await fail.wait()
+                    failed[0] = time.monotonic()
+                    raise ms.RetryLater(delay=1)
+                else:
+                    done.append(body)
+
+            return worker
+
+        async with running(make(), mq), running(make(), mq):
+            await mq.send(queue, "long")
+            await auntil(lambda: first, PATIENCE)
+            while not failed:
+                # It goes to either of the two.
+                await mq.send(queue, "short")
+                sent += 1
+                await auntil(lambda: failed or len(done) == sent, PATIENCE)  # noqa: B023 - it ends before the next one begins
+            if while_stopping:
+                first[0].stop()
+            fail.set()
+            await becomes(mq, queue, (0, 1, 1, 0))
+            first[0].stop()
+            await auntil(lambda: again, PATIENCE)
+            assert again[0] - failed[0] < 8
+            assert first[0]._run is not None
+            go_on.set()
+
 
 class TestCancelling:
     async def test_run_is_cancelled(

@@ -23,6 +23,7 @@ __all__ = [
     "Fetched",
     "extend",
     "fetch",
+    "have_another_look",
     "own_pending",
     "owns",
     "register",
@@ -330,6 +331,12 @@ def unblock(client_id: int) -> Op[bool]:
     The result is whether it slept.
     """
     return Op((Command(("CLIENT", "UNBLOCK", client_id)),), decode=_whether)
+
+
+def have_another_look(keys: QueueKeys) -> Op[None]:
+    """Wake a sleeping reader, for it to learn when the next message is due."""
+    command = ("XADD", keys.wake, "NOMKSTREAM", "MAXLEN", 16, "*", "due", "unknown")
+    return Op((Command(command),), decode=_nothing)
 
 
 def _nothing(_: list[Any]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from typing import Any
 
@@ -16,7 +17,7 @@ from millstream.declare import Queue
 from millstream.driver.aio import AsyncDriver
 from millstream.driver.aio_listener import AsyncListener
 from millstream.driver.lease_keeper import LeaseKeeper
-from millstream.errors import BrokerError, NotConnected, TimedOut
+from millstream.errors import BrokerError, NotConnected, ServerRefused, TimedOut
 from millstream.protocol import consume, control
 from millstream.protocol.consume import Fetched
 from millstream.protocol.control import Word
@@ -187,6 +188,8 @@ class Reader:
         op = consume.fetch(
             *(self.keys, self.consumer, ends, reads),
             acks=parcel.acks,
+            # Who stops will not be there when a retry is due.
+            wake=self._stopping,
             urgent=reading.urgent,
             limits=self._queue.limits,
         )
@@ -266,6 +269,7 @@ class Reader:
         draining = asyncio.create_task(self.holdings.slots.drain(timeout))
         try:
             await self._stop_listening()
+            await self._pass_on()
             await self._settle_until(draining)
             await self._leave()
         except BrokerError as error:
@@ -279,6 +283,13 @@ class Reader:
         finally:
             draining.cancel()
             await self.let_go()
+
+    async def _pass_on(self) -> None:
+        """Have another reader look when the next message is due: we promote nothing any more."""
+        if self._sure and self._reading.due_at < math.inf:
+            # Without memory it learns of it when its sleep is over, or we have left.
+            with contextlib.suppress(ServerRefused):
+                await self._driver.run(consume.have_another_look(self.keys))
 
     async def _settle_until(self, draining: asyncio.Task[None]) -> None:
         """Settle what handlers come to, until all of them have ended."""
