@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any
 
 from millstream.aio.delivery import Delivery, Owner
@@ -66,10 +67,11 @@ def _wrapped(layer: Middleware, inner: Call) -> Call:
 
 def _in_thread(handler: Handler, threads: ThreadSlots, owner: Owner) -> Call:
     function, timeout = handler.function, handler.timeout
+    token_of = _envelope_token if handler.batch is None else _first_token
     if not handler.takes_delivery:
 
         async def call(body: Any, delivery: Any) -> None:
-            await threads.run(lambda: function(body), timeout, _token(delivery))
+            await threads.run(lambda: function(body), timeout, token_of(delivery))
 
         return call
 
@@ -84,16 +86,19 @@ def _in_thread(handler: Handler, threads: ThreadSlots, owner: Owner) -> Call:
             argument: Any = blocking(delivery)
         else:
             argument = [blocking(one) for one in delivery]
-        await threads.run(lambda: function(body, argument), timeout, _token(delivery))
+        await threads.run(lambda: function(body, argument), timeout, token_of(delivery))
 
     return call_with_delivery
 
 
-def _token(delivery: Any) -> bytes:
-    """Return what a thread can be interrupted by: of a batch, the token of the first."""
+_envelope_token: Callable[[Any], bytes] = attrgetter("envelope.token")
+"""What a thread can be interrupted by."""
+
+
+def _first_token(deliveries: list[Delivery[Any]]) -> bytes:
+    """Return what a thread with a batch can be interrupted by."""
     # Middleware may have taken deliveries out of the list.
-    first: list[Delivery[Any]] = delivery[:1] if isinstance(delivery, list) else [delivery]
-    return first[0].envelope.token if first else b""
+    return deliveries[0].envelope.token if deliveries else b""
 
 
 class _Bridge:

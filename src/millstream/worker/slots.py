@@ -114,7 +114,8 @@ class Slots:
             if self._closing:
                 return
             if ready:
-                # Its turn is over, or what waits is ours for certain now. Unless another slot has been hired, it goes on by itself.
+                # Its turn is over, or what waits is ours for certain now. Unless another slot has
+                # been hired, it goes on by itself.
                 self._loop.call_soon(self._hire)
             idle = self._loop.create_future()
             self._idle.append(idle)

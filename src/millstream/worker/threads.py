@@ -68,7 +68,7 @@ class ThreadSlots:
             CancelledError: it was interrupted, also if it ended well in spite of that.
             Whatever the function raises.
         """
-        job = self._running[token] = _Job(function, self._loop.create_future())
+        job = self._running[token] = _Job(function, asyncio.Future(loop=self._loop))
         self._busy += 1
         if self._busy > len(self._threads) < self._count:
             thread = threading.Thread(
