@@ -32,6 +32,12 @@ def waiting(mq: ms.Client) -> int:
     return len(sender._sender._line._waiting)
 
 
+def sleepers(server: Server) -> int:
+    """How many connections sleep at the server."""
+    found: Any = server.admin().info("clients")
+    return int(found["blocked_clients"])
+
+
 def bodies(mq: ms.Client) -> list[Any]:
     return [message.body for message in mq.peek(QUEUE)]
 
@@ -51,7 +57,7 @@ def test_an_interrupt_is_for_one_thread(
             if usher == "main":
                 until(lambda: tickets(server, namespace) == 1, 30)
                 others.append(pool.submit(mq.send, QUEUE, "other"))
-            until(lambda: waiting(mq) == 2, 30)
+            until(lambda: waiting(mq) == 2 and sleepers(server) == 1, 30)
             signal.pthread_kill(main, signal.SIGINT)
 
         if usher == "other":

@@ -61,10 +61,13 @@ def spawn(url: str, namespace: str) -> Iterator[Spawn]:
     started: list[subprocess.Popen[str]] = []
 
     def start(*words: str, **options: Any) -> subprocess.Popen[str]:
+        environment = {**os.environ, "MILLSTREAM_URL": url}
+        # As users have it: what is printed is buffered, also where the tests run without buffers.
+        environment.pop("PYTHONUNBUFFERED", None)
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         process = subprocess.Popen(
             [sys.executable, "-m", "millstream", *words[:1], "--namespace", namespace, *words[1:]],
-            env={**os.environ, "MILLSTREAM_URL": url},
+            env=environment,
             text=True,
             **{**pipes, **options},
         )

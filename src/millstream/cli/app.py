@@ -105,7 +105,13 @@ def execute(arguments: list[str]) -> int:
     except typer.Exit as end:
         return end.exit_code
     except (Failed, MillstreamError, OSError, _ClickException) as error:
-        return _explain(error)
+        status = _explain(error)
+        try:
+            sys.stdout.flush()
+        except OSError:
+            # What could not be written is still there.
+            _drop_output()
+        return status
     return result if isinstance(result, int) else 0
 
 
@@ -132,7 +138,7 @@ def _usage(error: Any) -> str:
 
 
 def _drop_output() -> None:
-    """Send the rest of the output nowhere: its reader has gone, and the interpreter would flush."""
+    """Send the rest of the output nowhere: nobody takes it, and the interpreter would flush."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
