@@ -41,12 +41,6 @@ def check_name(name: object, kind: str) -> str:
     return name
 
 
-def _check_count(count: object, name: str, unit: str) -> None:
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        message = f"{name} must be a number of {unit}, not {count!r}"
-        raise UsageError(message)
-
-
 def _check_choice(value: object, name: str, choices: Sequence[str]) -> None:
     if value not in choices:
         message = f"{name} must be {' or '.join(map(repr, choices))}, not {value!r}"
@@ -59,7 +53,7 @@ def _check_order(name: str, ordered: object, max_running_per_key: object) -> Non
         raise UsageError(message)
     if max_running_per_key is None:
         return
-    _check_count(max_running_per_key, f"queue {name!r}: max_running_per_key", "messages")
+    check_count(max_running_per_key, f"queue {name!r}: max_running_per_key")
     if ordered:
         message = (
             f"queue {name!r}: ordered runs one message of a key at a time already: "
@@ -184,7 +178,7 @@ class Queue(Generic[T]):
         if retry is not None and not isinstance(retry, Retry):
             message = f"queue {name!r}: retry must be a Retry, not {retry!r}"
             raise UsageError(message)
-        _check_count(max_body, f"queue {name!r}: max_body", "bytes")
+        check_count(max_body, f"queue {name!r}: max_body")
         _check_order(name, ordered, max_running_per_key)
         _check_choice(priorities, f"queue {name!r}: priorities", ("strict", "weighted"))
         _check_choice(expired, f"queue {name!r}: expired", ("dead", "drop"))
@@ -232,10 +226,10 @@ class Queue(Generic[T]):
         return data
 
 
-def _check_partitions(name: str, ordered: object, partitions: object) -> None:
+def _check_partitions(name: str, ordered: object, partitions: int) -> None:
     """Refuse partitions of a queue that keeps no order: it would gain nothing by them."""
     whole = isinstance(partitions, int) and not isinstance(partitions, bool)
-    if not (whole and 1 <= partitions <= MOST_PARTITIONS):  # type: ignore[operator] # an int here
+    if not whole or not 1 <= partitions <= MOST_PARTITIONS:
         message = (
             f"queue {name!r}: partitions must be a number from 1 to {MOST_PARTITIONS}, "
             f"not {partitions!r}"

@@ -73,6 +73,16 @@ sys.exit(supervise(sys.argv[1], **json.loads(sys.argv[2])))
 """
 
 
+def kill(pid: int) -> float:
+    """Kill a process, and tell when: a moment before others can know of it and go on with its work.
+
+    The moment after the call may be too late: they can be quicker than who made it.
+    """
+    at = time.time()
+    os.kill(pid, signal.SIGKILL)
+    return at
+
+
 @dataclass(frozen=True)
 class Event:
     """What a handler told."""

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import millstream as ms
-from tests.faults.processes import Event, Workshop
+from tests.faults.processes import Event, Workshop, kill
 from tests.faults.working import PATIENCE
 from tests.support.servers import Server
 from tests.support.wait import until
@@ -160,8 +160,7 @@ def kill_the_last(workshop: Workshop, killed: dict[int, float]) -> None:
     """Kill the worker process that has begun with something last."""
     begun = workshop.events("begun")
     victim = next(event.pid for event in reversed(begun) if event.pid not in killed)
-    killed[victim] = time.time()
-    os.kill(victim, signal.SIGKILL)
+    killed[victim] = kill(victim)
 
 
 @pytest.mark.slow

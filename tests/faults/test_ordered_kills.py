@@ -5,7 +5,6 @@ Here the queue is one partition: all processes read the same messages. See also 
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import time
@@ -16,7 +15,7 @@ import pytest
 
 import millstream as ms
 from tests.faults.keys import ended_before_the_next, in_order, one_at_a_time
-from tests.faults.processes import Workshop
+from tests.faults.processes import Workshop, kill
 from tests.faults.working import PATIENCE
 from tests.support.wait import until
 
@@ -87,9 +86,7 @@ def test_kills_and_retries(workshop: Workshop, mq: ms.Client) -> None:
         running = [event.pid for event in workshop.events()[-20:] if event.pid not in killed]
         pid = dice.choice(running or [workshop.events()[-1].pid])
         if pid not in killed:
-            killed[pid] = time.time()
-            os.kill(pid, signal.SIGKILL)
-            killed[pid] = time.time()
+            killed[pid] = kill(pid)
     drained(mq, queue)
     supervisor.send(signal.SIGTERM)
     assert supervisor.wait() == 0
@@ -113,8 +110,7 @@ def test_a_stuck_key(workshop: Workshop, mq: ms.Client) -> None:
     send(mq, queue, 10, 10)
     workshop.until_told("ended", 100)
     # Its worker dies: another one is stuck then, and still the others run.
-    os.kill(first.pid, signal.SIGKILL)
-    killed = time.time()
+    killed = kill(first.pid)
     mq.send_many(queue, [(f"n{number}", 0) for number in range(20)], key=lambda body: body[0])
     workshop.until_told("ended", 120)
     tries = [event for event in workshop.events("begun") if event.body[0] == "stuck"]

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
-import time
 from typing import Any
 
 import pytest
 
 import millstream as ms
 from tests.faults.keys import in_order, one_at_a_time
-from tests.faults.processes import Event, Workshop
+from tests.faults.processes import Event, Workshop, kill
 from tests.faults.working import PATIENCE
 from tests.support.wait import until
 
@@ -78,8 +76,7 @@ class TestKilled:
         send(mq, queue, each)
         workshop.until_told("ended", 2 * KEYS)
         victim = workshop.events()[-1].pid
-        os.kill(victim, signal.SIGKILL)
-        killed = time.time()
+        killed = kill(victim)
         open_then = {tuple(e.body) for e in workshop.events("begun") if e.pid == victim} - {
             tuple(e.body) for e in workshop.events("ended")
         }
@@ -113,8 +110,7 @@ class TestKilled:
             before = len(workshop.events("ended"))
             until(lambda before=before: len(workshop.events("ended")) > before + KEYS, PATIENCE)  # type: ignore[misc] # mypy cannot see the type of a default
             pid = dice.choice([e.pid for e in workshop.events()[-20:] if e.pid not in killed])
-            os.kill(pid, signal.SIGKILL)
-            killed[pid] = time.time()
+            killed[pid] = kill(pid)
         drained(mq, queue)
         supervisor.send(signal.SIGTERM)
         assert supervisor.wait() == 0
@@ -129,8 +125,7 @@ class TestKilled:
         shared(mq, queue, 2)
         send(mq, queue, each)
         workshop.until_told("ended", KEYS)
-        workers[0].process.kill()
-        killed = time.time()
+        killed = kill(workers[0].pid)
         drained(mq, queue)
 
         assert max(e.time for e in workshop.events("ended")) - killed < lease + 5 + each * 0.2

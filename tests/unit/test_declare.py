@@ -129,7 +129,7 @@ def test_a_name_may_not_be(name: Any) -> None:
         ({"lease": None}, "queue 'orders': lease must be seconds or a timedelta"),
         ({"codec": "pickle"}, "queue 'orders': codec must be"),
         ({"body_type": complex}, "queue 'orders': cannot decode"),
-        ({"max_body": 0}, "queue 'orders': max_body must be a number of bytes, not 0"),
+        ({"max_body": 0}, "queue 'orders': max_body must be a whole number from 1, not 0"),
         ({"max_body": 1.5}, "queue 'orders': max_body must be"),
         ({"max_body": True}, "queue 'orders': max_body must be"),
         ({"rate": 100}, "queue 'orders': rate must be a Rate, not 100"),

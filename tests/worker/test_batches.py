@@ -33,6 +33,21 @@ async def reasons(mq: ms.AsyncClient, queue: ms.Queue[Any]) -> dict[Any, str]:
     return {letter.body: letter.reason for letter in await mq.dead(queue)}
 
 
+def holding(
+    worker: ms.Worker, queue: ms.Queue[Any], batch_wait: float
+) -> tuple[list[list[int]], asyncio.Event]:
+    """A handler of batches of ten that does not return before the event: what it began with."""
+    batches: list[list[int]] = []
+    go_on = asyncio.Event()
+
+    @worker.on(queue, batch=10, batch_wait=batch_wait)
+    async def handle(bodies: list[int]) -> None:
+        batches.append(bodies)
+        await go_on.wait()
+
+    return batches, go_on
+
+
 class TestLists:
     @pytest.mark.parametrize("kind", ["async", "sync"])
     async def test_bodies_and_deliveries(
@@ -176,14 +191,7 @@ class TestWhen:
         self, worker: ms.Worker, mq: ms.AsyncClient, queue: ms.Queue[Any]
     ) -> None:
         """With batch_wait=0 a batch is what is there when a handler is free."""
-        batches: list[list[int]] = []
-        go_on = asyncio.Event()
-
-        @worker.on(queue, batch=10, batch_wait=0)
-        async def handle(bodies: list[int]) -> None:
-            batches.append(bodies)
-            await go_on.wait()
-
+        batches, go_on = holding(worker, queue, batch_wait=0)
         async with running(worker, mq):
             await mq.send(queue, 0)
             await auntil(lambda: batches)
@@ -197,14 +205,7 @@ class TestWhen:
         self, worker: ms.Worker, mq: ms.AsyncClient, queue: ms.Queue[Any]
     ) -> None:
         """A batch whose time has come takes in what arrives until a handler is free for it."""
-        batches: list[list[int]] = []
-        go_on = asyncio.Event()
-
-        @worker.on(queue, batch=10, batch_wait=0.001)
-        async def handle(bodies: list[int]) -> None:
-            batches.append(bodies)
-            await go_on.wait()
-
+        batches, go_on = holding(worker, queue, batch_wait=0.001)
         async with running(worker, mq):
             await mq.send(queue, 0)
             await auntil(lambda: batches)

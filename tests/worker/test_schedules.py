@@ -67,6 +67,14 @@ async def appears(mq: ms.AsyncClient, queue: ms.Queue[Any]) -> ms.Schedule:
     return await only(mq, queue)
 
 
+async def declared(
+    mq: ms.AsyncClient, queue: ms.Queue[Any], spec: Any, **options: Any
+) -> ms.Schedule:
+    """A schedule that a worker has left behind: it ran until the server had it."""
+    async with running(making(queue, spec, **options), mq):
+        return await appears(mq, queue)
+
+
 def gaps(ticks: list[datetime]) -> set[timedelta]:
     """How far apart neighbours are."""
     return {later - earlier for earlier, later in pairwise(ticks)}
@@ -341,8 +349,7 @@ class TestMissed:
     ) -> None:
         """What no worker was there for is left out, sent as one, or sent one by one, as declared."""
         day = 100_000  # seconds; the end of one is not likely to come during the test
-        async with running(making(queue, day, missed=missed), mq):
-            following = (await appears(mq, queue)).next
+        following = (await declared(mq, queue, day, missed=missed)).next
         assert following is not None
         first = following - timedelta(seconds=10 * day)
         edit(next=round(first.timestamp() * 1000))
@@ -365,8 +372,7 @@ class TestMissed:
         edit: Callable[..., None],
     ) -> None:
         """A tick that is some seconds late is not missed: a quick restart leaves nothing out."""
-        async with running(making(queue, 100_000), mq):
-            await appears(mq, queue)
+        await declared(mq, queue, 100_000)
         now = server_now(admin)
         edit(next=now - 5_000)
         async with running(making(queue, 100_000), mq):
@@ -381,8 +387,7 @@ class TestMissed:
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         """What is left out is a warning."""
-        async with running(making(queue, 3600), mq):
-            await appears(mq, queue)
+        await declared(mq, queue, 3600)
         edit(next=server_now(admin) - 11_000)
         async with running(making(queue, 3600), mq):
             await auntil(lambda: "left out what was missed, 11 s late" in caplog.text, PATIENCE)
@@ -579,8 +584,7 @@ class TestClaims:
         edit: Callable[..., None],
     ) -> None:
         """A tick that was granted to a worker that died is sent when the grant is over."""
-        async with running(making(queue, 3600), mq):
-            await appears(mq, queue)
+        await declared(mq, queue, 3600)
         now = server_now(admin)
         edit(next=now - 1000, claimed_by="dead", claimed_until=now + 1000)
         async with running(making(queue, 3600), mq):
@@ -634,8 +638,7 @@ class TestPeople:
         self, mq: ms.AsyncClient, queue: ms.Queue[Any], caplog: pytest.LogCaptureFixture
     ) -> None:
         """A worker that starts finds the schedule paused, and leaves it so."""
-        async with running(making(queue, 3600), mq):
-            await appears(mq, queue)
+        await declared(mq, queue, 3600)
         await mq.pause_schedule(queue, "beat")
         async with running(making(queue, 3600), mq):
             await auntil(lambda: "it is paused" in caplog.text, PATIENCE)

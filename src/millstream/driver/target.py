@@ -75,7 +75,17 @@ class Target:
         return f"Target({self.url!r})"
 
     def async_connection(self, connect_timeout: float) -> Any:
-        """Make a connection for asyncio; it is not connected yet."""
+        """Make a connection for asyncio; it is not connected yet.
+
+        Raises:
+            UsageError: it is to check certificates in a way that redis-py has for blocking ones only.
+        """
+        if unknown := sorted(name for name in self.options if "ocsp" in name):
+            message = (
+                f"{unknown[0]} is not known to redis-py's connections for asyncio: "
+                "leave it out, or use the blocking Client"
+            )
+            raise UsageError(message)
         # The driver has its own timers: redis-py's would put each write into a task of its own.
         return _CLASSES[self.transport][0](**self._common(connect_timeout), socket_timeout=None)
 
@@ -188,5 +198,10 @@ def _kept(options: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: value
         for name, value in options.items()
-        if (name in _OPTIONS or name.startswith("ssl")) and value is not None
+        if (name in _OPTIONS or name.startswith("ssl")) and not _is_unsaid(name, value)
     }
+
+
+def _is_unsaid(name: str, value: object) -> bool:
+    # A blocking client says of each check that it is off, also those that asyncio does not know.
+    return value is None or ("ocsp" in name and value is False)

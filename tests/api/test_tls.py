@@ -1,0 +1,121 @@
+"""Servers behind TLS: every way to use one works over it, too."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import trustme
+
+import millstream as ms
+from tests.api.clients import Connect, Kind, connecting, take_one
+from tests.support.servers import PASSWORD, USER, Server
+from tests.support.tls_proxy import tls_proxy
+from tests.worker.running import becomes, running
+
+QUEUE: ms.Queue[Any] = ms.Queue("orders")
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    """Who vouches for the server; nobody else trusts it."""
+    return trustme.CA()
+
+
+@pytest.fixture
+def certificate(authority: trustme.CA, tmp_path: Path) -> Path:
+    """What a client has to have to trust the server."""
+    path = tmp_path / "authority.pem"
+    authority.cert_pem.write_to_path(str(path))
+    return path
+
+
+@pytest.fixture
+def port(server: Server, authority: trustme.CA) -> Iterator[int]:
+    """Where the server speaks TLS."""
+    with tls_proxy(server.port, authority) as port:
+        yield port
+
+
+@pytest.fixture(params=["rediss", "valkeys"])
+def secure_url(request: pytest.FixtureRequest, port: int, certificate: Path) -> str:
+    """A URL that trusts the server's certificate."""
+    login = f"{USER}:{PASSWORD}@localhost:{port}"
+    return f"{request.param}://{login}?ssl_ca_certs={certificate}"
+
+
+@pytest.fixture
+async def secure(kind: Kind, secure_url: str, namespace: str) -> AsyncIterator[Connect]:
+    """Makes clients of either kind that speak TLS."""
+    async with connecting(kind, secure_url, namespace) as connect:
+        yield connect
+
+
+async def test_sends_and_receives(secure: Connect) -> None:
+    """One by one, side by side, in large batches, and after a sleep at the server."""
+    mq = await secure()
+    await asyncio.gather(*(mq.send(QUEUE, number) for number in range(50)))
+    await mq.send_many(QUEUE, ["x" * 1000] * 2000)
+    count = 0
+    async for delivery in mq.receive(QUEUE, prefetch=500, wait=0):
+        await delivery.ack()
+        count += 1
+    assert count == 2050
+
+    waiting = asyncio.create_task(take_one(mq, QUEUE))
+    await mq.send(QUEUE, "later", delay=0.2)
+    delivery = await waiting
+    assert delivery.body == "later"
+    await delivery.ack()
+
+
+async def test_a_worker(secure_url: str, namespace: str) -> None:
+    """Its reads, its acknowledgements, and a lease that has to be extended."""
+    queue: ms.Queue[Any] = ms.Queue("orders", lease=0.5)
+    worker, handled = ms.Worker(), []
+
+    @worker.on(queue)
+    async def handle(body: Any) -> None:
+        if body == 0:
+            await asyncio.sleep(1.2)  # the work itself
+        handled.append(body)
+
+    async with ms.AsyncClient(secure_url, namespace=namespace) as mq:
+        await mq.send_many(queue, range(2000))
+        async with running(worker, mq):
+            await becomes(mq, queue, (0, 0, 0, 0))
+    assert sorted(handled) == list(range(2000))
+
+
+async def test_a_ready_made_client(
+    kind: Kind, port: int, certificate: Path, namespace: str
+) -> None:
+    """Its certificates are taken along with its address."""
+    options = {"ssl": True, "ssl_ca_certs": str(certificate)}
+    made = redis.Redis("localhost", port, username=USER, password=PASSWORD, **options)  # type: ignore[arg-type]
+    async with connecting(kind, "", namespace) as connect:
+        mq = await connect(made)
+        await mq.send(QUEUE, 1)
+        assert (await mq.stats(QUEUE)).ready == 1
+    made.close()
+
+
+async def test_a_check_that_asyncio_does_not_know(port: int, namespace: str) -> None:
+    """A check that was asked for is not silently left out."""
+    made = redis.Redis("localhost", port, ssl=True, ssl_validate_ocsp=True)
+    with pytest.raises(ms.UsageError, match="ssl_validate_ocsp is not known"):
+        await ms.AsyncClient(made, namespace=namespace).connect()
+
+
+async def test_nobody_is_trusted_unasked(kind: Kind, port: int, namespace: str) -> None:
+    """A certificate that nobody has vouched for is a clear error, which hides the password."""
+    url = f"rediss://{USER}:{PASSWORD}@localhost:{port}"
+    async with connecting(kind, url, namespace) as connect:
+        with pytest.raises(ms.NotConnected, match="CERTIFICATE_VERIFY_FAILED") as raised:
+            await connect()
+    assert f"{USER}:***@localhost:{port}" in str(raised.value)
+    assert f":{PASSWORD}@" not in str(raised.value)
