@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator
@@ -83,6 +84,9 @@ def note_latencies(url: str, messages: int, pipe: Connection) -> None:
 
     @worker.on_startup
     async def ready() -> None:
+        # As ``millstream run`` does.
+        gc.collect()
+        gc.freeze()
         pipe.send("ready")
 
     @worker.on(STAMPS)
@@ -102,6 +106,9 @@ def note_lateness(url: str, messages: int, pipe: Connection) -> None:
 
     @worker.on_startup
     async def ready() -> None:
+        # As ``millstream run`` does.
+        gc.collect()
+        gc.freeze()
         pipe.send("ready")
 
     @worker.on(STAMPS)

@@ -17,12 +17,16 @@ from tests.cli.conftest import Spawn
 from tests.support.wait import until
 
 TASKS = """
+import gc
 import millstream as ms
 worker = ms.Worker()
+loaded = [[] for _ in range(1000)]
 
 @worker.on(ms.Queue("orders"))
 async def fulfil(order: dict[str, int]) -> None:
     print("got", order["id"], flush=True)
+    if order["id"] == 2 and gc.get_freeze_count() < len(loaded):
+        print("garbage collections go through what was loaded at the start")
 """
 
 

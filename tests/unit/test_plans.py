@@ -202,7 +202,7 @@ def test_a_fetch_puts_the_answers_together() -> None:
 
     found = op.decode(
         [
-            [[b"1-1"], [[b"2-1", b"OOM no"]], 0, 3, 4, 42, [9, 1]],
+            [[b"1-1"], [[b"2-1", b"OOM no"]], 1500, 3, 4, 42, [9, 1]],
             [[b"k", [entry]]],
             None,
             [[b"k", [entry]]],
@@ -211,7 +211,7 @@ def test_a_fetch_puts_the_answers_together() -> None:
 
     assert [one.token for one in found.envelopes] == [b"s5-1", b"5-1"]
     assert (found.lost, found.kept) == ([b"1-1"], {b"2-1": "OOM no"})
-    assert (found.next_due_ms, found.front, found.suspect) == (0, 3, 4)
+    assert (found.next_due_ms, found.front, found.suspect) == (1.5, 3, 4)
     assert (found.now_ms, found.priorities) == (42, [9, 1])
 
 

@@ -52,7 +52,7 @@ class Fetched:
         lost: tokens whose settlement was refused: another consumer owns the message by now.
         kept: token -> why it could not be settled now (the server is out of memory). This
             consumer still owns it and has to settle it again.
-        next_due_ms: time to the next due message; None: none waits.
+        next_due_ms: time to the next due message, to the microsecond; None: none waits.
         front: unread messages in the lane that is read first.
         suspect: unread messages in the lane that is read one at a time.
         now_ms: the server's time, when it did this.
@@ -64,7 +64,7 @@ class Fetched:
     envelopes: list[Envelope]
     lost: Sequence[bytes] = ()
     kept: Mapping[bytes, str] = field(default_factory=dict)
-    next_due_ms: int | None = None
+    next_due_ms: float | None = None
     front: int = 0
     suspect: int = 0
     now_ms: int = 0
@@ -166,7 +166,7 @@ def _fetched(prefixes: Sequence[bytes], replies: list[Any]) -> Fetched:
         envelopes=envelopes,
         lost=lost,
         kept=_problems(kept),
-        next_due_ms=None if due < 0 else due,
+        next_due_ms=None if due < 0 else due / 1000,
         front=front,
         suspect=suspect,
         now_ms=now,
@@ -181,7 +181,7 @@ def _taken(replies: list[Any]) -> Fetched:
         envelopes=envelopes_of(lanes),
         lost=lost,
         kept=_problems(kept),
-        next_due_ms=None if due < 0 else due,
+        next_due_ms=None if due < 0 else due / 1000,
         now_ms=now_ms,
         priorities=levels,
         outlook=Outlook(kind.decode(), wait_ms, tuple(since)) if kind else None,

@@ -206,6 +206,11 @@ class Holdings:
         return len(self._held.until)
 
     @property
+    def idle(self) -> bool:
+        """Whether no message is with a handler, or waits for one."""
+        return self.count <= len(self.outbox)
+
+    @property
     def keeps_leases(self) -> bool:
         """Whether something has to stay ours: in hand, or with a thread that we left."""
         return bool(self._held.until or self._left_behind)

@@ -35,6 +35,10 @@ logger = logging.getLogger("millstream.worker")
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0
 """Seconds before the next try after a failure; the pause doubles until something works."""
 
+SOON = 0.001
+"""Seconds to the next due message for which ends wait, and new messages: one round trip has all.
+It is as fine as timers of asyncio are; what is left of it is waited for without one."""
+
 SILENCE = BLOCK_MS / 1000 + 6
 """Seconds after which to look whether a read is overdue."""
 
@@ -148,8 +152,8 @@ class Reader:
             return
         self._since = now
         free = self._prefetch.limit - holdings.count + holdings.outbox.leaving
-        flush_in = holdings.flush_in(now)
-        due = reading.is_due(now)
+        due, due_in = reading.is_due(now), reading.due_at - now
+        flush_in = self._flush_in(now, due_in)
         reading.more = reading.more or due
         # Without room for what is due, another consumer may have some: promote it all the same.
         # And nobody else was woken.
@@ -162,15 +166,33 @@ class Reader:
             await self._fetch(free if allowed and not leave else 0)
             return
         # A read that sleeps at the server ends sooner, unless its connection is dead.
-        wait = min(SILENCE, reading.due_at - now, flush_in)
+        wait = min(SILENCE, due_in, flush_in)
         if reading.more and free > 0 and reading.tokens_at > now:
             wait = min(wait, reading.tokens_at - now)
-        elif not reading.more and free > 0:
+        elif not reading.more and free > 0 and due_in > SOON:
             await self._listen()
             if self._event.is_set():
                 return
+        await self._wait(wait)
+
+    def _flush_in(self, now: float, due_in: float) -> float:
+        """Return the seconds until ends must go out: with what is due soon, if that suits."""
+        flush_in = self.holdings.flush_in(now)
+        if due_in > SOON or self.holdings.outbox.urgent or self._reading.slot:
+            return flush_in
+        return max(flush_in, due_in)
+
+    async def _wait(self, seconds: float) -> None:
+        """Wait until there is something to do, or for so long."""
+        if seconds < SOON and self.holdings.idle:
+            # A timer would be late by half of that time on average, again and again when many
+            # messages are due. Handlers that run could use the processor better.
+            end = time.monotonic() + seconds
+            while time.monotonic() < end and not self._event.is_set():  # noqa: ASYNC110 - or so long
+                await asyncio.sleep(0)
+            return
         try:
-            async with asyncio.timeout(max(0.0, wait)):
+            async with asyncio.timeout(max(0.0, seconds)):
                 await self._event.wait()
         except TimeoutError:
             await self._listener.check()

@@ -6,7 +6,7 @@
 -- ARGV[5] '1': wake a reader if a retry is due first  ARGV[6] which priorities to move to the front
 -- (lib/priority) or ''  ARGV[7] number of plain acks, all in ready
 -- ARGV[8..] their ids, then the other settlements (see lib/round)
--- Returns lost tokens, {token, error} that could not be settled now, ms to the next due message
+-- Returns lost tokens, {token, error} that could not be settled now, us to the next due message
 -- or -1, whether front has unread messages, whether suspect has (1 or 0), now, waiting priorities.
 -- @include clock
 -- @include lanes
@@ -27,5 +27,5 @@ if left then redis.pcall('XADD', KEYS[8], 'MAXLEN', 16, '*', 'priority', 'more')
 call_sender(KEYS[14], KEYS[15])
 -- Without memory for the urgent ones the consumer must not spin.
 local waiting = {}
-if refused then due = 1000 else waiting = levels() end
+if refused then due = 1000000 else waiting = levels() end
 return { lost, kept, due, unread(KEYS[2]), unread(KEYS[3]), now, waiting }

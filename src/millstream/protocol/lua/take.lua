@@ -7,7 +7,7 @@
 -- ARGV[7] deliveries at a time, 0: any number  ARGV[8] deliveries a period, 0: any number
 -- ARGV[9] the period in ms  ARGV[10] burst  ARGV[11] most to read  ARGV[12] '1': and a suspect
 -- ARGV[13] number of plain acks, all in ready  ARGV[14..] as in settle.lua
--- Returns lost tokens, {token, error} that could not be settled now, ms to the next due message
+-- Returns lost tokens, {token, error} that could not be settled now, us to the next due message
 -- or -1, now, waiting priorities, what comes next ('more', 'tokens', 'slots', 'empty'; '' if nothing
 -- was to be read), ms to wait for tokens, the last ids of wake, ready, front and suspect, and the
 -- entries of suspect, front and ready.
@@ -55,5 +55,5 @@ elseif most > 0 then
 end
 local waiting = {}
 -- Without memory for the urgent ones the consumer must not spin.
-if taken.refused then due = 1000 else waiting = levels() end
+if taken.refused then due = 1000000 else waiting = levels() end
 return { lost, kept, due, now, waiting, outlook, wait, since, taken.s, taken.f, taken.r }

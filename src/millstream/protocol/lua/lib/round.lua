@@ -37,5 +37,5 @@ local function settle_and_promote(first, now)
     due = refused and now + 1000 or next_due()
   end
   local ended = acks + (#ARGV - first - acks + 1) / 5 - woken
-  return lost, kept, due and math.max(0, due - now) or -1, ended, woken
+  return lost, kept, microseconds(now, due), ended, woken
 end
