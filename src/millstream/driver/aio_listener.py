@@ -126,6 +126,9 @@ class AsyncListener:
             NotConnected, TimedOut, ServerRefused: as for ``listen`` and ``take``.
         """
         reading = await self.listen(op)
+        if reading.done():
+            # A wait would take another turn of the event loop: a message is here.
+            return await self.take(op)
         # A timeout may be hours; a connection that is dead is to be noticed before.
         patience = max(0.0, self._overdue - asyncio.get_running_loop().time())
         done, _ = await asyncio.wait([reading], timeout=min(timeout, patience))

@@ -119,7 +119,8 @@ class Reading:
             reads: what it was to read; empty: it only settled.
             now: seconds.
         """
-        self._hold_suspects(found)
+        if any(lane == "s" for lane, _ in reads):
+            self._hold_suspects(found)
         self.front = found.front > 0
         self.priorities, self.unsure = found.priorities, False
         self.suspect = found.suspect > 0

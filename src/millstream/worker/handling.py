@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from millstream.aio.delivery import Delivery, Owner
+from millstream.driver.lease_keeper import Held
 from millstream.errors import Undecodable
 from millstream.protocol import settlement
 from millstream.protocol.envelope import Envelope, read_body
@@ -30,8 +31,8 @@ class Holder(Owner, Protocol):
     """Who owns the deliveries: the reader's holdings."""
 
     @property
-    def sure(self) -> bool:
-        """Whether what is in hand is ours for certain."""
+    def held(self) -> Held:
+        """What is ours, and until when that is certain."""
         ...
 
     async def make_sure(self) -> None:

@@ -79,7 +79,9 @@ class Holdings:
         self._prefetch = prefetch
         self._loop = asyncio.get_running_loop()
         self.outbox = Outbox()
-        self._held = Held(keys, consumer, queue.lease_ms, until={}, on_lost=self._lost_in_thread)
+        self.held = Held(keys, consumer, queue.lease_ms, until={}, on_lost=self._lost_in_thread)
+        # Whether a delivery is still ours.
+        self.holds = self.held.until.__contains__
         # Ours, but nobody may have it before its lease ends: a thread works on it that we left.
         self._left_behind: set[bytes] = set()
         # Their ends are on the wire, and will be refused.
@@ -92,15 +94,6 @@ class Holdings:
 
     # What slots tell (see handling.Holder)
 
-    def holds(self, token: bytes) -> bool:
-        """Tell whether the delivery is still ours."""
-        return token in self._held.until
-
-    @property
-    def sure(self) -> bool:
-        """Whether what is in hand is ours for certain: no lease can have run out."""
-        return time.monotonic() < self._held.sure_until
-
     async def make_sure(self) -> None:
         """Ask what is still ours, unless that is certain.
 
@@ -108,10 +101,10 @@ class Holdings:
         have by now, and may have done.
         """
         async with self._asking:
-            if self.sure:
+            if time.monotonic() < self.held.sure_until:
                 return
-            question, sure = self._held.ask(), False
-            tokens, lost = list(self._held.until), list[bytes]()
+            question, sure = self.held.ask(), False
+            tokens, lost = list(self.held.until), list[bytes]()
             try:
                 for start in range(0, len(tokens), TOKENS_A_CALL):
                     some = tokens[start : start + TOKENS_A_CALL]
@@ -125,17 +118,18 @@ class Holdings:
                 self._lost_to_keeper(lost)
                 sure = True
             finally:
-                self._held.answered(question, sure=sure)
+                self.held.answered(question, sure=sure)
         # Who asks for a message that is lost is cancelled here, and not later, in the next one.
         await asyncio.sleep(0)
 
     def unsettled(self, token: bytes) -> bool:
         """Tell whether the delivery is ours, and its handler has not begun to end it."""
-        return token in self._held.until and token not in self.outbox.waiters
+        return token in self.held.until and token not in self.outbox.waiters
 
     def ack(self, envelope: Envelope) -> None:
         """A handler is done with a message."""
-        if envelope.plain:
+        # Nearly all are a body and nothing else: this is what every single message goes through.
+        if len(envelope.fields) == 2 or envelope.plain:  # noqa: PLR2004 - name and value
             self._ended(self.outbox.ack(envelope.token))
         else:
             self._ended(self.outbox.add(settlement.ack(envelope.token, plain=False)))
@@ -167,7 +161,7 @@ class Holdings:
 
     def abandon(self, token: bytes) -> None:
         """A delivery is over without a settlement."""
-        if self._held.until.pop(token, None) is not None:
+        if self.held.until.pop(token, None) is not None:
             self._left_behind.add(token)
         self._reading.settled(token)
         self._wake()
@@ -203,7 +197,7 @@ class Holdings:
     @property
     def count(self) -> int:
         """Deliveries whose end the server has not confirmed."""
-        return len(self._held.until)
+        return len(self.held.until)
 
     @property
     def idle(self) -> bool:
@@ -213,7 +207,7 @@ class Holdings:
     @property
     def keeps_leases(self) -> bool:
         """Whether something has to stay ours: in hand, or with a thread that we left."""
-        return bool(self._held.until or self._left_behind)
+        return bool(self.held.until or self._left_behind)
 
     def flush_in(self, now: float) -> float:
         """Return the seconds until ends must go out; inf: there are none.
@@ -232,12 +226,12 @@ class Holdings:
 
     def keep(self) -> None:
         """Extend leases from now on."""
-        self._keeper.keep(self._held)
+        self._keeper.keep(self.held)
 
     def drop(self) -> None:
         """Extend no lease any more. Safe to repeat."""
         self.stop_lingering()
-        self._keeper.drop(self._held)
+        self._keeper.drop(self.held)
 
     def stop_lingering(self) -> None:
         """Wake nobody any more for ends that wait for company."""
@@ -256,7 +250,7 @@ class Holdings:
             envelopes = self._not_cancelled(envelopes)
         if not envelopes:
             return
-        self._held.arrived((envelope.token for envelope in envelopes), since)
+        self.held.arrived([envelope.token for envelope in envelopes], since)
         if begin:
             self.slots.add(envelopes)
         else:
@@ -281,7 +275,7 @@ class Holdings:
 
     def confirm(self, parcel: Parcel, found: Fetched) -> None:
         """Let go of what the server has settled, and say what it refused."""
-        until = self._held.until
+        until = self.held.until
         for token in parcel.acks:
             until.pop(token, None)
         for end in parcel.others:
@@ -306,7 +300,7 @@ class Holdings:
 
     def _settle_again(self, kept: list[Settlement]) -> None:
         for end in kept:
-            if end.token in self._held.until:
+            if end.token in self.held.until:
                 self._ended(self.outbox.add(end))
 
     def reconcile(self, pending: Sequence[Envelope]) -> list[Envelope]:
@@ -317,10 +311,10 @@ class Holdings:
         """
         owned = {envelope.token for envelope in pending}
         for token in self.outbox.arrived(owned):
-            self._held.until.pop(token, None)
+            self.held.until.pop(token, None)
             self._reading.settled(token)
-        self._lost([token for token in list(self._held.until) if token not in owned])
-        known = self._held.until.keys() | self._left_behind
+        self._lost([token for token in list(self.held.until) if token not in owned])
+        known = self.held.until.keys() | self._left_behind
         return [one for one in pending if one.token not in known]
 
     def _lost_in_thread(self, tokens: list[bytes]) -> None:
@@ -332,7 +326,7 @@ class Holdings:
 
     def cancelled(self, id: str, token: bytes) -> None:
         """Somebody has cancelled a message, and the server has settled it: stop its handler."""
-        if token not in self._held.until:
+        if token not in self.held.until:
             self._early[token] = None
             if len(self._early) > EARLY:
                 del self._early[next(iter(self._early))]
@@ -350,7 +344,7 @@ class Holdings:
 
     def _let_go(self, tokens: list[bytes]) -> None:
         for token in tokens:
-            self._held.until.pop(token, None)
+            self.held.until.pop(token, None)
             self._reading.settled(token)
             self.outbox.ended(token, owned=False)
         self._wake()

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Awaitable, Callable, Iterable
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from millstream.protocol.envelope import Envelope
@@ -56,7 +57,7 @@ class Slots:
         """Whether the next handler to begin would like more messages than wait for it."""
         return len(self._messages) < self._enough
 
-    def add(self, envelopes: Iterable[Envelope]) -> None:
+    def add(self, envelopes: Sequence[Envelope]) -> None:
         """Handle messages; urgent ones, and those that were handed back, come first."""
         self._waiting.add(envelopes)
         self._hire()
@@ -93,13 +94,15 @@ class Slots:
         assert task is not None  # noqa: S101 - a slot is a task
         clean = contextvars.copy_context()
         ready, take, handle = self._ready, self._waiting.take, self._handle
-        holder = self._handling.holder
+        holder, monotonic = self._handling.holder, time.monotonic
+        held = holder.held
         while not self._closing:
             self._hiring = False
             turn = 0
             while ready and turn < self._turn:
                 turn += 1
-                if not holder.sure:
+                # After a lease others may have what waits here, and may have done it.
+                if monotonic() >= held.sure_until:
                     await holder.make_sure()
                     break
                 taken = take()

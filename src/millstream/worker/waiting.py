@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Sequence, Sized
 from typing import Any, Protocol
 
 from millstream.protocol.envelope import Envelope
@@ -31,7 +31,7 @@ class Waiting(Protocol):
         """Takes out what a handler is to begin with; call it when ``ready`` is not empty."""
         ...
 
-    def add(self, envelopes: Iterable[Envelope]) -> None:
+    def add(self, envelopes: Sequence[Envelope]) -> None:
         """Let messages wait; urgent ones, and those that were handed back, come first."""
         ...
 
@@ -40,28 +40,25 @@ class Waiting(Protocol):
         ...
 
 
-def _join(messages: deque[Envelope], envelopes: Iterable[Envelope]) -> int:
+def _join(messages: deque[Envelope], envelopes: Sequence[Envelope]) -> int:
     """Let messages wait: what comes from the lane that is read first before the others.
 
     Returns:
         How many of them came from there.
     """
-    first: list[Envelope] = []
-    for envelope in envelopes:
-        if in_special_lane(envelope.token):
-            first.append(envelope)
-        else:
-            messages.append(envelope)
-    count = len(first)
-    if first:
-        before: list[Envelope] = []
-        while messages and in_special_lane(messages[0].token):
-            before.append(messages.popleft())
-        # Among equals, whoever was here before stays before.
-        before += first
-        before.sort(key=_calm)
-        messages.extendleft(reversed(before))
-    return count
+    first = [envelope for envelope in envelopes if in_special_lane(envelope.token)]
+    if not first:
+        messages.extend(envelopes)
+        return 0
+    messages.extend(envelope for envelope in envelopes if not in_special_lane(envelope.token))
+    before: list[Envelope] = []
+    while messages and in_special_lane(messages[0].token):
+        before.append(messages.popleft())
+    # Among equals, whoever was here before stays before.
+    before += first
+    before.sort(key=_calm)
+    messages.extendleft(reversed(before))
+    return len(first)
 
 
 def _calm(envelope: Envelope) -> int:
@@ -76,7 +73,7 @@ class Singles:
         self.ready = self.messages
         self.take = self.messages.popleft
 
-    def add(self, envelopes: Iterable[Envelope]) -> None:
+    def add(self, envelopes: Sequence[Envelope]) -> None:
         """Let messages wait; urgent ones, and those that were handed back, come first."""
         _join(self.messages, envelopes)
 
@@ -122,7 +119,7 @@ class Batches:
         full, rest = divmod(len(self.messages), self._most)
         return len(self._suspects) + full + (self._due and rest > 0)
 
-    def add(self, envelopes: Iterable[Envelope]) -> None:
+    def add(self, envelopes: Sequence[Envelope]) -> None:
         """Let messages wait; urgent ones, and those that were handed back, come first."""
         ordinary: list[Envelope] = []
         for envelope in envelopes:
