@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeGuard
+from typing import Any
 
 from millstream.declare import Queue
 from millstream.errors import UsageError
+from millstream.message_id import is_id
 
 __all__ = [
     "check_confirmed",
     "check_cursor",
     "check_headers",
-    "check_id",
     "check_ids",
     "check_limit",
     "check_prefetch",
@@ -23,10 +22,6 @@ __all__ = [
 ]
 
 MOST_PREFETCH = 10_000
-
-_ID = re.compile(r"([0-9]{1,20})-([0-9]{1,20})(/[0-9]{1,4})?")
-_END_OF_IDS = 1 << 64
-"""The server refuses larger numbers in an id as no id at all."""
 
 
 def check_queue(queue: object) -> None:
@@ -73,19 +68,6 @@ def check_ids(ids: object) -> None:
         raise UsageError(message)
 
 
-def _is_id(value: object) -> TypeGuard[str]:
-    match = _ID.fullmatch(value) if isinstance(value, str) else None
-    return match is not None and all(int(part) < _END_OF_IDS for part in match.group(1, 2))
-
-
-def check_id(id: object) -> str:
-    """Refuse what no message has as its id."""
-    if _is_id(id):
-        return id
-    message = f"id must be the id of a message, such as 1718000000000-0, not {id!r}"
-    raise UsageError(message)
-
-
 def check_confirmed(confirm: object, queue: Queue[Any]) -> None:
     """Refuse to delete messages for good by accident."""
     if confirm is not True:
@@ -95,6 +77,6 @@ def check_confirmed(confirm: object, queue: Queue[Any]) -> None:
 
 def check_cursor(after: object) -> None:
     """Refuse what no dead letter has as its cursor."""
-    if after is not None and not _is_id(after):
+    if after is not None and not is_id(after):
         message = f"after must be the cursor of a dead letter, not {after!r}"
         raise UsageError(message)

@@ -11,7 +11,7 @@ from millstream.codec import Codec, CodecName, codec_for
 from millstream.errors import UsageError
 from millstream.policy import Bound, Duration, Limits, Rate, Retry, check_count, milliseconds
 
-__all__ = ["Queue", "check_name"]
+__all__ = ["DEFAULT_MAX_BODY", "Queue", "check_name", "check_partitions"]
 
 T = TypeVar("T")
 
@@ -182,7 +182,7 @@ class Queue(Generic[T]):
         _check_order(name, ordered, max_running_per_key)
         _check_choice(priorities, f"queue {name!r}: priorities", ("strict", "weighted"))
         _check_choice(expired, f"queue {name!r}: expired", ("dead", "drop"))
-        _check_partitions(name, ordered, partitions)
+        check_partitions(f"queue {name!r}", ordered, partitions)
         _check_limits(name, partitions, rate, max_running)
         _check_bound(name, bound, partitions)
         # The dataclass is frozen, so its own constructor sets fields in this way, too.
@@ -226,19 +226,27 @@ class Queue(Generic[T]):
         return data
 
 
-def _check_partitions(name: str, ordered: object, partitions: int) -> None:
-    """Refuse partitions of a queue that keeps no order: it would gain nothing by them."""
+def check_partitions(where: str, ordered: object, partitions: int) -> None:
+    """Refuse partitions of what keeps no order: it would gain nothing by them.
+
+    Args:
+        where: what is declared, for the error.
+        ordered: as declared.
+        partitions: as declared.
+
+    Raises:
+        UsageError: they are no number, or too many, or not of something ordered.
+    """
     whole = isinstance(partitions, int) and not isinstance(partitions, bool)
     if not whole or not 1 <= partitions <= MOST_PARTITIONS:
         message = (
-            f"queue {name!r}: partitions must be a number from 1 to {MOST_PARTITIONS}, "
-            f"not {partitions!r}"
+            f"{where}: partitions must be a number from 1 to {MOST_PARTITIONS}, not {partitions!r}"
         )
         raise UsageError(message)
     if partitions != 1 and not ordered:
         message = (
-            f"queue {name!r}: partitions={partitions} needs ordered=True: any number of workers "
-            "share an unordered queue as it is"
+            f"{where}: partitions={partitions} needs ordered=True: any number of workers share what "
+            "is not ordered as it is"
         )
         raise UsageError(message)
 

@@ -13,7 +13,17 @@ from typing import Literal
 
 from millstream.errors import UsageError
 
-__all__ = ["Backoff", "Bound", "Duration", "Limits", "Rate", "Retry", "check_count", "milliseconds"]
+__all__ = [
+    "Backoff",
+    "Bound",
+    "Duration",
+    "Limits",
+    "Rate",
+    "Retain",
+    "Retry",
+    "check_count",
+    "milliseconds",
+]
 
 Duration = float | timedelta
 """Seconds as a number, or a timedelta."""
@@ -241,3 +251,53 @@ class Bound:
         if patience is not None:
             patience = milliseconds(patience, "Bound.timeout", minimum=0.001)
         put(self, "timeout_ms", patience)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retain:
+    """How long messages are kept once they are handled, for replay and for late subscriptions.
+
+    A message is kept while any bound that is given lets it; without bounds, what is handled goes.
+    What some subscription has not handled yet stays, whatever the bounds say, unless
+    ``until_consumed=False`` asks for the opposite; what that drops is counted for each subscription.
+
+    Args:
+        max_age: seconds since it was published. Default: as long as the other bounds allow.
+        max_length: how many messages, the newest ones, from 1. Default: any number.
+        max_bytes: about how much memory they take at the server, from 1. Default: any amount.
+        until_consumed: whether what is not handled stays above the bounds. Default: yes.
+
+    Raises:
+        UsageError: a parameter does not make sense; it names the parameter.
+    """
+
+    max_age: Duration | None = None
+    max_length: int | None = None
+    max_bytes: int | None = None
+    until_consumed: bool = True
+
+    def __post_init__(self) -> None:
+        if self.max_age is not None:
+            milliseconds(self.max_age, "Retain.max_age", minimum=0.001)
+        for name in ("max_length", "max_bytes"):
+            if getattr(self, name) is not None:
+                check_count(getattr(self, name), f"Retain.{name}")
+        if not isinstance(self.until_consumed, bool):
+            message = f"Retain.until_consumed must be True or False, not {self.until_consumed!r}"
+            raise UsageError(message)
+        if not self.until_consumed and not self.bounded:
+            message = (
+                "Retain.until_consumed=False without max_age, max_length or max_bytes would keep "
+                "nothing: give a bound"
+            )
+            raise UsageError(message)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether any bound is given."""
+        return not (self.max_age is None and self.max_length is None and self.max_bytes is None)
+
+    @property
+    def max_age_ms(self) -> int | None:
+        """The age in milliseconds."""
+        return None if self.max_age is None else milliseconds(self.max_age, "Retain.max_age")

@@ -7,15 +7,28 @@ from dataclasses import asdict
 
 import pytest
 
-from millstream.protocol.keys import GROUP, LANES, QueueKeys, in_special_lane, queue_keys
+from millstream.protocol.keys import (
+    GROUP,
+    LANES,
+    QueueKeys,
+    TopicKeys,
+    in_special_lane,
+    queue_keys,
+    topic_keys,
+)
 
 KEYS = queue_keys("ms", "orders")
+TOPIC = topic_keys("ms", "placed")
+EMAIL = TOPIC.subscription("email")
 
 
-def all_keys(keys: QueueKeys) -> dict[str, str]:
-    parts = {"namespace", "name", "partition", "prefix"}
-    named = {name: key for name, key in asdict(keys).items() if name not in parts}
-    return {**named, "producer": keys.producer("p7"), "removed": keys.removed("nightly")}
+PARTS = {"namespace", "name", "subscription", "group", "partition", "prefix"}
+
+
+def all_keys(keys: QueueKeys | TopicKeys) -> dict[str, str]:
+    named = {name: key for name, key in asdict(keys).items() if name not in PARTS}
+    named["producer"] = keys.producer("p7")
+    return named if isinstance(keys, TopicKeys) else {**named, "removed": keys.removed("nightly")}
 
 
 @pytest.mark.parametrize(
@@ -40,6 +53,17 @@ def all_keys(keys: QueueKeys) -> dict[str, str]:
         (KEYS.removed("nightly"), "ms:{orders}:removed:nightly"),
         (KEYS.producer("p7"), "ms:{orders}:producer:p7"),
         (GROUP, "workers"),
+        (KEYS.group, GROUP),
+        (TOPIC.log, "ms:{placed}:log"),
+        (TOPIC.counters, "ms:{placed}:log-counters"),
+        (TOPIC.subscriptions, "ms:{placed}:subscriptions"),
+        (TOPIC.at(2).log, "ms:{placed/2}:log"),
+        (EMAIL.ready, TOPIC.log),
+        (EMAIL.group, "email"),
+        (EMAIL.front, "ms:{placed}:subscription:email:front"),
+        (EMAIL.dead, "ms:{placed}:subscription:email:dead"),
+        (EMAIL.at(2).ready, "ms:{placed/2}:log"),
+        (EMAIL.at(2).front, "ms:{placed/2}:subscription:email:front"),
     ],
 )
 def test_the_wire_format(key: str, expected: str) -> None:
@@ -49,9 +73,11 @@ def test_the_wire_format(key: str, expected: str) -> None:
 
 @pytest.mark.parametrize("name", ["orders", "a:b", "x.y", "\u00fc"])
 def test_one_hash_tag(name: str) -> None:
-    """All keys of a queue are in one slot of a cluster, that of the queue's name."""
-    for key in all_keys(queue_keys("app:1", name)).values():
-        assert re.findall(r"\{(.*?)\}", key) == [name]
+    """All keys of a queue, or of a topic, are in one slot of a cluster, that of its name."""
+    topic = topic_keys("app:1", name)
+    for keys in (queue_keys("app:1", name), topic, topic.subscription("email")):
+        for key in all_keys(keys).values():
+            assert re.findall(r"\{(.*?)\}", key) == [name]
 
 
 def test_no_two_keys_are_the_same() -> None:
@@ -60,6 +86,16 @@ def test_no_two_keys_are_the_same() -> None:
     keys = [key for queue in queues for key in all_keys(queue).values()]
 
     assert len(keys) == len(set(keys)) == 4 * 25
+
+
+def test_subscriptions_share_the_log() -> None:
+    """And nothing else, whatever they are called."""
+    topic = topic_keys("ms", "placed")
+    own = [all_keys(topic.subscription(name)) for name in ("a", "a:front", "b")]
+    keys = [key for one in own for name, key in one.items() if name != "ready"]
+
+    assert {one["ready"] for one in own} == {topic.log}
+    assert len({*keys, *all_keys(topic).values()}) == 3 * 24 + 4
 
 
 def test_lanes() -> None:

@@ -9,7 +9,6 @@ from typing import Any, Protocol, TypeVar
 from millstream.checks import (
     check_confirmed,
     check_cursor,
-    check_id,
     check_ids,
     check_limit,
     check_rate,
@@ -18,6 +17,7 @@ from millstream.declare import Queue
 from millstream.driver.aio import AsyncDriver
 from millstream.errors import UsageError
 from millstream.message import DeadLetter, Message, QueueStats
+from millstream.message_id import check_id
 from millstream.policy import Duration
 from millstream.protocol import control, discovery, shown, waiting, whole
 from millstream.protocol.keys import QueueKeys

@@ -7,7 +7,7 @@ from typing import Any
 
 from millstream.message import ConsumerStats, QueueStats
 from millstream.protocol.envelope import Envelope, entries_of
-from millstream.protocol.keys import GROUP, QueueKeys
+from millstream.protocol.keys import QueueKeys
 from millstream.protocol.op import Command, Op, Pause, Plan, load_script
 
 __all__ = ["dead", "peek_delayed", "peek_ready", "purge", "purge_dead", "redrive", "stats"]
@@ -23,7 +23,7 @@ ENTRIES_A_CALL = 500
 
 def stats(keys: QueueKeys) -> Op[QueueStats]:
     """Count a queue's messages by state, at one moment."""
-    command = _STATS.call(keys.common, [GROUP])
+    command = _STATS.call(keys.common, [keys.group])
 
     def decode(replies: list[Any]) -> QueueStats:
         ready, in_flight, delayed, dead, oldest, now, counters, consumers, paused = replies[0]
@@ -64,7 +64,7 @@ def _consumers(rows: Sequence[tuple[bytes, int, int]]) -> tuple[ConsumerStats, .
 
 def peek_ready(keys: QueueKeys, limit: int) -> Op[list[Envelope]]:
     """Return the next messages without delivering them."""
-    command = _PEEK.call(keys.common, [GROUP, limit])
+    command = _PEEK.call(keys.common, [keys.group, limit])
     return Op((command,), decode=_entries)
 
 
@@ -133,7 +133,7 @@ def purge(keys: QueueKeys) -> Plan[int]:
     """Delete what is ready or delayed; the result is how many messages."""
     total = 0
     while True:
-        command = _PURGE.call([*keys.common, *keys.queueing], [GROUP, ENTRIES_A_CALL, ""])
+        command = _PURGE.call([*keys.common, *keys.queueing], [keys.group, ENTRIES_A_CALL, ""])
         deleted: int = yield Op((command,), decode=_first)
         total += deleted
         if deleted < ENTRIES_A_CALL:

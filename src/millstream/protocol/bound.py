@@ -12,7 +12,7 @@ from typing import Any
 from millstream.errors import QueueFull, UsageError
 from millstream.message import Receipt
 from millstream.policy import Bound
-from millstream.protocol.keys import GROUP, QueueKeys
+from millstream.protocol.keys import QueueKeys
 from millstream.protocol.op import Op
 from millstream.protocol.place import Placement, call, receipts
 from millstream.protocol.send import Batch
@@ -70,7 +70,7 @@ def place_units(
     same moment, and no later one is stored before it.
     """
     sizes = [len(unit.placements) for unit in units]
-    line = (bound.length, bound.on_full, GROUP, producer, ticket)
+    line = (bound.length, bound.on_full, keys.group, producer, ticket)
     placements = [unit.placements for unit in units]
     command = call(keys, producer, number, placements, bound=line, now_ms=now_ms)
 

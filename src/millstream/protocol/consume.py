@@ -13,7 +13,7 @@ from typing import Any
 from millstream.errors import NotConnected, ServerRefused, TimedOut
 from millstream.policy import Limits
 from millstream.protocol.envelope import Envelope, entries_of
-from millstream.protocol.keys import GROUP, LANES, QueueKeys
+from millstream.protocol.keys import LANES, QueueKeys
 from millstream.protocol.limits import Outlook, envelopes_of, take
 from millstream.protocol.op import Argument, Command, Op, Plan, load_script
 from millstream.protocol.partitions import check_number
@@ -92,7 +92,7 @@ def register(
     """
     command = _REGISTER.call(
         [*keys.lanes, keys.wake, keys.consumers, keys.paused, keys.config],
-        [GROUP, consumer, lease_ms],
+        [keys.group, consumer, lease_ms],
     )
 
     def decode(replies: list[Any]) -> None:
@@ -135,7 +135,7 @@ def fetch(
     as lost. It is not repeatable: a lost reply may have brought messages (see ``own_pending``).
     """
     time = "" if now_ms is None else now_ms
-    head: list[Argument] = [GROUP, consumer, time, PROMOTED_AT_ONCE, int(wake), urgent]
+    head: list[Argument] = [keys.group, consumer, time, PROMOTED_AT_ONCE, int(wake), urgent]
     ends: list[Argument] = [len(acks), *acks]
     for end in settlements:
         ends += [end.verb, end.token, end.delay_ms, int(end.failed), end.note]
@@ -146,7 +146,7 @@ def fetch(
     prefixes = []
     for prefix, count in reads:
         prefixes.append(prefix.encode())
-        read = ("XREADGROUP", "GROUP", GROUP, consumer, "COUNT", count, "STREAMS")
+        read = ("XREADGROUP", "GROUP", keys.group, consumer, "COUNT", count, "STREAMS")
         commands.append(Command((*read, keys.lane(prefix), ">")))
 
     def decode(replies: list[Any]) -> Fetched:
@@ -228,7 +228,7 @@ def wait_any(
     read: tuple[Argument, ...] = (
         "XREADGROUP",
         "GROUP",
-        GROUP,
+        places[0][0].group,
         consumer,
         "COUNT",
         1,
@@ -264,7 +264,7 @@ def own_pending(keys: QueueKeys, consumer: str) -> Plan[list[Envelope]]:
     for prefix in LANES:
         start: bytes | None = b"0"
         while start is not None:
-            read = ("XREADGROUP", "GROUP", GROUP, consumer, "COUNT", 500, "STREAMS")
+            read = ("XREADGROUP", "GROUP", keys.group, consumer, "COUNT", 500, "STREAMS")
             op = Op((Command((*read, keys.lane(prefix), start)),), decode=_first)
             reply = yield op
             entries = reply[0][1] if reply else []
@@ -304,7 +304,7 @@ def extend(
         by_lane.setdefault(prefix, []).append(token[len(prefix) :])
     options = ("IDLE", idle_ms, "JUSTID")
     commands = tuple(
-        Command(("XCLAIM", keys.lane(prefix.decode()), GROUP, consumer, 0, *ids, *options))
+        Command(("XCLAIM", keys.lane(prefix.decode()), keys.group, consumer, 0, *ids, *options))
         for prefix, ids in by_lane.items()
     )
 
@@ -355,7 +355,7 @@ def owns(keys: QueueKeys, consumer: str, token: bytes) -> Op[bool]:
     """Tell whether a consumer owns a delivery."""
     prefix = token[:1] if token[:1] in (b"f", b"s") else b""
     entry = token[len(prefix) :]
-    command = Command(("XPENDING", keys.lane(prefix.decode()), GROUP, entry, entry, 1))
+    command = Command(("XPENDING", keys.lane(prefix.decode()), keys.group, entry, entry, 1))
 
     def decode(replies: list[Any]) -> bool:
         return bool(replies[0]) and replies[0][0][1] == consumer.encode()

@@ -12,7 +12,7 @@ from typing import Any
 
 from millstream.errors import NotConnected, TimedOut
 from millstream.protocol import consume, waiting
-from millstream.protocol.keys import GROUP, QueueKeys
+from millstream.protocol.keys import QueueKeys
 from millstream.protocol.op import Command, Op, Plan, load_script
 
 __all__ = [
@@ -63,14 +63,15 @@ class Word:
 
 def pause(keys: QueueKeys) -> Op[None]:
     """Have no consumer get a message any more. Safe to repeat."""
-    command = _PAUSE.call([*keys.lanes, keys.paused, keys.control], [GROUP])
+    command = _PAUSE.call([*keys.lanes, keys.paused, keys.control], [keys.group])
     return Op((command,), decode=_nothing)
 
 
 def resume(keys: QueueKeys) -> Op[None]:
     """Go on where the queue was paused. Safe to repeat."""
     command = _RESUME.call(
-        [*keys.lanes, keys.paused, keys.control, keys.wake, keys.consumers], [GROUP, MOST_WOKEN]
+        [*keys.lanes, keys.paused, keys.control, keys.wake, keys.consumers],
+        [keys.group, MOST_WOKEN],
     )
     return Op((command,), decode=_nothing)
 
@@ -128,7 +129,7 @@ def cancel_running(keys: QueueKeys, id: str, *, now_ms: int | None = None) -> Pl
     script_keys = [*keys.common, keys.control, *keys.queueing]
     time = "" if now_ms is None else now_ms
     while True:
-        arguments = [GROUP, id, time, lane, start, ENTRIES_A_CALL, again]
+        arguments = [keys.group, id, time, lane, start, ENTRIES_A_CALL, again]
         # Repeated as it is, it would not find what it has cancelled.
         op = Op((_CANCEL.call(script_keys, arguments),), decode=_first, repeatable=False)
         try:

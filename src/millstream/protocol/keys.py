@@ -8,7 +8,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-__all__ = ["GROUP", "LANES", "QueueKeys", "in_special_lane", "is_suspect", "queue_keys"]
+__all__ = [
+    "GROUP",
+    "LANES",
+    "QueueKeys",
+    "TopicKeys",
+    "in_special_lane",
+    "is_suspect",
+    "queue_keys",
+    "subscription_keys",
+    "topic_keys",
+]
 
 GROUP = "workers"
 """The consumer group of a queue's streams: all consumers of the queue share the work."""
@@ -37,13 +47,16 @@ _NINE = ord("9")
 
 @dataclass(frozen=True, slots=True)
 class QueueKeys:
-    """The keys of one partition of a queue.
+    """The keys of one partition of a queue, or of a topic's subscription, which is a queue, too.
 
     Attributes:
         namespace: first part of the keys.
-        name: of the queue.
+        name: of the queue, or of the topic.
+        subscription: of the topic; empty for a queue.
+        group: the consumer group on all streams.
         partition: which one, from 0.
-        ready: stream of messages that wait for a consumer.
+        ready: stream of messages that wait for a consumer; of a subscription the topic's log, which
+            it shares with the others.
         front: stream that is read before ready.
         suspect: stream that is read one message at a time.
         wake: stream whose entries wake a sleeping reader, when a message is due earlier than
@@ -78,6 +91,8 @@ class QueueKeys:
 
     namespace: str
     name: str
+    subscription: str
+    group: str
     partition: int
     ready: str
     front: str
@@ -105,13 +120,15 @@ class QueueKeys:
     prefix: str
 
     def at(self, partition: int) -> QueueKeys:
-        """Return the keys of a partition of the same queue."""
+        """Return the keys of a partition of the same queue or subscription."""
+        if self.subscription:
+            return subscription_keys(self.namespace, self.name, self.subscription, partition)
         return queue_keys(self.namespace, self.name, partition)
 
     @property
     def all(self) -> tuple[str, ...]:
         """All keys, but those that expire by themselves and whose names have further parts."""
-        parts = {"namespace", "name", "partition", "prefix"}
+        parts = {"namespace", "name", "subscription", "group", "partition", "prefix"}
         return tuple(getattr(self, one.name) for one in fields(self) if one.name not in parts)
 
     def producer(self, producer: str) -> str:
@@ -159,14 +176,86 @@ class QueueKeys:
         return self.ready, self.front, self.suspect
 
 
-def queue_keys(namespace: str, name: str, partition: int = 0) -> QueueKeys:
-    """Return the keys of a queue in a namespace, or of one of its partitions."""
-    prefix = f"{namespace}:{{{name}/{partition}}}" if partition else f"{namespace}:{{{name}}}"
-    return QueueKeys(
+@dataclass(frozen=True, slots=True)
+class TopicKeys:
+    """The keys of one partition of a topic; each subscription has further ones.
+
+    Attributes:
+        namespace: first part of the keys.
+        name: of the topic.
+        partition: which one, from 0.
+        log: stream of what is published; each subscription is a consumer group of it.
+        counters: hash of totals; a queue may have the same name.
+        subscriptions: hash, name of a subscription -> JSON: how it is declared; in partition 0 only.
+        prefix: of all of them.
+    """
+
+    namespace: str
+    name: str
+    partition: int
+    log: str
+    counters: str
+    subscriptions: str
+    prefix: str
+
+    def at(self, partition: int) -> TopicKeys:
+        """Return the keys of a partition of the same topic."""
+        return topic_keys(self.namespace, self.name, partition)
+
+    def producer(self, producer: str) -> str:
+        """Return the key that remembers the last batch of one producer; it expires."""
+        return f"{self.prefix}:producer:{producer}"
+
+    def subscription(self, name: str) -> QueueKeys:
+        """Return the keys of a subscription in this partition."""
+        return subscription_keys(self.namespace, self.name, name, self.partition)
+
+
+def _prefix(namespace: str, name: str, partition: int) -> str:
+    return f"{namespace}:{{{name}/{partition}}}" if partition else f"{namespace}:{{{name}}}"
+
+
+def topic_keys(namespace: str, name: str, partition: int = 0) -> TopicKeys:
+    """Return the keys of a topic in a namespace, or of one of its partitions."""
+    prefix = _prefix(namespace, name, partition)
+    return TopicKeys(
         namespace=namespace,
         name=name,
         partition=partition,
-        ready=f"{prefix}:ready",
+        log=f"{prefix}:log",
+        counters=f"{prefix}:log-counters",
+        subscriptions=f"{prefix}:subscriptions",
+        prefix=prefix,
+    )
+
+
+def queue_keys(namespace: str, name: str, partition: int = 0) -> QueueKeys:
+    """Return the keys of a queue in a namespace, or of one of its partitions."""
+    prefix = _prefix(namespace, name, partition)
+    return _queue_keys(prefix, f"{prefix}:ready", (namespace, name, "", GROUP, partition))
+
+
+def subscription_keys(
+    namespace: str, name: str, subscription: str, partition: int = 0
+) -> QueueKeys:
+    """Return the keys of a topic's subscription in a namespace, or in one partition.
+
+    Its own streams have its name as their group, too, as one read has one group.
+    """
+    prefix = _prefix(namespace, name, partition)
+    place = (namespace, name, subscription, subscription, partition)
+    return _queue_keys(f"{prefix}:subscription:{subscription}", f"{prefix}:log", place)
+
+
+def _queue_keys(prefix: str, ready: str, place: tuple[str, str, str, str, int]) -> QueueKeys:
+    namespace, name, subscription, group, partition = place
+    return QueueKeys(
+        namespace=namespace,
+        name=name,
+        subscription=subscription,
+        group=group,
+        partition=partition,
+        ready=ready,
         front=f"{prefix}:front",
         suspect=f"{prefix}:suspect",
         wake=f"{prefix}:wake",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from millstream.protocol.keys import GROUP, QueueKeys
+from millstream.protocol.keys import QueueKeys
 from millstream.protocol.op import Command, Op, Pause, Plan, load_script
 from millstream.protocol.partitions import leave as leave_partitions
 
@@ -79,7 +79,7 @@ def sweep(
     time = "" if now_ms is None else now_ms
     command = _SWEEP.call(
         [*keys.common, keys.consumers, keys.sweeper, *keys.queueing],
-        [GROUP, consumer, time, limit, lease_ms, max_crashes, forgotten_ms],
+        [keys.group, consumer, time, limit, lease_ms, max_crashes, forgotten_ms],
     )
 
     def decode(replies: Sequence[Any]) -> Swept:
@@ -110,7 +110,7 @@ def hand_over_some(
     """
     command = _HAND_OVER.call(
         [*keys.common, keys.consumers, *keys.queueing],
-        [GROUP, consumer, "" if now_ms is None else now_ms, limit, int(crashed), max_crashes],
+        [keys.group, consumer, "" if now_ms is None else now_ms, limit, int(crashed), max_crashes],
     )
 
     def decode(replies: Sequence[Any]) -> HandedOver:

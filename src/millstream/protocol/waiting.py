@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from millstream.errors import NotConnected, TimedOut
-from millstream.protocol.keys import GROUP, LANES, QueueKeys
+from millstream.protocol.keys import LANES, QueueKeys
 from millstream.protocol.op import Op, Plan, Script, load_script
 
 __all__ = ["cancel", "find", "reschedule"]
@@ -72,7 +72,7 @@ def _wherever(
     token: str | None = ""
     while token is not None:
         line = keys.queueing if script is _CANCEL else ()
-        command = script.call([*keys.common, *line], [GROUP, message_id, token, *arguments])
+        command = script.call([*keys.common, *line], [keys.group, message_id, token, *arguments])
         done: int = yield Op((command,), decode=_first, repeatable=repeatable)
         if done or token:
             return bool(done)

@@ -10,7 +10,6 @@ from typing import Any, Protocol, TypeVar
 from millstream.checks import (
     check_confirmed,
     check_cursor,
-    check_id,
     check_ids,
     check_limit,
     check_rate,
@@ -19,6 +18,7 @@ from millstream.declare import Queue
 from millstream.driver.blocking import BlockingDriver
 from millstream.errors import UsageError
 from millstream.message import DeadLetter, Message, QueueStats
+from millstream.message_id import check_id
 from millstream.policy import Duration
 from millstream.protocol import control, discovery, shown, waiting, whole
 from millstream.protocol.keys import QueueKeys
