@@ -12,7 +12,14 @@ from millstream.errors import UsageError
 from millstream.policy import Duration, milliseconds
 from millstream.protocol.place import Placement
 
-__all__ = ["SendManyOptions", "SendOptions", "check_for_many", "placement", "time_argument"]
+__all__ = [
+    "SendManyOptions",
+    "SendOptions",
+    "check_for_many",
+    "ms_of",
+    "placement",
+    "time_argument",
+]
 
 HIGHEST_PRIORITY = 9
 
@@ -107,11 +114,23 @@ def time_argument(*, delay: Duration | None, at: datetime | None) -> str:
     if not isinstance(at, datetime):
         message = f"at must be a datetime, not {at!r}"
         raise UsageError(message)
-    if at.utcoffset() is None:
-        message = f"at must have a time zone, or nobody knows when {at.isoformat()} is: pass for example datetime.now(UTC) + ..."
+    return str(ms_of(at, "at"))
+
+
+def ms_of(time: datetime, name: str) -> int:
+    """Return the first whole ms since 1970 that is not before a time.
+
+    Args:
+        time: a time before 1970 is as much in the past as any other.
+        name: the parameter's name, for the error.
+
+    Raises:
+        UsageError: it has no zone.
+    """
+    if time.utcoffset() is None:
+        message = f"{name} must have a time zone, or nobody knows when {time.isoformat()} is: pass for example datetime.now(UTC) + ..."
         raise UsageError(message)
-    # Rounded up, or it would be early. A time before 1970 is as much in the past as any other.
-    return str(max(0, -((_EPOCH - at) // _MILLISECOND)))
+    return max(0, -((_EPOCH - time) // _MILLISECOND))
 
 
 def _checked(text: object, name: str) -> str:
