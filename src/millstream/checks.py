@@ -9,6 +9,7 @@ from typing import Any
 from millstream.declare import Queue
 from millstream.errors import UsageError
 from millstream.message_id import is_id
+from millstream.topic import Source, Subscription, Topic
 
 __all__ = [
     "check_confirmed",
@@ -19,6 +20,9 @@ __all__ = [
     "check_prefetch",
     "check_queue",
     "check_rate",
+    "check_sendable",
+    "check_source",
+    "check_topic",
 ]
 
 MOST_PREFETCH = 10_000
@@ -27,8 +31,50 @@ MOST_PREFETCH = 10_000
 def check_queue(queue: object) -> None:
     """Refuse what is no queue, such as the name of one."""
     if not isinstance(queue, Queue):
-        message = f"expected a Queue, not {type(queue).__name__}: {queue!r}"
+        message = f"expected a Queue, not {_shown(queue)}"
         raise UsageError(message)
+
+
+def check_sendable(queue: object) -> None:
+    """Refuse to send to what is no queue."""
+    if isinstance(queue, Topic | Subscription):
+        message = f"send is for queues: publish to {_topic_of(queue).title} instead"
+        raise UsageError(message)
+    check_queue(queue)
+
+
+def check_source(source: object) -> None:
+    """Refuse what no deliveries come from."""
+    if isinstance(source, Topic) and source.durable:
+        message = (
+            f"{source.title} is read by its subscriptions: pass topic.subscription(name), not the "
+            "topic"
+        )
+        raise UsageError(message)
+    if not isinstance(source, Queue | Subscription):
+        message = f"expected a Queue or a Subscription, not {_shown(source)}"
+        raise UsageError(message)
+
+
+def check_topic(topic: object) -> None:
+    """Refuse what nothing can be published to."""
+    if isinstance(topic, Queue):
+        message = f"publish is for topics: send to {topic.title} instead"
+        raise UsageError(message)
+    if isinstance(topic, Subscription):
+        message = f"{topic.title} gets what its topic gets: publish to {topic.topic.title}"
+        raise UsageError(message)
+    if not isinstance(topic, Topic):
+        message = f"expected a Topic, not {_shown(topic)}"
+        raise UsageError(message)
+
+
+def _topic_of(source: Topic[Any] | Subscription[Any]) -> Topic[Any]:
+    return source.topic if isinstance(source, Subscription) else source
+
+
+def _shown(value: object) -> str:
+    return f"{type(value).__name__}: {value!r}"
 
 
 def check_headers(headers: object) -> None:
@@ -68,10 +114,10 @@ def check_ids(ids: object) -> None:
         raise UsageError(message)
 
 
-def check_confirmed(confirm: object, queue: Queue[Any]) -> None:
+def check_confirmed(confirm: object, queue: Source[Any]) -> None:
     """Refuse to delete messages for good by accident."""
     if confirm is not True:
-        message = f"purge deletes messages of queue {queue.name!r} for good: pass confirm=True"
+        message = f"purge deletes messages of {queue.title} for good: pass confirm=True"
         raise UsageError(message)
 
 

@@ -39,24 +39,24 @@ class Codec(Generic[T]):
     decode: Callable[[bytes], T]
 
 
-def codec_for(body_type: Any, name: str, codec: CodecName) -> Codec[Any]:
+def codec_for(body_type: Any, title: str, codec: CodecName) -> Codec[Any]:
     """Choose how bodies of a type are written and read.
 
     Args:
         body_type: any type that msgspec knows, a pydantic model, or bytes.
-        name: of the queue, for errors.
+        title: of the queue or topic, for errors.
         codec: ``json`` (the default: any language can read it) or ``msgpack`` (smaller).
 
     Raises:
         UsageError: the type cannot be decoded, or the codec has no such name.
     """
     if codec not in ("json", "msgpack"):
-        message = f"queue {name!r}: codec must be 'json' or 'msgpack', not {codec!r}"
+        message = f"{title}: codec must be 'json' or 'msgpack', not {codec!r}"
         raise UsageError(message)
     if body_type is bytes:
-        return Codec(encode=_checked(_as_is, bytes, name), decode=_as_is)
+        return Codec(encode=_checked(_as_is, bytes, title), decode=_as_is)
     if hasattr(body_type, "model_validate_json") and isinstance(body_type, type):
-        return _pydantic(body_type, name, codec)
+        return _pydantic(body_type, title, codec)
     encoder = msgspec.json.Encoder() if codec == "json" else msgspec.msgpack.Encoder()
     try:
         decoder: Any = (
@@ -66,13 +66,13 @@ def codec_for(body_type: Any, name: str, codec: CodecName) -> Codec[Any]:
         )
         _refuse_unknown(msgspec.inspect.type_info(body_type), set())
     except (TypeError, RuntimeError) as error:
-        message = f"queue {name!r}: cannot decode bodies of type {body_type!r}: {error}"
+        message = f"{title}: cannot decode bodies of type {body_type!r}: {error}"
         raise UsageError(message) from error
     if body_type is Any:
-        return Codec(encode=_guarded(encoder.encode, name), decode=decoder.decode)
+        return Codec(encode=_guarded(encoder.encode, title), decode=decoder.decode)
     if isinstance(body_type, type) and get_origin(body_type) is None and not _loose(body_type):
-        return Codec(_checked(encoder.encode, body_type, name), decode=decoder.decode)
-    return Codec(_proven(encoder.encode, decoder.decode, body_type, name), decode=decoder.decode)
+        return Codec(_checked(encoder.encode, body_type, title), decode=decoder.decode)
+    return Codec(_proven(encoder.encode, decoder.decode, body_type, title), decode=decoder.decode)
 
 
 _PLAIN = (dict, list, str, int, float, bool, type(None))
@@ -108,41 +108,41 @@ def _loose(body_type: type) -> bool:
     return is_typeddict(body_type) or body_type in (int, float, dict, list, tuple, set)
 
 
-def _wrong(name: str, body: object, expected: object, reason: object = "") -> UsageError:
+def _wrong(title: str, body: object, expected: object, reason: object = "") -> UsageError:
     shown = expected.__name__ if isinstance(expected, type) else repr(expected)
     detail = f" ({reason})" if reason else ""
-    message = f"queue {name!r} takes {shown}, not {type(body).__name__}{detail}"
+    message = f"{title} takes {shown}, not {type(body).__name__}{detail}"
     return UsageError(message)
 
 
-def _guarded(encode: Callable[[Any], bytes], name: str) -> Callable[[Any], bytes]:
+def _guarded(encode: Callable[[Any], bytes], title: str) -> Callable[[Any], bytes]:
     """Turn an encoder's complaint into a UsageError that names the queue."""
 
     def guarded(body: Any) -> bytes:
         try:
             return encode(body)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise _wrong(name, body, "a JSON-like value", error) from error
+            raise _wrong(title, body, "a JSON-like value", error) from error
 
     return guarded
 
 
-def _checked(encode: Callable[[Any], bytes], body_type: type, name: str) -> Callable[[Any], bytes]:
+def _checked(encode: Callable[[Any], bytes], body_type: type, title: str) -> Callable[[Any], bytes]:
     """Check the class of a value; its fields are the business of its type checker."""
 
     def checked(body: Any) -> bytes:
         if not isinstance(body, body_type):
-            raise _wrong(name, body, body_type)
+            raise _wrong(title, body, body_type)
         try:
             return encode(body)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise _wrong(name, body, body_type, error) from error
+            raise _wrong(title, body, body_type, error) from error
 
     return checked
 
 
 def _proven(
-    encode: Callable[[Any], bytes], decode: Callable[[bytes], Any], body_type: Any, name: str
+    encode: Callable[[Any], bytes], decode: Callable[[bytes], Any], body_type: Any, title: str
 ) -> Callable[[Any], bytes]:
     """Check by decoding, for types that isinstance cannot check."""
 
@@ -151,20 +151,20 @@ def _proven(
             data = encode(body)
             decode(data)
         except NotDecodable as error:
-            raise _wrong(name, body, body_type, error) from error
+            raise _wrong(title, body, body_type, error) from error
         return data
 
     return proven
 
 
-def _pydantic(model: Any, name: str, codec: CodecName) -> Codec[Any]:
+def _pydantic(model: Any, title: str, codec: CodecName) -> Codec[Any]:
     if codec == "json":
 
         def encode(body: Any) -> bytes:
             # By alias, since that is what validation takes.
             return bytes(body.model_dump_json(by_alias=True), "utf-8")
 
-        return Codec(_checked(encode, model, name), decode=model.model_validate_json)
+        return Codec(_checked(encode, model, title), decode=model.model_validate_json)
     packer, unpacker = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder()
 
     def pack(body: Any) -> bytes:
@@ -173,4 +173,4 @@ def _pydantic(model: Any, name: str, codec: CodecName) -> Codec[Any]:
     def unpack(data: bytes) -> Any:
         return model.model_validate(unpacker.decode(data))
 
-    return Codec(_checked(pack, model, name), decode=unpack)
+    return Codec(_checked(pack, model, title), decode=unpack)

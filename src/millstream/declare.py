@@ -201,7 +201,12 @@ class Queue(Generic[T]):
         put(self, "place", _place(name, partitions if ordered else None, bound))
         put(self, "rate", rate)
         put(self, "max_running", max_running)
-        put(self, "codec", codec_for(body_type, name, codec))
+        put(self, "codec", codec_for(body_type, self.title, codec))
+
+    @property
+    def title(self) -> str:
+        """What logs and errors call it."""
+        return f"queue {self.name!r}"
 
     @property
     def limits(self) -> Limits | None:

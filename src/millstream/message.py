@@ -16,6 +16,8 @@ __all__ = [
     "QueueStats",
     "Receipt",
     "Schedule",
+    "SubscriptionStats",
+    "TopicStats",
     "time_of",
 ]
 
@@ -59,6 +61,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
         crashes: how many of its deliveries were lost to dead consumers.
         due: when it becomes ready, for a delayed message.
         key: of which messages it is one, if the sender gave one.
+        subject: what it is about, for a message of a topic, if the publisher said so.
         priority: 0 (normal) to 9.
         expires: when its time to live is over, if it has one.
     """
@@ -70,6 +73,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     crashes: int = 0
     due: datetime | None = None
     key: str | None = None
+    subject: str | None = None
     priority: int = 0
     expires: datetime | None = None
 
@@ -95,6 +99,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
         crashes: how many of its deliveries were lost to dead consumers.
         died_at: when it came here.
         key: of which messages it is one, if the sender gave one.
+        subject: what it is about, for a message of a topic, if the publisher said so.
         cursor: where the next page of a listing starts (``after=``).
     """
 
@@ -109,6 +114,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     died_at: datetime
     cursor: str
     key: str | None = None
+    subject: str | None = None
 
     @property
     def sent_at(self) -> datetime:
@@ -173,6 +179,59 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
     consumers: tuple[ConsumerStats, ...]
     paused: bool = False
     partitions: tuple[QueueStats, ...] = ()
+
+
+class SubscriptionStats(msgspec.Struct, frozen=True, kw_only=True):
+    """A subscription of a topic at one moment; ``stats`` of the subscription tells more.
+
+    Attributes:
+        name: of the subscription.
+        lag: messages that no consumer of it has begun with: those of the topic that it has not
+            read, retries that are due, and what was handed back.
+        lag_seconds: age of the oldest of them; None if there is none.
+        delayed: messages that wait for their next attempt.
+        in_flight: messages that a consumer owns.
+        dead: messages in its dead letters.
+        filtered: messages passed over so far because its filter does not want them.
+        trimmed: messages that retention has deleted so far before this subscription had them.
+        acked: handled so far.
+        consumers: how many consumers read from it.
+        paused: whether it is paused, so that nobody gets a message.
+        filter: as it is declared; None: it wants all messages.
+    """
+
+    name: str
+    lag: int
+    lag_seconds: float | None
+    delayed: int
+    in_flight: int
+    dead: int
+    filtered: int
+    trimmed: int
+    acked: int
+    consumers: int
+    paused: bool
+    filter: str | None
+
+
+class TopicStats(msgspec.Struct, frozen=True, kw_only=True):
+    """A durable topic at one moment; its subscriptions are counted one after the other.
+
+    Attributes:
+        name: of the topic.
+        length: messages that it has, those that are kept for replay included.
+        bytes: about how much memory they take at the server.
+        published: accepted so far (foreign XADDs are not counted).
+        oldest: age in seconds of the oldest message that it has; None if it has none.
+        subscriptions: by name.
+    """
+
+    name: str
+    length: int
+    bytes: int
+    published: int
+    oldest: float | None
+    subscriptions: tuple[SubscriptionStats, ...]
 
 
 class Schedule(msgspec.Struct, frozen=True, kw_only=True):

@@ -129,7 +129,12 @@ class Topic(Generic[T]):
         put(self, "ordered", ordered)
         put(self, "partitions", partitions)
         put(self, "max_body", max_body)
-        put(self, "codec", codec_for(body_type, name, codec))
+        put(self, "codec", codec_for(body_type, where, codec))
+
+    @property
+    def title(self) -> str:
+        """What logs and errors call it."""
+        return f"topic {self.name!r}"
 
     def encode(self, body: T) -> bytes:
         """Turn a body into the bytes that are stored.
@@ -205,7 +210,7 @@ class Subscription(Generic[T]):
     ) -> None:
         _check_type(topic, Topic, "topic must be a Topic")
         check_name(name, "the subscription's name")
-        where = f"subscription {topic.name}/{name}"
+        where = f"subscription '{topic.name}/{name}'"
         if not topic.durable:
             message = (
                 f"{where}: a topic with durable=False has no subscriptions, it reaches who listens"
@@ -234,6 +239,11 @@ class Subscription(Generic[T]):
     def name(self) -> str:
         """Topic and subscription, as logs and errors name it: no name has a slash."""
         return f"{self.topic.name}/{self.own_name}"
+
+    @property
+    def title(self) -> str:
+        """What logs and errors call it."""
+        return f"subscription {self.name!r}"
 
     @property
     def place(self) -> str:

@@ -141,7 +141,7 @@ async def test_what_is_no_queue(mq: ms.AsyncClient, name: str) -> None:
 
     await refused(
         getattr(mq, name),
-        "^expected a Queue, not str",
+        "^expected a Queue( or a Subscription)?, not str",
         "orders",
         *arguments.get(name, ()),
         **options,

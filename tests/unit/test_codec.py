@@ -163,7 +163,7 @@ BODIES: list[tuple[Any, Any]] = [
 @pytest.mark.parametrize(("body_type", "body"), BODIES, ids=lambda value: repr(value)[:40])
 def test_there_and_back(body_type: Any, body: Any, codec: CodecName) -> None:
     """A body of the declared type arrives as it was sent."""
-    chosen = codec_for(body_type, "orders", codec)
+    chosen = codec_for(body_type, "queue 'orders'", codec)
 
     data = chosen.encode(body)
 
@@ -173,16 +173,16 @@ def test_there_and_back(body_type: Any, body: Any, codec: CodecName) -> None:
 
 def test_json_is_what_other_languages_write() -> None:
     """The default is plain JSON, by the names that validation takes."""
-    assert codec_for(Order, "q", "json").encode(Order(1)) == b'{"id":1,"lines":[]}'
-    assert codec_for(User, "q", "json").encode(User(id=1)) == b'{"id":1,"born":null}'
-    assert codec_for(Renamed, "q", "json").encode(Renamed(orderId=1)) == b'{"orderId":1}'
-    assert codec_for(Order, "q", "json").decode(b' { "id" : 1 } ') == Order(1)
+    assert codec_for(Order, "queue 'q'", "json").encode(Order(1)) == b'{"id":1,"lines":[]}'
+    assert codec_for(User, "queue 'q'", "json").encode(User(id=1)) == b'{"id":1,"born":null}'
+    assert codec_for(Renamed, "queue 'q'", "json").encode(Renamed(orderId=1)) == b'{"orderId":1}'
+    assert codec_for(Order, "queue 'q'", "json").decode(b' { "id" : 1 } ') == Order(1)
 
 
 def test_bytes_are_stored_as_they_are() -> None:
     """No codec touches them."""
     for codec in CODECS:
-        chosen = codec_for(bytes, "q", codec)
+        chosen = codec_for(bytes, "queue 'q'", codec)
         body = b"\x80\x04"
         assert chosen.encode(body) is body
         assert chosen.decode(body) is body
@@ -226,7 +226,7 @@ WRONG: list[tuple[Any, Any]] = [
 @pytest.mark.parametrize(("body_type", "body"), WRONG, ids=lambda value: repr(value)[:40])
 def test_a_wrong_body_is_refused(body_type: Any, body: Any, codec: CodecName) -> None:
     """The sender gets a UsageError that names the queue and the type that came."""
-    chosen = codec_for(body_type, "orders", codec)
+    chosen = codec_for(body_type, "queue 'orders'", codec)
 
     with pytest.raises(UsageError, match=f"^queue 'orders' takes .*, not {type(body).__name__}"):
         chosen.encode(body)
@@ -239,7 +239,7 @@ def test_endless_bodies_are_refused() -> None:
 
     for codec in CODECS:
         with pytest.raises(UsageError, match="queue 'orders'"):
-            codec_for(Any, "orders", codec).encode(loop)
+            codec_for(Any, "queue 'orders'", codec).encode(loop)
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -262,7 +262,7 @@ def test_endless_bodies_are_refused() -> None:
 )
 def test_foreign_bytes_do_not_decode(body_type: Any, data: bytes, codec: CodecName) -> None:
     """Whatever is wrong, it is one of the errors that the reader expects."""
-    decode = codec_for(body_type, "q", codec).decode
+    decode = codec_for(body_type, "queue 'q'", codec).decode
 
     with pytest.raises(NotDecodable):
         decode(data)
@@ -271,9 +271,9 @@ def test_foreign_bytes_do_not_decode(body_type: Any, data: bytes, codec: CodecNa
 def test_json_has_no_number_that_is_none() -> None:
     """It would arrive as null, so it is refused; msgpack can write it."""
     with pytest.raises(UsageError, match="queue 'orders' takes float, not float"):
-        codec_for(float, "orders", "json").encode(math.nan)
+        codec_for(float, "queue 'orders'", "json").encode(math.nan)
 
-    chosen = codec_for(float, "orders", "msgpack")
+    chosen = codec_for(float, "queue 'orders'", "msgpack")
     assert math.isnan(chosen.decode(chosen.encode(math.nan)))
 
 
@@ -282,7 +282,7 @@ def test_random_bytes_are_survived(data: bytes) -> None:
     """Decoding raises what the reader expects, or gives a body that can be sent on."""
     for body_type in (Order, Customer, User, Any):
         for codec in CODECS:
-            chosen = codec_for(body_type, "q", codec)
+            chosen = codec_for(body_type, "queue 'q'", codec)
             try:
                 body = chosen.decode(data)
             except NotDecodable:
@@ -303,10 +303,10 @@ def test_pickles_are_never_loaded() -> None:
     for body_type in (Order, Point, Customer, Car, User, dict, str, Any):
         for codec in CODECS:
             with pytest.raises(NotDecodable):
-                codec_for(body_type, "q", codec).decode(data)
+                codec_for(body_type, "queue 'q'", codec).decode(data)
 
     assert ran == []
-    assert codec_for(bytes, "q", "json").decode(data) == data
+    assert codec_for(bytes, "queue 'q'", "json").decode(data) == data
 
 
 @pytest.mark.parametrize(
@@ -315,11 +315,11 @@ def test_pickles_are_never_loaded() -> None:
 def test_a_type_that_cannot_be_decoded_is_refused(body_type: Any) -> None:
     """At the declaration, and the error names the queue."""
     with pytest.raises(UsageError, match=r"^queue 'orders': cannot decode bodies of type"):
-        codec_for(body_type, "orders", "json")
+        codec_for(body_type, "queue 'orders'", "json")
 
 
 @pytest.mark.parametrize("codec", ["pickle", "JSON", "", None])
 def test_an_unknown_codec_is_refused(codec: Any) -> None:
     """There are two, and the error says which."""
     with pytest.raises(UsageError, match="queue 'orders': codec must be 'json' or 'msgpack'"):
-        codec_for(int, "orders", codec)
+        codec_for(int, "queue 'orders'", codec)

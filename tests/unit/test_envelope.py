@@ -10,8 +10,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from millstream.declare import Queue
 from millstream.errors import Undecodable, UsageError
 from millstream.protocol.envelope import Envelope, State, encode_headers, entries_of, read_body
+
+ORDERS = Queue("orders")
 
 # A small alphabet that has everything in it: building the whole of unicode takes seconds.
 texts = st.text('a"\\\0\n\x7f\u00e4\u20ac\U0001f600\ud800', max_size=6)
@@ -100,7 +103,7 @@ def test_a_malformed_entry_says_why(fields: tuple[bytes, ...], problem: str) -> 
     assert message.malformed is not None
     assert msgspec.json.encode(message.malformed)
     with pytest.raises(Undecodable, match=problem) as caught:
-        read_body(message, bytes, "orders")
+        read_body(message, bytes, ORDERS)
     assert caught.value.reason == "malformed"
     assert (caught.value.queue, caught.value.id) == ("orders", "5-1")
     assert message.state.id == "5-1"
@@ -138,7 +141,7 @@ def test_reading_a_hostile_body_has_two_results(fields: list[tuple[bytes, bytes]
     decode: Any = msgspec.json.Decoder(int).decode
 
     try:
-        result: object = read_body(message, decode, "orders")
+        result: object = read_body(message, decode, ORDERS)
     except Undecodable as error:
         result = error.reason
 
@@ -151,7 +154,7 @@ def test_reading_a_hostile_body_has_two_results(fields: list[tuple[bytes, bytes]
 def test_a_body_that_does_not_fit_says_why() -> None:
     """The decoder's error is the cause."""
     with pytest.raises(Undecodable, match=r"message 5-1 is undecodable: .*int") as caught:
-        read_body(envelope(b"b", b'"x"'), msgspec.json.Decoder(int).decode, "orders")
+        read_body(envelope(b"b", b'"x"'), msgspec.json.Decoder(int).decode, ORDERS)
 
     assert caught.value.reason == "undecodable"
     assert isinstance(caught.value.__cause__, msgspec.ValidationError)

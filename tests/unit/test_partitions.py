@@ -124,9 +124,9 @@ class TestIds:
 
 def test_the_number_must_be_the_same() -> None:
     """The error names both numbers and what to do."""
-    check_number("orders", 4, 4)
+    check_number("queue 'orders'", 4, 4)
     with pytest.raises(UsageError) as caught:
-        check_number("orders", 8, 4)
+        check_number("queue 'orders'", 8, 4)
     text = str(caught.value)
     assert "'orders' has 4 partitions" in text
     assert "partitions=8" in text

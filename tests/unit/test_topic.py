@@ -82,13 +82,13 @@ def test_topics_that_make_no_sense(options: dict[str, Any], message: str) -> Non
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"start": "new"}, "subscription orders.placed/email: start must be the id of a message"),
-        ({"start": 5}, "subscription orders.placed/email: start must be EARLIEST"),
-        ({"start": datetime(2026, 1, 1)}, "subscription orders.placed/email: start must have a"),  # noqa: DTZ001 - that is the point
+        ({"start": "new"}, "subscription 'orders.placed/email': start must be the id of a message"),
+        ({"start": 5}, "subscription 'orders.placed/email': start must be EARLIEST"),
+        ({"start": datetime(2026, 1, 1)}, "subscription 'orders.placed/email': start must have a"),  # noqa: DTZ001 - that is the point
         ({"filter": "eu.>.x"}, "filter must be"),
-        ({"retry": 5}, "subscription orders.placed/email: retry must be a Retry"),
-        ({"lease": 0}, "subscription orders.placed/email: lease must be between"),
-        ({"expires": 0}, "subscription orders.placed/email: expires must be between"),
+        ({"retry": 5}, "subscription 'orders.placed/email': retry must be a Retry"),
+        ({"lease": 0}, "subscription 'orders.placed/email': lease must be between"),
+        ({"expires": 0}, "subscription 'orders.placed/email': expires must be between"),
     ],
 )
 def test_subscriptions_that_make_no_sense(options: dict[str, Any], message: str) -> None:
@@ -103,7 +103,7 @@ def test_names() -> None:
         Topic("a/b")
     with pytest.raises(UsageError, match=r"^the subscription's name must be"):
         PLACED.subscription("a b")
-    with pytest.raises(UsageError, match=r"^subscription ticks/a: a topic with durable=False"):
+    with pytest.raises(UsageError, match=r"^subscription 'ticks/a': a topic with durable=False"):
         Topic("ticks", durable=False).subscription("a")
     with pytest.raises(UsageError, match=r"^topic must be a Topic, not 'placed'"):
         Subscription("placed", "a")  # type: ignore[arg-type] # that is the point

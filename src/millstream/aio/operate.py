@@ -11,6 +11,7 @@ from millstream.checks import (
     check_cursor,
     check_ids,
     check_limit,
+    check_queue,
     check_rate,
 )
 from millstream.declare import Queue
@@ -23,6 +24,7 @@ from millstream.protocol import control, discovery, shown, waiting, whole
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.options import time_argument
 from millstream.protocol.partitions import bare_id
+from millstream.topic import Source
 
 __all__ = [
     "Connected",
@@ -53,8 +55,8 @@ class Connected(Protocol):
         """What runs operations."""
         ...
 
-    def keys_of(self, queue: Queue[Any]) -> QueueKeys:
-        """Return the keys of a queue."""
+    def keys_of(self, queue: Source[Any]) -> QueueKeys:
+        """Return the keys of a queue or subscription."""
         ...
 
     def look_again(self) -> None:
@@ -70,13 +72,13 @@ async def queues(mq: Connected) -> list[str]:
     return await mq.driver.drive(discovery.list_queues(mq.namespace))
 
 
-async def stats(mq: Connected, queue: Queue[Any]) -> QueueStats:
+async def stats(mq: Connected, queue: Source[Any]) -> QueueStats:
     """Count a queue's messages by state, at one moment; partitions one after the other."""
     return await mq.driver.drive(whole.stats(mq.keys_of(queue)))
 
 
 async def peek(
-    mq: Connected, queue: Queue[T], *, limit: int = 10, delayed: bool = False
+    mq: Connected, queue: Source[T], *, limit: int = 10, delayed: bool = False
 ) -> list[Message]:
     """Look at the next messages without delivering them.
 
@@ -101,7 +103,7 @@ async def peek(
 
 
 async def dead(
-    mq: Connected, queue: Queue[T], *, limit: int = 100, after: str | None = None
+    mq: Connected, queue: Source[T], *, limit: int = 100, after: str | None = None
 ) -> list[DeadLetter]:
     """List dead letters, the oldest first, a page at a time.
 
@@ -118,7 +120,7 @@ async def dead(
 
 async def redrive(
     mq: Connected,
-    queue: Queue[Any],
+    queue: Source[Any],
     *,
     ids: Sequence[str] | None = None,
     reason: str | None = None,
@@ -146,7 +148,7 @@ async def redrive(
     return await mq.driver.drive(whole.redrive(keys, ids=ids, reason=reason, rate=rate))
 
 
-async def cancel(mq: Connected, queue: Queue[Any], id: str) -> bool:
+async def cancel(mq: Connected, queue: Source[Any], id: str) -> bool:
     """See that a message is not handled: delete it while it waits, or stop its handler.
 
     A message that waits is deleted: ready, delayed, or in the line of its key. One that runs goes
@@ -176,7 +178,7 @@ async def cancel(mq: Connected, queue: Queue[Any], id: str) -> bool:
 
 async def reschedule(
     mq: Connected,
-    queue: Queue[Any],
+    queue: Source[Any],
     id: str,
     *,
     at: datetime | None = None,
@@ -220,15 +222,16 @@ async def repartition(mq: Connected, queue: Queue[Any]) -> None:
         UsageError: it is not ordered, or it is in use; the error says by whom or what.
         BrokerError: it may be done in part; the call can be repeated.
     """
+    check_queue(queue)
     keys = mq.keys_of(queue)
     if not queue.ordered:
-        message = f"queue {queue.name!r} is not ordered, so it has no partitions: pass ordered=True"
+        message = f"{queue.title} is not ordered, so it has no partitions: pass ordered=True"
         raise UsageError(message)
     await mq.driver.drive(whole.repartition(keys, queue.partitions))
 
 
 async def purge(
-    mq: Connected, queue: Queue[Any], *, confirm: bool = False, dead: bool = False
+    mq: Connected, queue: Source[Any], *, confirm: bool = False, dead: bool = False
 ) -> int:
     """Delete messages for good: the ready and delayed ones, or the dead letters.
 
@@ -250,7 +253,7 @@ async def purge(
     return await mq.driver.drive(whole.purge_dead(keys) if dead else whole.purge(keys))
 
 
-async def pause(mq: Connected, queue: Queue[Any]) -> None:
+async def pause(mq: Connected, queue: Source[Any]) -> None:
     """Have no consumer begin a message from now on, until ``resume``. Safe to repeat.
 
     Sends go on, what runs goes on and is settled, and delayed messages become ready. What
@@ -269,7 +272,7 @@ async def pause(mq: Connected, queue: Queue[Any]) -> None:
     mq.look_again()
 
 
-async def resume(mq: Connected, queue: Queue[Any]) -> None:
+async def resume(mq: Connected, queue: Source[Any]) -> None:
     """Let a paused queue go on at once, where it stood. Safe to repeat.
 
     Args:

@@ -12,7 +12,6 @@ from itertools import islice
 from typing import Generic, TypeVar
 
 from millstream.aio.delivery import Delivery
-from millstream.declare import Queue
 from millstream.driver.aio import AsyncDriver
 from millstream.driver.lease_keeper import Held, LeaseKeeper
 from millstream.errors import ServerRefused, Undecodable
@@ -24,6 +23,7 @@ from millstream.protocol.op import Op
 from millstream.protocol.reading import Reading
 from millstream.protocol.recover import leave, sweep
 from millstream.protocol.settlement import Settlement, expire, reject, release
+from millstream.topic import Source
 
 __all__ = ["Part"]
 
@@ -59,7 +59,7 @@ class Part(Generic[T]):
         driver: AsyncDriver,
         keeper: LeaseKeeper,
         *,
-        queue: Queue[T],
+        queue: Source[T],
         keys: QueueKeys,
         consumer: str,
         prefetch: int,
@@ -189,7 +189,7 @@ class Part(Generic[T]):
                 await self._end_unseen(expire(token))
                 continue
             try:
-                body = read_body(envelope, decode, self._queue.name, self.partition)
+                body = read_body(envelope, decode, self._queue, self.partition)
             except Undecodable as error:
                 logger.warning("%s", error)
                 await self._end_unseen(reject(token, error.reason, error=str(error)))

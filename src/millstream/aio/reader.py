@@ -10,13 +10,13 @@ from typing import Generic, TypeVar
 from millstream.aio.delivery import Delivery
 from millstream.aio.part import Part
 from millstream.aio.sleeper import Sleeper
-from millstream.declare import Queue
 from millstream.driver.aio import AsyncDriver
 from millstream.driver.aio_listener import AsyncListener
 from millstream.driver.lease_keeper import LeaseKeeper
 from millstream.errors import BrokerError, NotConnected, ServerRefused, TimedOut
 from millstream.protocol.consume import Fetched
 from millstream.protocol.keys import QueueKeys
+from millstream.topic import Source
 
 __all__ = ["QueueReader"]
 
@@ -49,14 +49,14 @@ class QueueReader(Generic[T]):
         keeper: LeaseKeeper,
         listener: AsyncListener,
         *,
-        queue: Queue[T],
+        queue: Source[T],
         keys: Sequence[QueueKeys],
         consumer: str,
         prefetch: int,
     ) -> None:
         self._driver = driver
         self._sleeper = Sleeper(driver, listener, keys=keys, consumer=consumer)
-        self._queue = queue.name
+        self._title = queue.title
         self._parts = [
             Part(driver, keeper, queue=queue, keys=one, consumer=consumer, prefetch=prefetch)
             for one in keys
@@ -112,7 +112,7 @@ class QueueReader(Generic[T]):
                 await self._recover()
             return await self._fill(deadline)
         except (NotConnected, TimedOut) as error:
-            logger.warning("queue %r: %s; connecting again", self._queue, error)
+            logger.warning("%s: %s; connecting again", self._title, error)
             self._unreachable = True
             await self._recover()
             self._unreachable = False
@@ -187,7 +187,7 @@ class QueueReader(Generic[T]):
             # Another task or thread may be inside `next`: it sees the end once its sleep is over.
             await self._sleeper.wake()
         except BrokerError as error:
-            logger.warning("queue %r: could not end a read: %s", self._queue, error)
+            logger.warning("%s: could not end a read: %s", self._title, error)
             self._unreachable = not isinstance(error, ServerRefused)
         async with self._turn:
             if not self._left:
@@ -202,7 +202,7 @@ class QueueReader(Generic[T]):
                     await part.hand_back(unsure=self._unsure)
         except BrokerError as error:
             # The leases run out; then others take over.
-            logger.warning("queue %r: could not leave in order: %s", self._queue, error)
+            logger.warning("%s: could not leave in order: %s", self._title, error)
         finally:
             for part in self._parts:
                 part.let_go()

@@ -177,7 +177,7 @@ class LeaseKeeper:
             return self._extend(held)
         except Exception:
             if not self._stopping:
-                logger.exception("queue %r: could not extend leases", held.keys.name)
+                logger.exception("%s: could not extend leases", held.keys.title)
             return min(1.0, _period(held))
 
     def _extend(self, held: Held) -> float:
@@ -197,7 +197,7 @@ class LeaseKeeper:
         except BrokerError as error:
             if self._stopping:
                 return 0.0
-            logger.warning("queue %r: could not extend leases: %s", held.keys.name, error)
+            logger.warning("%s: could not extend leases: %s", held.keys.title, error)
             return min(1.0, _period(held))
         else:
             # What its owner has settled meanwhile is not lost, it is done.

@@ -30,7 +30,7 @@ def stats(keys: QueueKeys) -> Op[QueueStats]:
         totals = dict(zip(counters[::2], counters[1::2], strict=True))
         age = max(0, now - int(oldest.partition(b"-")[0])) / 1000 if oldest else None
         return QueueStats(
-            name=keys.name,
+            name=keys.full_name,
             ready=ready,
             delayed=delayed,
             in_flight=in_flight,

@@ -98,7 +98,7 @@ def register(
     def decode(replies: list[Any]) -> None:
         stored = replies[0]
         if partitions is not None and stored is not None:
-            check_number(keys.name, partitions, int(stored))
+            check_number(keys.title, partitions, int(stored))
 
     return Op((command,), decode)
 
@@ -389,6 +389,6 @@ def settle(
         done = yield op
     if settlement.token in done.kept:
         problem = done.kept[settlement.token]
-        message = f"queue {keys.name!r}: the server could not store the message: {problem}"
+        message = f"{keys.title}: the server could not store the message: {problem}"
         raise ServerRefused(message, code=problem.partition(" ")[0])
     return not done.lost

@@ -16,6 +16,7 @@ from millstream.checks import check_headers
 from millstream.codec import NotDecodable
 from millstream.errors import Undecodable, UsageError
 from millstream.protocol.partitions import public_id
+from millstream.topic import Source
 
 __all__ = ["Envelope", "State", "encode_headers", "entries_of", "read_body"]
 
@@ -111,6 +112,12 @@ class Envelope(msgspec.Struct, eq=False, gc=False):
         return None if key is None else key.decode("utf-8", "replace")
 
     @property
+    def subject(self) -> str | None:
+        """What it is about; None when the publisher did not say, and for a queue's messages."""
+        subject = self.raw.get(b"t")
+        return None if subject is None else subject.decode("utf-8", "replace")
+
+    @property
     def priority(self) -> int:
         """How urgent it is: 0 (normal) to 9 (highest)."""
         if b"p" not in self.fields:
@@ -194,7 +201,7 @@ def _read_state(data: bytes) -> State:
 
 
 def read_body(
-    envelope: Envelope, decode: Callable[[bytes], T], queue: str, partition: int = 0
+    envelope: Envelope, decode: Callable[[bytes], T], source: Source[Any], partition: int = 0
 ) -> T:
     """Decode the body of an entry.
 
@@ -207,14 +214,14 @@ def read_body(
     problem = None if plain else envelope.malformed
     if problem is not None:
         id = public_id(envelope.state.id, partition)
-        message = f"queue {queue!r}: message {id} is malformed: {problem}"
-        raise Undecodable(message, queue=queue, id=id, reason="malformed")
+        message = f"{source.title}: message {id} is malformed: {problem}"
+        raise Undecodable(message, queue=source.name, id=id, reason="malformed")
     try:
         return decode(fields[1] if plain else envelope.body or b"")
     except NotDecodable as error:
         id = public_id(envelope.state.id, partition)
-        message = f"queue {queue!r}: message {id} is undecodable: {error}"
-        raise Undecodable(message, queue=queue, id=id, reason="undecodable") from error
+        message = f"{source.title}: message {id} is undecodable: {error}"
+        raise Undecodable(message, queue=source.name, id=id, reason="undecodable") from error
 
 
 def entries_of(reply: Any, prefix: bytes = b"") -> list[Envelope]:

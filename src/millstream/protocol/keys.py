@@ -131,6 +131,16 @@ class QueueKeys:
         parts = {"namespace", "name", "subscription", "group", "partition", "prefix"}
         return tuple(getattr(self, one.name) for one in fields(self) if one.name not in parts)
 
+    @property
+    def full_name(self) -> str:
+        """Of the queue, or of the topic and its subscription: no name has a slash."""
+        return f"{self.name}/{self.subscription}" if self.subscription else self.name
+
+    @property
+    def title(self) -> str:
+        """What logs and errors call it."""
+        return f"{'subscription' if self.subscription else 'queue'} {self.full_name!r}"
+
     def producer(self, producer: str) -> str:
         """Return the key that remembers the last batch of one producer; it expires."""
         return f"{self.prefix}:producer:{producer}"

@@ -85,7 +85,7 @@ def by_partition(ids: Iterable[str]) -> dict[int, list[str]]:
 # The number of partitions: the first user of an ordered queue says it, all others must agree.
 
 
-def check_number(queue: str, declared: int, stored: int) -> None:
+def check_number(title: str, declared: int, stored: int) -> None:
     """Refuse a number of partitions that is not the queue's.
 
     Raises:
@@ -94,7 +94,7 @@ def check_number(queue: str, declared: int, stored: int) -> None:
     if declared == stored:
         return
     message = (
-        f"queue {queue!r} has {stored} partition{'s'[: stored != 1]}, here it is declared with "
+        f"{title} has {stored} partition{'s'[: stored != 1]}, here it is declared with "
         f"partitions={declared}. A key's messages would go to another partition than those before "
         "them. Declare it as it is; or, to change the number: stop whoever sends to it, let "
         "workers drain it, stop them, and call repartition(queue) with the new declaration. A "
@@ -119,7 +119,7 @@ def declare(keys: QueueKeys, partitions: int) -> Op[None]:
     )
 
     def decode(replies: list[Any]) -> None:
-        check_number(keys.name, partitions, int(replies[1]))
+        check_number(keys.title, partitions, int(replies[1]))
 
     return Op(commands, decode)
 
@@ -142,7 +142,7 @@ def check_not_ordered(keys: QueueKeys) -> Op[None]:
             return
         parts = "" if stored == 1 else f", partitions={stored}"
         message = (
-            f"queue {keys.name!r} is ordered: declare it with ordered=True{parts}, as the others "
+            f"{keys.title} is ordered: declare it with ordered=True{parts}, as the others "
             "do. Without that, only messages that ask for nothing (no key, delay, priority, ttl or "
             "unique key) can be sent to it"
         )
@@ -207,7 +207,7 @@ def _join(
     def decode(replies: list[Any]) -> list[str]:
         stored, *members = replies[0]
         if partitions is not None:
-            check_number(keys.name, partitions, int(stored))
+            check_number(keys.title, partitions, int(stored))
         return [one.decode() for one in members]
 
     return Op((command,), decode)

@@ -6,15 +6,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 from millstream.codec import NotDecodable
-from millstream.declare import Queue
 from millstream.message import LAST_MS, DeadLetter, Message
 from millstream.protocol.envelope import Envelope
 from millstream.protocol.partitions import public_id
+from millstream.topic import Source
 
 __all__ = ["dead_letter", "message"]
 
 
-def message(queue: Queue[Any], partition: int, envelope: Envelope, due: int | None) -> Message:
+def message(queue: Source[Any], partition: int, envelope: Envelope, due: int | None) -> Message:
     """Return an entry of a lane or of the delayed messages; due: its time in ms, if it has one."""
     state = envelope.state
     return Message(
@@ -25,12 +25,13 @@ def message(queue: Queue[Any], partition: int, envelope: Envelope, due: int | No
         crashes=state.crashes,
         due=None if due is None else _time(due),
         key=envelope.key,
+        subject=envelope.subject,
         priority=envelope.priority,
         expires=None if envelope.expiry is None else _time(envelope.expiry),
     )
 
 
-def dead_letter(queue: Queue[Any], partition: int, envelope: Envelope) -> DeadLetter:
+def dead_letter(queue: Source[Any], partition: int, envelope: Envelope) -> DeadLetter:
     """Return an entry of the dead letters."""
     state = envelope.state
     return DeadLetter(
@@ -45,6 +46,7 @@ def dead_letter(queue: Queue[Any], partition: int, envelope: Envelope) -> DeadLe
         died_at=datetime.fromtimestamp(state.at / 1000, UTC),
         cursor=public_id(envelope.token.decode(), partition),
         key=envelope.key,
+        subject=envelope.subject,
     )
 
 
@@ -52,7 +54,7 @@ def _time(milliseconds: int) -> datetime:
     return datetime.fromtimestamp(min(milliseconds, LAST_MS) / 1000, UTC)
 
 
-def _readable(queue: Queue[Any], envelope: Envelope) -> Any:
+def _readable(queue: Source[Any], envelope: Envelope) -> Any:
     """Decode a body for people: one that does not fit is shown as it is."""
     data = envelope.body
     if data is None:

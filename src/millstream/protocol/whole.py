@@ -56,7 +56,7 @@ def stats(keys: QueueKeys) -> Plan[QueueStats]:
     changes["oldest_ready"] = max(ages, default=None)
     changes["consumers"] = _merged(one for each in found for one in each.consumers)
     changes["partitions"] = tuple(
-        msgspec.structs.replace(one, name=f"{keys.name}/{number}")
+        msgspec.structs.replace(one, name=f"{keys.full_name}/{number}")
         for number, one in enumerate(found)
     )
     return msgspec.structs.replace(found[0], **changes)
@@ -169,7 +169,7 @@ def repartition(keys: QueueKeys, partitions: int) -> Plan[None]:
     found: QueueStats = yield from stats(keys)
     members: int = yield Op((Command(("ZCARD", keys.members)),), decode=_first)
     readers = sum(one.idle < HEARD_OF for one in found.consumers)
-    _check_unused(keys.name, found, max(members, readers))
+    _check_unused(keys.title, found, max(members, readers))
     for number in range(stored, partitions) if found.paused else ():
         yield control.pause(keys.at(number))
     # New users come with the new number from now on, and do not touch what goes away.
@@ -182,20 +182,20 @@ def repartition(keys: QueueKeys, partitions: int) -> Plan[None]:
         if held:
             yield Op((Command(("HSET", keys.config, "partitions", stored)),), decode=_first)
             message = (
-                f"queue {keys.name!r} stays as it is: {held} messages came into partition "
+                f"{keys.title} stays as it is: {held} messages came into partition "
                 f"{number} meanwhile. Stop whoever sends to it, and let workers drain it"
             )
             raise UsageError(message)
 
 
-def _check_unused(queue: str, found: QueueStats, readers: int) -> None:
+def _check_unused(title: str, found: QueueStats, readers: int) -> None:
     held = {name: getattr(found, name) for name in ("ready", "delayed", "in_flight", "dead")}
     what = [f"{count} {name.replace('_', ' ')}" for name, count in held.items() if count]
     if readers:
         what.append(f"{readers} workers or receivers")
     if what:
         message = (
-            f"queue {queue!r} is in use ({', '.join(what)}), so it cannot be divided anew. Stop "
+            f"{title} is in use ({', '.join(what)}), so it cannot be divided anew. Stop "
             "whoever sends to it, let workers drain it, redrive or purge its dead letters, and "
             "stop the workers"
         )

@@ -12,14 +12,14 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
-from millstream.checks import check_prefetch, check_queue
+from millstream.checks import check_prefetch, check_sendable, check_source
 from millstream.declare import Queue, check_name
 from millstream.driver.blocking import BlockingDriver
 from millstream.driver.lease_keeper import CALL_TIMEOUT, LeaseKeeper
 from millstream.message import Receipt
 from millstream.policy import Duration, milliseconds
 from millstream.protocol.envelope import encode_headers
-from millstream.protocol.keys import QueueKeys, queue_keys
+from millstream.protocol.keys import QueueKeys, queue_keys, subscription_keys
 from millstream.protocol.options import (
     SendManyOptions,
     SendOptions,
@@ -32,6 +32,7 @@ from millstream.sync import schedules as _schedules
 from millstream.sync.delivery import SyncDelivery
 from millstream.sync.reader import QueueReader
 from millstream.sync.router import Placer, QueueSender, placer_of, sender_of
+from millstream.topic import Source, Subscription
 
 __all__ = ["Client"]
 
@@ -167,7 +168,7 @@ class Client:
         server's clock.
         """
         if not isinstance(queue, Queue):
-            check_queue(queue)
+            check_sendable(queue)
         encoded = encode_headers(headers) if headers else b""
         if options or queue.bound is not None:
             placed = placement(queue, queue.encode(body), encoded, **options)
@@ -206,7 +207,7 @@ class Client:
         stored whole or not at all. The order is kept; for messages without a key, unless a
         connection breaks on the way.
         """
-        check_queue(queue)
+        check_sendable(queue)
         check_for_many(options)
         bodies = list(bodies)
         encoded = [queue.encode(body) for body in bodies]
@@ -234,7 +235,7 @@ class Client:
             self._driver.run(check_not_ordered(keys[0]))
         return self._placers.setdefault(queue.place, placer_of(self._driver, keys, queue))
 
-    def _declare(self, queue: Queue[Any]) -> list[QueueKeys]:
+    def _declare(self, queue: Source[Any]) -> list[QueueKeys]:
         """Connect, see that all agree how an ordered queue is divided; the keys of each partition."""
         keys = self.keys_of(queue)
         self._driver.open()
@@ -245,7 +246,7 @@ class Client:
     # Receiving
 
     def receive(
-        self, queue: Queue[T], *, prefetch: int = 10, wait: Duration | None = None
+        self, queue: Source[T], *, prefetch: int = 10, wait: Duration | None = None
     ) -> Generator[SyncDelivery[T], None, None]:
         """Iterate over deliveries. Settle each: ``ack``, ``retry``, ``reject`` or ``release``.
 
@@ -266,7 +267,7 @@ class Client:
         Guarantee: each message is delivered at least once. Bodies that do not decode go to the
         dead letters and are not yielded.
         """
-        check_queue(queue)
+        check_source(queue)
         check_prefetch(prefetch)
         seconds = math.inf if wait is None else milliseconds(wait, "wait") / 1000
         keys = self._declare(queue)
@@ -324,7 +325,9 @@ class Client:
         for reader in list(self._readers):
             reader.make_unsure()
 
-    def keys_of(self, queue: Queue[Any]) -> QueueKeys:
-        """Return the keys of a queue, for tools that add their own operations."""
-        check_queue(queue)
+    def keys_of(self, queue: Source[Any]) -> QueueKeys:
+        """Return the keys of a queue or subscription, for tools that add their own operations."""
+        check_source(queue)
+        if isinstance(queue, Subscription):
+            return subscription_keys(self._namespace, queue.topic.name, queue.own_name)
         return queue_keys(self._namespace, queue.name)

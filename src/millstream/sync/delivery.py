@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Generic, Protocol, TypeVar
 
-from millstream.declare import Queue
 from millstream.errors import LeaseLost
 from millstream.message import time_of
 from millstream.policy import Duration, Retry, milliseconds
@@ -16,6 +15,7 @@ from millstream.protocol import settlement
 from millstream.protocol.envelope import Envelope
 from millstream.protocol.partitions import public_id
 from millstream.protocol.settlement import Settlement
+from millstream.topic import Source
 
 __all__ = ["Owner", "SyncDelivery"]
 
@@ -57,7 +57,7 @@ class SyncDelivery(Generic[T]):
     __slots__ = ("_owner", "_queue", "_retry", "_settled", "body", "envelope")
 
     def __init__(
-        self, body: T, envelope: Envelope, queue: Queue[T], retry: Retry, owner: Owner
+        self, body: T, envelope: Envelope, queue: Source[T], retry: Retry, owner: Owner
     ) -> None:
         self.body = body
         self.envelope = envelope
@@ -68,7 +68,7 @@ class SyncDelivery(Generic[T]):
 
     def __repr__(self) -> str:
         """Name the message without its body, which may be large or secret."""
-        return f"<SyncDelivery {self.id} of queue {self._queue.name!r}, attempt {self.attempt}>"
+        return f"<SyncDelivery {self.id} of {self._queue.title}, attempt {self.attempt}>"
 
     @property
     def id(self) -> str:
@@ -76,8 +76,8 @@ class SyncDelivery(Generic[T]):
         return public_id(self.envelope.state.id, self._owner.partition)
 
     @property
-    def queue(self) -> Queue[T]:
-        """The queue that it came from."""
+    def queue(self) -> Source[T]:
+        """The queue, or the subscription of a topic, that it came from."""
         return self._queue
 
     @property
@@ -94,6 +94,11 @@ class SyncDelivery(Generic[T]):
     def key(self) -> str | None:
         """Of which messages it is one; None when the sender gave no key."""
         return self.envelope.key
+
+    @property
+    def subject(self) -> str | None:
+        """What it is about; None when the publisher did not say, and for a queue's messages."""
+        return self.envelope.subject
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -192,7 +197,7 @@ class SyncDelivery(Generic[T]):
 
     def _lost(self) -> LeaseLost:
         message = (
-            f"queue {self._queue.name!r}: message {self.id} is not ours any more: it was settled "
+            f"{self._queue.title}: message {self.id} is not ours any more: it was settled "
             "already, somebody has cancelled it, or its lease ran out and another consumer has it"
         )
         return LeaseLost(message, queue=self._queue.name, id=self.id)

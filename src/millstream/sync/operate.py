@@ -12,6 +12,7 @@ from millstream.checks import (
     check_cursor,
     check_ids,
     check_limit,
+    check_queue,
     check_rate,
 )
 from millstream.declare import Queue
@@ -24,6 +25,7 @@ from millstream.protocol import control, discovery, shown, waiting, whole
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.options import time_argument
 from millstream.protocol.partitions import bare_id
+from millstream.topic import Source
 
 __all__ = [
     "Connected",
@@ -54,8 +56,8 @@ class Connected(Protocol):
         """What runs operations."""
         ...
 
-    def keys_of(self, queue: Queue[Any]) -> QueueKeys:
-        """Return the keys of a queue."""
+    def keys_of(self, queue: Source[Any]) -> QueueKeys:
+        """Return the keys of a queue or subscription."""
         ...
 
     def look_again(self) -> None:
@@ -71,13 +73,13 @@ def queues(mq: Connected) -> list[str]:
     return mq.driver.drive(discovery.list_queues(mq.namespace))
 
 
-def stats(mq: Connected, queue: Queue[Any]) -> QueueStats:
+def stats(mq: Connected, queue: Source[Any]) -> QueueStats:
     """Count a queue's messages by state, at one moment; partitions one after the other."""
     return mq.driver.drive(whole.stats(mq.keys_of(queue)))
 
 
 def peek(
-    mq: Connected, queue: Queue[T], *, limit: int = 10, delayed: bool = False
+    mq: Connected, queue: Source[T], *, limit: int = 10, delayed: bool = False
 ) -> list[Message]:
     """Look at the next messages without delivering them.
 
@@ -102,7 +104,7 @@ def peek(
 
 
 def dead(
-    mq: Connected, queue: Queue[T], *, limit: int = 100, after: str | None = None
+    mq: Connected, queue: Source[T], *, limit: int = 100, after: str | None = None
 ) -> list[DeadLetter]:
     """List dead letters, the oldest first, a page at a time.
 
@@ -119,7 +121,7 @@ def dead(
 
 def redrive(
     mq: Connected,
-    queue: Queue[Any],
+    queue: Source[Any],
     *,
     ids: Sequence[str] | None = None,
     reason: str | None = None,
@@ -147,7 +149,7 @@ def redrive(
     return mq.driver.drive(whole.redrive(keys, ids=ids, reason=reason, rate=rate))
 
 
-def cancel(mq: Connected, queue: Queue[Any], id: str) -> bool:
+def cancel(mq: Connected, queue: Source[Any], id: str) -> bool:
     """See that a message is not handled: delete it while it waits, or stop its handler.
 
     A message that waits is deleted: ready, delayed, or in the line of its key. One that runs goes
@@ -177,7 +179,7 @@ def cancel(mq: Connected, queue: Queue[Any], id: str) -> bool:
 
 def reschedule(
     mq: Connected,
-    queue: Queue[Any],
+    queue: Source[Any],
     id: str,
     *,
     at: datetime | None = None,
@@ -221,14 +223,15 @@ def repartition(mq: Connected, queue: Queue[Any]) -> None:
         UsageError: it is not ordered, or it is in use; the error says by whom or what.
         BrokerError: it may be done in part; the call can be repeated.
     """
+    check_queue(queue)
     keys = mq.keys_of(queue)
     if not queue.ordered:
-        message = f"queue {queue.name!r} is not ordered, so it has no partitions: pass ordered=True"
+        message = f"{queue.title} is not ordered, so it has no partitions: pass ordered=True"
         raise UsageError(message)
     mq.driver.drive(whole.repartition(keys, queue.partitions))
 
 
-def purge(mq: Connected, queue: Queue[Any], *, confirm: bool = False, dead: bool = False) -> int:
+def purge(mq: Connected, queue: Source[Any], *, confirm: bool = False, dead: bool = False) -> int:
     """Delete messages for good: the ready and delayed ones, or the dead letters.
 
     Messages in flight are not touched: a consumer has them.
@@ -249,7 +252,7 @@ def purge(mq: Connected, queue: Queue[Any], *, confirm: bool = False, dead: bool
     return mq.driver.drive(whole.purge_dead(keys) if dead else whole.purge(keys))
 
 
-def pause(mq: Connected, queue: Queue[Any]) -> None:
+def pause(mq: Connected, queue: Source[Any]) -> None:
     """Have no consumer begin a message from now on, until ``resume``. Safe to repeat.
 
     Sends go on, what runs goes on and is settled, and delayed messages become ready. What
@@ -268,7 +271,7 @@ def pause(mq: Connected, queue: Queue[Any]) -> None:
     mq.look_again()
 
 
-def resume(mq: Connected, queue: Queue[Any]) -> None:
+def resume(mq: Connected, queue: Source[Any]) -> None:
     """Let a paused queue go on at once, where it stood. Safe to repeat.
 
     Args:

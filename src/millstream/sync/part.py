@@ -12,7 +12,6 @@ from dataclasses import replace
 from itertools import islice
 from typing import Generic, TypeVar
 
-from millstream.declare import Queue
 from millstream.driver.blocking import BlockingDriver
 from millstream.driver.lease_keeper import Held, LeaseKeeper
 from millstream.errors import ServerRefused, Undecodable
@@ -25,6 +24,7 @@ from millstream.protocol.reading import Reading
 from millstream.protocol.recover import leave, sweep
 from millstream.protocol.settlement import Settlement, expire, reject, release
 from millstream.sync.delivery import SyncDelivery
+from millstream.topic import Source
 
 __all__ = ["Part"]
 
@@ -60,7 +60,7 @@ class Part(Generic[T]):
         driver: BlockingDriver,
         keeper: LeaseKeeper,
         *,
-        queue: Queue[T],
+        queue: Source[T],
         keys: QueueKeys,
         consumer: str,
         prefetch: int,
@@ -190,7 +190,7 @@ class Part(Generic[T]):
                 self._end_unseen(expire(token))
                 continue
             try:
-                body = read_body(envelope, decode, self._queue.name, self.partition)
+                body = read_body(envelope, decode, self._queue, self.partition)
             except Undecodable as error:
                 logger.warning("%s", error)
                 self._end_unseen(reject(token, error.reason, error=str(error)))

@@ -8,7 +8,6 @@ import time
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
-from millstream.declare import Queue
 from millstream.driver.blocking import BlockingDriver
 from millstream.driver.blocking_listener import BlockingListener
 from millstream.driver.lease_keeper import LeaseKeeper
@@ -18,6 +17,7 @@ from millstream.protocol.keys import QueueKeys
 from millstream.sync.delivery import SyncDelivery
 from millstream.sync.part import Part
 from millstream.sync.sleeper import Sleeper
+from millstream.topic import Source
 
 __all__ = ["QueueReader"]
 
@@ -50,14 +50,14 @@ class QueueReader(Generic[T]):
         keeper: LeaseKeeper,
         listener: BlockingListener,
         *,
-        queue: Queue[T],
+        queue: Source[T],
         keys: Sequence[QueueKeys],
         consumer: str,
         prefetch: int,
     ) -> None:
         self._driver = driver
         self._sleeper = Sleeper(driver, listener, keys=keys, consumer=consumer)
-        self._queue = queue.name
+        self._title = queue.title
         self._parts = [
             Part(driver, keeper, queue=queue, keys=one, consumer=consumer, prefetch=prefetch)
             for one in keys
@@ -113,7 +113,7 @@ class QueueReader(Generic[T]):
                 self._recover()
             return self._fill(deadline)
         except (NotConnected, TimedOut) as error:
-            logger.warning("queue %r: %s; connecting again", self._queue, error)
+            logger.warning("%s: %s; connecting again", self._title, error)
             self._unreachable = True
             self._recover()
             self._unreachable = False
@@ -188,7 +188,7 @@ class QueueReader(Generic[T]):
             # Another task or thread may be inside `next`: it sees the end once its sleep is over.
             self._sleeper.wake()
         except BrokerError as error:
-            logger.warning("queue %r: could not end a read: %s", self._queue, error)
+            logger.warning("%s: could not end a read: %s", self._title, error)
             self._unreachable = not isinstance(error, ServerRefused)
         with self._turn:
             if not self._left:
@@ -203,7 +203,7 @@ class QueueReader(Generic[T]):
                     part.hand_back(unsure=self._unsure)
         except BrokerError as error:
             # The leases run out; then others take over.
-            logger.warning("queue %r: could not leave in order: %s", self._queue, error)
+            logger.warning("%s: could not leave in order: %s", self._title, error)
         finally:
             for part in self._parts:
                 part.let_go()

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from millstream.checks import check_queue
 from millstream.declare import Queue, check_name
 from millstream.errors import UsageError
 from millstream.message import Schedule
 from millstream.protocol import schedules as protocol
+from millstream.protocol.keys import QueueKeys
 from millstream.sync.operate import Connected
 
 __all__ = ["pause_schedule", "remove_schedule", "resume_schedule", "schedules"]
@@ -22,7 +24,7 @@ def schedules(self: Connected, queue: Queue[Any]) -> list[Schedule]:
     Args:
         queue: whose.
     """
-    return self.driver.run(protocol.listing(self.keys_of(queue)))
+    return self.driver.run(protocol.listing(_keys(self, queue)))
 
 
 def pause_schedule(self: Connected, queue: Queue[Any], name: str) -> None:
@@ -38,7 +40,7 @@ def pause_schedule(self: Connected, queue: Queue[Any], name: str) -> None:
         UsageError: the queue has no schedule of this name.
         BrokerError: it may be paused or not; the call can be repeated.
     """
-    if not self.driver.run(protocol.pause(self.keys_of(queue), _checked(name))):
+    if not self.driver.run(protocol.pause(_keys(self, queue), _checked(name))):
         raise _unknown(queue, name)
 
 
@@ -54,7 +56,7 @@ def resume_schedule(self: Connected, queue: Queue[Any], name: str) -> None:
             extra ``schedules``, which knows when it ticks, is not installed here.
         BrokerError: it may be paused still; the call can be repeated.
     """
-    if not self.driver.drive(protocol.resume(self.keys_of(queue), _checked(name))):
+    if not self.driver.drive(protocol.resume(_keys(self, queue), _checked(name))):
         raise _unknown(queue, name)
 
 
@@ -74,7 +76,7 @@ def remove_schedule(self: Connected, queue: Queue[Any], name: str) -> bool:
     Raises:
         BrokerError: it may be removed or not; the call can be repeated.
     """
-    return self.driver.run(protocol.remove(self.keys_of(queue), _checked(name)))
+    return self.driver.run(protocol.remove(_keys(self, queue), _checked(name)))
 
 
 def _checked(name: object) -> str:
@@ -82,5 +84,10 @@ def _checked(name: object) -> str:
 
 
 def _unknown(queue: Queue[Any], name: str) -> UsageError:
-    message = f"queue {queue.name!r} has no schedule {name!r}"
+    message = f"{queue.title} has no schedule {name!r}"
     return UsageError(message)
+
+
+def _keys(self: Connected, queue: Queue[Any]) -> QueueKeys:
+    check_queue(queue)
+    return self.keys_of(queue)

@@ -20,6 +20,7 @@ from typing import Any
 
 from millstream.aio.client import AsyncClient
 from millstream.errors import BrokerError, UsageError
+from millstream.topic import Source, Subscription
 from millstream.worker.partitions import Work
 from millstream.worker.run import Run
 from millstream.worker.worker import Worker
@@ -101,7 +102,7 @@ def _report(pipe: int | None, run: Run, consumers: Sequence[Work]) -> None:
         return
     names = [
         {
-            "queue": consumer.handler.queue.name,
+            **_place_of(consumer.handler.queue),
             "consumer": consumer.name,
             "max_crashes": consumer.handler.retry.max_crashes,
             "partitions": consumer.handler.queue.partitions,
@@ -111,6 +112,13 @@ def _report(pipe: int | None, run: Run, consumers: Sequence[Work]) -> None:
     told = {"shutdown_timeout": run.shutdown_timeout, "consumers": names}
     os.write(pipe, json.dumps(told).encode() + b"\n")
     os.close(pipe)
+
+
+def _place_of(source: Source[Any]) -> dict[str, str]:
+    """Say what keys it has: a supervisor knows no declarations."""
+    if isinstance(source, Subscription):
+        return {"topic": source.topic.name, "subscription": source.own_name}
+    return {"queue": source.name}
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

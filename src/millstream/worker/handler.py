@@ -1,18 +1,20 @@
-"""A handler as declared: the function, its queue, and how it is to be run."""
+"""A handler as declared: the function, what it handles, and how it is to be run."""
 
 from __future__ import annotations
 
 import inspect
 import math
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, TypedDict
 
 from millstream.declare import Queue
 from millstream.errors import UsageError
 from millstream.policy import Duration, Retry, milliseconds
+from millstream.topic import Source, Start, Subscription, Topic
 
-__all__ = ["Handler", "Middleware", "Options", "declare_handler"]
+__all__ = ["Beginning", "Handler", "Middleware", "Options", "declare_handler"]
 
 Middleware = Callable[[Any, Callable[[], Awaitable[Any]]], Awaitable[Any]]
 """``async def middleware(delivery, call_next)``: it awaits ``call_next()`` or raises.
@@ -28,6 +30,15 @@ LARGEST_BATCH = 10_000
 BATCH_WAIT = 0.05
 
 
+class Beginning(TypedDict, total=False):
+    """What only a subscription is declared with; see ``Subscription``."""
+
+    start: Start | datetime | str
+    filter: str | None
+    lease: Duration | None
+    expires: Duration | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """What was said of a handler, unchecked; None: the default."""
@@ -38,11 +49,13 @@ class Options:
     retry: Retry | None = None
     batch: int | None = None
     batch_wait: Duration | None = None
+    subscription: str | None = None
+    beginning: Beginning = field(default_factory=Beginning)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handler:
-    """How one queue is handled.
+    """How one queue or subscription is handled.
 
     Attributes:
         queue: where the messages come from.
@@ -58,7 +71,7 @@ class Handler:
         batch_wait: seconds after which a batch begins that is not full.
     """
 
-    queue: Queue[Any]
+    queue: Source[Any]
     function: Callable[..., Any]
     is_async: bool
     takes_delivery: bool
@@ -75,16 +88,16 @@ class Handler:
         return self.concurrency if self.batch is None else (self.concurrency + 1) * self.batch
 
 
-def declare_handler(queue: Queue[Any], function: Callable[..., Any], options: Options) -> Handler:
+def declare_handler(
+    target: Source[Any] | Topic[Any], function: Callable[..., Any], options: Options
+) -> Handler:
     """Check what was declared and fill in defaults.
 
     Raises:
         UsageError: it names the function and the parameter.
     """
     name = getattr(function, "__qualname__", repr(function))
-    if not isinstance(queue, Queue):
-        message = f"worker.on({name}): expected a Queue, not {type(queue).__name__}"
-        raise UsageError(message)
+    queue = _source(f"worker.on({name})", target, options)
     kinds = (function, getattr(function, "__call__", None))  # noqa: B004 - an object may be a handler
     if any(inspect.isgeneratorfunction(it) or inspect.isasyncgenfunction(it) for it in kinds):
         # Called, it would only make a generator, and every message would be lost.
@@ -113,6 +126,33 @@ def declare_handler(queue: Queue[Any], function: Callable[..., Any], options: Op
         batch=options.batch,
         batch_wait=BATCH_WAIT if wait is None else wait,
     )
+
+
+def _source(where: str, target: object, options: Options) -> Source[Any]:
+    """Return what is to be handled: a topic has a subscription of this name."""
+    name, given = options.subscription, sorted(options.beginning)
+    if isinstance(target, Topic):
+        if name is None:
+            message = (
+                f'{where}: say which subscription of {target.title}: subscription="name". Workers '
+                "of the same name share its messages, each other name gets all of them"
+            )
+            raise UsageError(message)
+        return Subscription(target, name, retry=options.retry, **options.beginning)
+    if not isinstance(target, Queue | Subscription):
+        message = (
+            f"{where}: expected a Queue, a Topic or a Subscription, not {type(target).__name__}"
+        )
+        raise UsageError(message)
+    for parameter in (["subscription"] if name is not None else []) + given:
+        what = (
+            "goes into topic.subscription(...) here"
+            if isinstance(target, Subscription)
+            else f"is for topics, and this is {target.title}"
+        )
+        message = f"{where}: {parameter} {what}"
+        raise UsageError(message)
+    return target
 
 
 def _check_numbers(options: Options, name: str) -> None:

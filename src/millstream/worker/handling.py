@@ -164,7 +164,7 @@ class Handling:
             holder.end(settlement.expire(envelope.token))
             return None
         try:
-            body = read_body(envelope, self._decode, handler.queue.name, holder.partition)
+            body = read_body(envelope, self._decode, handler.queue, holder.partition)
         except Undecodable as error:
             logger.warning("%s", error)
             holder.end(settlement.reject(envelope.token, error.reason, error=str(error)))
@@ -204,8 +204,8 @@ class Handling:
                 self.holder.end(end)
         elif not cancelled:
             logger.warning(
-                "queue %r: the handler of message %s raised after its end",
-                *(self._handler.queue.name, deliveries[0].id),
+                "%s: the handler of message %s raised after its end",
+                *(self._handler.queue.title, deliveries[0].id),
                 exc_info=error,
             )
         return False
@@ -242,8 +242,8 @@ class Handling:
             self._stopped[token] = None
             told.add(task)
             logger.warning(
-                "queue %r: lost the lease of message %s while its handler ran",
-                self._handler.queue.name,
+                "%s: lost the lease of message %s while its handler ran",
+                self._handler.queue.title,
                 delivery.id,
             )
         if told and self._handler.is_async:

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from millstream.declare import Queue
 from millstream.driver.aio import AsyncDriver
 from millstream.driver.lease_keeper import TOKENS_A_CALL, Held, LeaseKeeper
 from millstream.errors import BrokerError
@@ -23,6 +22,7 @@ from millstream.protocol.envelope import Envelope
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.reading import Reading
 from millstream.protocol.settlement import Settlement, release
+from millstream.topic import Source
 from millstream.worker.outbox import Outbox, Parcel
 from millstream.worker.prefetch import Prefetch
 from millstream.worker.slots import Slots
@@ -63,7 +63,7 @@ class Holdings:
         reading: Reading,
         wake: Callable[[], None],
         *,
-        queue: Queue[Any],
+        queue: Source[Any],
         keys: QueueKeys,
         consumer: str,
         prefetch: Prefetch,
@@ -111,7 +111,7 @@ class Holdings:
                     lost += await self._driver.run(consume.extend(self._keys, self._consumer, some))
             except BrokerError as error:
                 # After a flush there is no group any more: the reader finds out, and sees to it.
-                logger.warning("queue %r: %s; trying again", self._queue.name, error)
+                logger.warning("%s: %s; trying again", self._queue.title, error)
                 await asyncio.sleep(STORE_AGAIN)
                 return
             else:
@@ -149,7 +149,7 @@ class Holdings:
             try:
                 await self._driver.run(op)
             except BrokerError as error:
-                logger.warning("queue %r: %s; trying again", self._queue.name, error)
+                logger.warning("%s: %s; trying again", self._queue.title, error)
                 await asyncio.sleep(STORE_AGAIN)
             else:
                 return
@@ -285,16 +285,16 @@ class Holdings:
         for token in found.lost:
             if token not in self._cancelled:
                 logger.warning(
-                    "queue %r: lost the lease of delivery %s before it was settled; unless somebody "
+                    "%s: lost the lease of delivery %s before it was settled; unless somebody "
                     "has cancelled it, it is handled again",
-                    *(self._queue.name, token.decode()),
+                    *(self._queue.title, token.decode()),
                 )
         self._cancelled.clear()
         if kept := self.outbox.confirmed(parcel, found):
             problem = next(iter(found.kept.values()))
             logger.warning(
-                "queue %r: cannot settle %d deliveries yet: %s",
-                *(self._queue.name, len(kept), problem),
+                "%s: cannot settle %d deliveries yet: %s",
+                *(self._queue.title, len(kept), problem),
             )
             self._loop.call_later(STORE_AGAIN, self._settle_again, kept)
 
@@ -331,7 +331,7 @@ class Holdings:
             if len(self._early) > EARLY:
                 del self._early[next(iter(self._early))]
             return
-        logger.warning("queue %r: message %s was cancelled", self._queue.name, id)
+        logger.warning("%s: message %s was cancelled", self._queue.title, id)
         self._cancelled.add(token)
         self.outbox.forget(token)
         self._let_go([token])

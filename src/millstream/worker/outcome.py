@@ -62,8 +62,8 @@ def ends_of(
         for one in deliveries
     ]
     logger.warning(
-        "queue %r: %s: %s (%s)",
-        deliveries[0].queue.name,
+        "%s: %s: %s (%s)",
+        deliveries[0].queue.title,
         _subject(deliveries, policy),
         failure.line or failure.reason,
         _fate(ends),

@@ -104,7 +104,7 @@ class Partitions:
             members = await self._mq.driver.run(join(self._keys, self.name, count))
         except BrokerError as error:
             # It goes on with what it has. The readers say it louder.
-            logger.debug("queue %r: cannot share partitions: %s", self._keys.name, error)
+            logger.debug("%s: cannot share partitions: %s", self._keys.title, error)
             return
         share = share_of(self.name, members, count)
         for partition in self._reading.keys() - share:
@@ -134,7 +134,7 @@ class Partitions:
     def _left(self, leaving: asyncio.Task[None]) -> None:
         del self._leaving[leaving]
         if not leaving.cancelled() and (error := leaving.exception()) is not None:
-            logger.error("queue %r: cannot leave a partition", self._keys.name, exc_info=error)
+            logger.error("%s: cannot leave a partition", self._keys.title, exc_info=error)
 
     async def _wait(self) -> None:
         """Wait for the next beat, or for news."""
@@ -156,7 +156,7 @@ class Partitions:
         try:
             await self._mq.driver.run(leave(self._keys, self.name))
         except BrokerError as error:
-            logger.debug("queue %r: others learn late: %s", self._keys.name, error)
+            logger.debug("%s: others learn late: %s", self._keys.title, error)
         if self._reading:
             await asyncio.wait([reading for _, reading in self._reading.values()])
 

@@ -13,7 +13,6 @@ import time
 from typing import Any
 
 from millstream.aio.sleeper import Sleeper
-from millstream.declare import Queue
 from millstream.driver.aio import AsyncDriver
 from millstream.driver.aio_listener import AsyncListener
 from millstream.driver.lease_keeper import LeaseKeeper
@@ -25,6 +24,7 @@ from millstream.protocol.keys import QueueKeys
 from millstream.protocol.reading import BLOCK_MS, Reading
 from millstream.protocol.recover import leave
 from millstream.protocol.settlement import Settlement
+from millstream.topic import Source
 from millstream.worker.holdings import Holdings
 from millstream.worker.prefetch import Prefetch
 
@@ -62,7 +62,7 @@ class Reader:
         keeper: LeaseKeeper,
         listener: AsyncListener,
         *,
-        queue: Queue[Any],
+        queue: Source[Any],
         keys: QueueKeys,
         consumer: str,
         prefetch: Prefetch,
@@ -112,7 +112,7 @@ class Reader:
                     await self._step()
                 except BrokerError as error:
                     self._sure = False
-                    logger.warning("queue %r: %s; trying again", self._queue.name, error)
+                    logger.warning("%s: %s; trying again", self._queue.title, error)
                     # What fails again and again must not be asked for as fast as can be.
                     self._pause = min(max(self._pause * 2, FIRST_PAUSE), LONGEST_PAUSE)
                     await asyncio.sleep(self._pause)
@@ -295,7 +295,7 @@ class Reader:
             await self._settle_until(draining)
             await self._leave()
         except BrokerError as error:
-            logger.warning("queue %r: cannot leave in order: %s", self._queue.name, error)
+            logger.warning("%s: cannot leave in order: %s", self._queue.title, error)
             if not draining.done():
                 # Handlers get their time, whatever the server does; then it may be back.
                 await asyncio.wait([draining])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from millstream.aio.client import AsyncClient
 from millstream.errors import BrokerError
@@ -170,12 +170,18 @@ class Run:
         while not self._stop.is_set():
             if all(consumer.idle for consumer in self._consumers):
                 try:
-                    counts = [await self.client.stats(one.queue) for one in self._handlers]
+                    counts = {
+                        one.queue.title: await self.client.stats(one.queue)
+                        for one in self._handlers
+                    }
                 except BrokerError as error:
                     # Nobody knows whether anything is left. The reader says it louder.
                     logger.debug("cannot count what is left: %s", error)
                 else:
-                    left = (n.in_flight or (n.ready + n.delayed and not n.paused) for n in counts)
+                    left = (
+                        n.in_flight or (n.ready + n.delayed and not n.paused)
+                        for n in counts.values()
+                    )
                     if not any(left):
                         _tell_what_is_left(counts)
                         return
@@ -186,10 +192,10 @@ class Run:
                 continue
 
 
-def _tell_what_is_left(counts: Sequence[QueueStats]) -> None:
-    for one in counts:
+def _tell_what_is_left(counts: Mapping[str, QueueStats]) -> None:
+    for title, one in counts.items():
         if held_back := one.ready + one.delayed:
-            logger.info("queue %r is paused: %d messages are left", one.name, held_back)
+            logger.info("%s is paused: %d messages are left", title, held_back)
 
 
 async def _wait(tasks: Tasks, seconds: float | None = None) -> None:

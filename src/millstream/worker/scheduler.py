@@ -74,7 +74,7 @@ class Scheduler:
         self._keys = keys
         self._declared = declared
         self._worker = worker
-        self._title = f"schedule {declared.name!r} of queue {keys.name!r}"
+        self._title = f"schedule {declared.name!r} of {keys.title}"
         self._threads = None if declared.is_async else ThreadSlots(1, f"millstream-{declared.name}")
         self._stopping = asyncio.Event()
         self._known = False

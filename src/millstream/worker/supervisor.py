@@ -21,7 +21,7 @@ from typing import Any
 from millstream.aio.client import AsyncClient
 from millstream.driver.target import ENVIRONMENT_VARIABLE
 from millstream.errors import BrokerError
-from millstream.protocol.keys import queue_keys
+from millstream.protocol.keys import QueueKeys, queue_keys, subscription_keys
 from millstream.protocol.recover import hand_over_all
 from millstream.worker.child import FORCED, USAGE
 
@@ -215,7 +215,7 @@ class Supervisor:
     ) -> None:
         """Give what a dead child held to other consumers, as soon as the server is there."""
         for one in held:
-            keys = queue_keys(self._namespace, one["queue"])
+            keys = self._keys_of(one)
             crashes, partitions = one["max_crashes"], one["partitions"]
             while True:
                 plan = hand_over_all(
@@ -228,15 +228,20 @@ class Supervisor:
                 try:
                     done = await mq.driver.drive(plan)
                 except BrokerError as error:
-                    logger.warning("queue %r: cannot hand over yet: %s", one["queue"], error)
+                    logger.warning("%s: cannot hand over yet: %s", keys.title, error)
                     await asyncio.sleep(1)
                     continue
                 break
             if done.moved or done.died:
                 logger.warning(
-                    "queue %r: handed over %d deliveries of a dead process, %d to the dead letters",
-                    *(one["queue"], done.moved, done.died),
+                    "%s: handed over %d deliveries of a dead process, %d to the dead letters",
+                    *(keys.title, done.moved, done.died),
                 )
+
+    def _keys_of(self, one: dict[str, Any]) -> QueueKeys:
+        if "subscription" in one:
+            return subscription_keys(self._namespace, one["topic"], one["subscription"])
+        return queue_keys(self._namespace, one["queue"])
 
 
 class _Report:

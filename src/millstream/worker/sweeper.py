@@ -35,12 +35,12 @@ async def run_sweeper(
             swept = await driver.run(op)
         except BrokerError as error:
             # The reader says it louder. It also makes the queue anew after a flush.
-            logger.debug("queue %r: cannot sweep: %s", keys.name, error)
+            logger.debug("%s: cannot sweep: %s", keys.title, error)
         else:
             pause = swept.wait_ms / 1000
             if swept.moved or swept.died:
                 logger.warning(
-                    "queue %r: took over %d deliveries of dead consumers, %d to the dead letters",
+                    "%s: took over %d deliveries of dead consumers, %d to the dead letters",
                     *(keys.name, swept.moved, swept.died),
                 )
         await asyncio.sleep(pause)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Awaitable, Callable
 from datetime import tzinfo
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, Unpack
 
 from millstream.aio.client import AsyncClient
 from millstream.declare import Queue
 from millstream.errors import UsageError
 from millstream.policy import Duration, Retry, milliseconds
-from millstream.worker.handler import Handler, Middleware, Options, declare_handler
+from millstream.topic import Source, Topic
+from millstream.worker.handler import Beginning, Handler, Middleware, Options, declare_handler
 from millstream.worker.recurrence import Recurrence, declare_recurrence
 from millstream.worker.run import Run
 
@@ -24,7 +25,7 @@ M = TypeVar("M", bound=Middleware)
 
 
 class Worker:
-    """Handles messages of any number of queues, and sends those of schedules.
+    """Handles messages of any number of queues and topics, and sends those of schedules.
 
     A handler takes the body, and the delivery if it has a second parameter. When it returns, the
     message is acknowledged. When it raises, the message is tried again by the retry policy, and
@@ -66,38 +67,37 @@ class Worker:
 
     def on(
         self,
-        queue: Queue[Any],
+        source: Source[Any] | Topic[Any],
         *,
+        subscription: str | None = None,
         concurrency: int | None = None,
         prefetch: int | None = None,
         timeout: Duration | None = None,
         retry: Retry | None = None,
         batch: int | None = None,
         batch_wait: Duration | None = None,
+        **beginning: Unpack[Beginning],
     ) -> Callable[[F], F]:
-        """Declare the handler of a queue: an ``async def``, or a ``def``, which runs in threads.
+        """Declare a handler: an ``async def``, or a ``def``, which runs in threads.
 
         Args:
-            queue: where the messages come from.
-            concurrency: how many messages, or batches, to handle at a time. Default: 100
-                coroutines, 8 threads; 1 batch.
+            source: where the messages come from: a queue, a topic, or ``topic.subscription(...)``.
+            subscription: of a topic: its name. Workers of the same name share its messages.
+            concurrency: messages, or batches, at a time. Default: 100 coroutines, 8 threads; 1 batch.
             prefetch: how many messages to hold, those in hand included; less than the concurrency
-                leaves handlers idle. Default: adapted to the speed of the handler; slow ones hold
-                little more than they handle, and the next batch.
-            timeout: seconds for one call; longer is a failure (TimeoutError). In a thread it is
-                raised at the next line of Python.
-            retry: instead of the queue's policy.
+                leaves handlers idle. Default: adapted to the speed of the handler.
+            timeout: seconds for one call; longer is a TimeoutError, in a thread at its next line.
+            retry: instead of the policy of the queue or topic.
             batch: hand over lists of up to so many (to 10,000): of bodies, and of deliveries if
-                there is a second parameter. The outcome is that of each message which the handler
-                has not settled itself.
-            batch_wait: seconds from the first message in hand after which a batch begins that is
-                not full. Default: 0.05; 0 takes what is there.
+                there is a second parameter. The outcome is that of all it has not settled itself.
+            batch_wait: seconds until a batch that is not full begins. Default: 0.05; 0: at once.
+            beginning: ``start``, ``filter``, ``lease``, ``expires``: see ``Subscription``.
 
         Returns:
             A decorator that leaves the function as it is.
 
         Raises:
-            UsageError: the queue has a handler here, or a parameter makes no sense.
+            UsageError: the queue or subscription has a handler here, or a parameter makes no sense.
         """
         options = Options(
             concurrency=concurrency,
@@ -106,10 +106,12 @@ class Worker:
             retry=retry,
             batch=batch,
             batch_wait=batch_wait,
+            subscription=subscription,
+            beginning=beginning,
         )
 
         def declare(function: F) -> F:
-            self._declare(declare_handler(queue, function, options))
+            self._declare(declare_handler(source, function, options))
             return function
 
         return declare
@@ -117,7 +119,7 @@ class Worker:
     def _declare(self, handler: Handler) -> None:
         name = handler.queue.name
         if name in self._handlers:
-            message = f"queue {name!r} has a handler in this worker already"
+            message = f"{handler.queue.title} has a handler in this worker already"
             raise UsageError(message)
         self._handlers[name] = handler
 
