@@ -16,8 +16,6 @@ __all__ = [
     "QueueStats",
     "Receipt",
     "Schedule",
-    "SubscriptionStats",
-    "TopicStats",
     "time_of",
 ]
 
@@ -179,59 +177,6 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
     consumers: tuple[ConsumerStats, ...]
     paused: bool = False
     partitions: tuple[QueueStats, ...] = ()
-
-
-class SubscriptionStats(msgspec.Struct, frozen=True, kw_only=True):
-    """A subscription of a topic at one moment; ``stats`` of the subscription tells more.
-
-    Attributes:
-        name: of the subscription.
-        lag: messages that no consumer of it has begun with: those of the topic that it has not
-            read, retries that are due, and what was handed back.
-        lag_seconds: age of the oldest of them; None if there is none.
-        delayed: messages that wait for their next attempt.
-        in_flight: messages that a consumer owns.
-        dead: messages in its dead letters.
-        filtered: messages passed over so far because its filter does not want them.
-        trimmed: messages that retention has deleted so far before this subscription had them.
-        acked: handled so far.
-        consumers: how many consumers read from it.
-        paused: whether it is paused, so that nobody gets a message.
-        filter: as it is declared; None: it wants all messages.
-    """
-
-    name: str
-    lag: int
-    lag_seconds: float | None
-    delayed: int
-    in_flight: int
-    dead: int
-    filtered: int
-    trimmed: int
-    acked: int
-    consumers: int
-    paused: bool
-    filter: str | None
-
-
-class TopicStats(msgspec.Struct, frozen=True, kw_only=True):
-    """A durable topic at one moment; its subscriptions are counted one after the other.
-
-    Attributes:
-        name: of the topic.
-        length: messages that it has, those that are kept for replay included.
-        bytes: about how much memory they take at the server.
-        published: accepted so far (foreign XADDs are not counted).
-        oldest: age in seconds of the oldest message that it has; None if it has none.
-        subscriptions: by name.
-    """
-
-    name: str
-    length: int
-    bytes: int
-    published: int
-    oldest: float | None
-    subscriptions: tuple[SubscriptionStats, ...]
 
 
 class Schedule(msgspec.Struct, frozen=True, kw_only=True):
