@@ -33,7 +33,7 @@ SUBSTITUTIONS = [
     # Names
     (r"\baclose\b", "close"),
     (r"\bAsyncClient\b", "Client"),
-    (r"\bAsync(Driver|Listener|Sender|WaitingSender)\b", r"Blocking\1"),
+    (r"\bAsync(Ahead|Driver|Listener|Sender|WaitingSender)\b", r"Blocking\1"),
     (r"\bDelivery\b", "SyncDelivery"),
     (r"\bmillstream\.aio\b", "millstream.sync"),
     (r"\bdriver\.aio", "driver.blocking"),

@@ -49,7 +49,7 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """A message as ``peek`` shows it.
+    """A message as ``peek`` and ``replay`` show it.
 
     Attributes:
         id: of the message.

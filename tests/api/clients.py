@@ -63,6 +63,14 @@ class Blocking(_InThreads):
         finally:
             await asyncio.to_thread(deliveries.close)
 
+    async def replay(self, topic: Any, **options: Any) -> AsyncGenerator[Any, None]:
+        messages = self.target.replay(topic, **options)
+        try:
+            while (message := await asyncio.to_thread(next, messages, None)) is not None:
+                yield message
+        finally:
+            await asyncio.to_thread(messages.close)
+
 
 def make(kind: Kind, source: object, **options: Any) -> ms.AsyncClient:
     """Make a client of either kind, not connected yet."""

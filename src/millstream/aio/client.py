@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
 from millstream.aio import operate
+from millstream.aio import replay as _replay
 from millstream.aio import schedules as _schedules
 from millstream.aio.delivery import Delivery
 from millstream.aio.reader import QueueReader
@@ -302,6 +303,10 @@ class AsyncClient:
             if self._keeper is None:
                 self._keeper = LeaseKeeper(self._driver.blocking(timeout=CALL_TIMEOUT))
             return self._keeper
+
+    # Reading again what is kept
+
+    replay = _replay.replay
 
     # Operating
 

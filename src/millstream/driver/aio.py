@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from redis import exceptions
 
+from millstream.driver.aio_ahead import AsyncAhead
 from millstream.driver.aio_listener import AsyncListener
 from millstream.driver.aio_sender import AsyncSender
 from millstream.driver.aio_waiting import AsyncWaitingSender
@@ -168,6 +169,10 @@ class AsyncDriver:
                 answer = await self.run(step)
             except BrokerError as error:
                 problem = error
+
+    def begin(self, op: Op[T]) -> AsyncAhead[T]:
+        """Begin an operation that can go on while its caller does something else."""
+        return AsyncAhead(self.run, op)
 
     def lock(self) -> asyncio.Lock:
         """Return a lock for tasks."""

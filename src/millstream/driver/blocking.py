@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from redis import exceptions
 
+from millstream.driver.blocking_ahead import BlockingAhead
 from millstream.driver.blocking_listener import BlockingListener
 from millstream.driver.blocking_sender import BlockingSender
 from millstream.driver.blocking_waiting import BlockingWaitingSender
@@ -272,6 +273,10 @@ class BlockingDriver:
                 answer = self.run(step)
             except BrokerError as error:
                 problem = error
+
+    def begin(self, op: Op[T]) -> BlockingAhead[T]:
+        """Return an operation that is run when its result is wanted."""
+        return BlockingAhead(self.run, op)
 
     def lock(self) -> threading.RLock:
         """Return a lock for threads. A signal handler may close what its own thread uses."""

@@ -16,7 +16,7 @@ from millstream.checks import check_headers
 from millstream.codec import NotDecodable
 from millstream.errors import Undecodable, UsageError
 from millstream.protocol.partitions import public_id
-from millstream.topic import Source
+from millstream.topic import Source, Topic
 
 __all__ = ["Envelope", "State", "encode_headers", "entries_of", "read_body"]
 
@@ -201,7 +201,10 @@ def _read_state(data: bytes) -> State:
 
 
 def read_body(
-    envelope: Envelope, decode: Callable[[bytes], T], source: Source[Any], partition: int = 0
+    envelope: Envelope,
+    decode: Callable[[bytes], T],
+    source: Source[Any] | Topic[Any],
+    partition: int = 0,
 ) -> T:
     """Decode the body of an entry.
 

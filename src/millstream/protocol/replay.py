@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from millstream.codec import NotDecodable
 from millstream.errors import UsageError
+from millstream.message import Message
 from millstream.message_id import check_id
+from millstream.protocol.envelope import Envelope, read_body
 from millstream.protocol.op import Command, Op, load_script
 from millstream.protocol.options import ms_of
-from millstream.protocol.partitions import bare_id
+from millstream.protocol.partitions import bare_id, public_id
+from millstream.topic import Topic
 
-__all__ = ["Entry", "Page", "Pages", "Span", "span"]
+__all__ = ["Entry", "Page", "Pages", "Span", "message", "order_of", "span"]
 
 _REPLAY = load_script("replay")
 
@@ -31,6 +35,11 @@ LOOKED_AT = 2000
 SAMPLE = 16
 
 NO_ID = "0-0"
+
+PLAIN = 2
+"""Name and value of one field."""
+
+NO_HEADERS: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,3 +168,39 @@ class Pages:
 def _filtered(replies: list[Any]) -> Page:
     entries, start = replies[0]
     return Page(entries, start or None)
+
+
+def message(topic: Topic[Any], partition: int, entry: Entry) -> Message:
+    """Return an entry of a log as a message.
+
+    Raises:
+        Undecodable: it is no message, or its body does not fit the declared type.
+    """
+    id, fields = entry
+    # Most messages are a body and nothing else, and there may be millions.
+    if len(fields) == PLAIN and fields[0] == b"b" and not partition:
+        try:
+            body = topic.codec.decode(fields[1])
+        except NotDecodable:
+            pass
+        else:
+            return Message(id=id.decode(), body=body, headers=NO_HEADERS)
+    envelope = Envelope(id, fields)
+    body = read_body(envelope, topic.codec.decode, topic, partition)
+    state = envelope.state
+    return Message(
+        id=public_id(state.id, partition),
+        body=body,
+        headers=envelope.headers,
+        attempts=state.attempts,
+        crashes=state.crashes,
+        key=envelope.key,
+        subject=envelope.subject,
+        priority=envelope.priority,
+    )
+
+
+def order_of(partition: int, entry: Entry) -> tuple[int, int, int]:
+    """Return what sorts the entries of all partitions by the time of publishing."""
+    ms, _, number = entry[0].partition(b"-")
+    return int(ms), int(number), partition

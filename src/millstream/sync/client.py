@@ -28,6 +28,7 @@ from millstream.protocol.options import (
 )
 from millstream.protocol.partitions import check_not_ordered, declare
 from millstream.sync import operate
+from millstream.sync import replay as _replay
 from millstream.sync import schedules as _schedules
 from millstream.sync.delivery import SyncDelivery
 from millstream.sync.reader import QueueReader
@@ -300,6 +301,10 @@ class Client:
             if self._keeper is None:
                 self._keeper = LeaseKeeper(self._driver.blocking(timeout=CALL_TIMEOUT))
             return self._keeper
+
+    # Reading again what is kept
+
+    replay = _replay.replay
 
     # Operating
 
