@@ -16,6 +16,8 @@ __all__ = [
     "QueueStats",
     "Receipt",
     "Schedule",
+    "SubscriptionStats",
+    "TopicStats",
     "time_of",
 ]
 
@@ -177,6 +179,66 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
     consumers: tuple[ConsumerStats, ...]
     paused: bool = False
     partitions: tuple[QueueStats, ...] = ()
+
+
+class SubscriptionStats(msgspec.Struct, frozen=True, kw_only=True):
+    """A subscription of a topic at one moment.
+
+    Attributes:
+        name: of the subscription.
+        lag: messages that it has not begun with: those of the topic that it has not read, whether
+            they match its filter or not, and those that came back to it.
+        delayed: messages that wait for another try.
+        in_flight: messages that a consumer owns.
+        dead: messages in its dead letters.
+        oldest_unhandled: age in seconds of the oldest message that it has not handled, wherever that
+            is but in the dead letters; None if there is none.
+        acked: handled so far.
+        retried: tried again after a failure so far.
+        died: moved to the dead letters so far.
+        crashed: deliveries lost to dead consumers so far.
+        filtered: passed over so far because they do not match its filter.
+        trimmed: deleted by retention so far, before it had read them.
+        consumers: who reads from it.
+        paused: whether it is paused, so that nobody gets a message.
+        filter: that it was made with, if any.
+        expires: seconds without a consumer after which it is removed; None: never.
+    """
+
+    name: str
+    lag: int
+    delayed: int
+    in_flight: int
+    dead: int
+    oldest_unhandled: float | None
+    acked: int
+    retried: int
+    died: int
+    crashed: int
+    filtered: int
+    trimmed: int
+    consumers: tuple[ConsumerStats, ...]
+    paused: bool = False
+    filter: str | None = None
+    expires: float | None = None
+
+
+class TopicStats(msgspec.Struct, frozen=True, kw_only=True):
+    """A topic at one moment; of one in partitions, each partition is counted after the other.
+
+    Attributes:
+        name: of the topic.
+        length: messages that it keeps.
+        bytes: about how much memory they take at the server.
+        published: so far (foreign XADDs are not counted).
+        subscriptions: each of them, by name.
+    """
+
+    name: str
+    length: int
+    bytes: int
+    published: int
+    subscriptions: tuple[SubscriptionStats, ...]
 
 
 class Schedule(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ from millstream.driver.blocking import BlockingDriver
 from millstream.errors import ServerRefused
 from millstream.message import Receipt
 from millstream.protocol import consume, send
-from millstream.protocol.keys import GROUP, LANES, QueueKeys, queue_keys
+from millstream.protocol.keys import LANES, QueueKeys, queue_keys
 from millstream.protocol.op import Argument, Command, Op, Plan
 from millstream.protocol.place import Placement, place
 from millstream.protocol.settlement import Settlement
@@ -138,7 +138,7 @@ class State:
     ) -> bytes:
         """Append an entry and deliver it; the result is the token of the delivery."""
         entry = self.put(stream, body, state=state, extra=extra)
-        read = ("XREADGROUP", "GROUP", GROUP, consumer, "COUNT", 1, "STREAMS")
+        read = ("XREADGROUP", "GROUP", self.keys.group, consumer, "COUNT", 1, "STREAMS")
         [[_, [[got, _]]]] = self.do(*read, self.key(stream), ">")
         assert got.decode() == entry, f"{got} was unread, too"
         if idle_ms:
@@ -149,7 +149,7 @@ class State:
         """Have a delivery be that old: no test waits for a lease to end."""
         owner = self.owners(stream)[entry]
         key = self.key(stream)
-        self.do("XCLAIM", key, GROUP, owner, 0, entry, "IDLE", idle_ms, "JUSTID")
+        self.do("XCLAIM", key, self.keys.group, owner, 0, entry, "IDLE", idle_ms, "JUSTID")
 
     def delay(self, id: str, due: int, body: str = "1", *, crashes: int = 0) -> None:
         """Store a message that waits for its time."""
@@ -195,7 +195,7 @@ class State:
         """Entry -> the consumer that it is pending for."""
         if not self.do("EXISTS", self.key(stream)):
             return {}
-        rows = self.do("XPENDING", self.key(stream), GROUP, "-", "+", 10_000)
+        rows = self.do("XPENDING", self.key(stream), self.keys.group, "-", "+", 10_000)
         return {entry.decode(): consumer.decode() for entry, consumer, _, _ in rows}
 
     def delayed(self) -> dict[str, Delayed]:
@@ -215,7 +215,7 @@ class State:
         return fields
 
     def consumers(self, stream: str = "ready") -> set[str]:
-        rows = self.do("XINFO", "CONSUMERS", self.key(stream), GROUP)
+        rows = self.do("XINFO", "CONSUMERS", self.key(stream), self.keys.group)
         return {row[1].decode() for row in rows}
 
     def leases(self) -> dict[str, str]:

@@ -21,7 +21,7 @@ from millstream.driver.blocking import BlockingDriver
 from millstream.protocol import admin, consume, control, settlement
 from millstream.protocol.consume import Fetched
 from millstream.protocol.envelope import Envelope, entries_of
-from millstream.protocol.keys import GROUP, LANES, QueueKeys, queue_keys
+from millstream.protocol.keys import LANES, QueueKeys, queue_keys
 from millstream.protocol.op import Command, Op, Plan
 from millstream.protocol.recover import hand_over_some, sweep
 from millstream.protocol.send import send
@@ -65,9 +65,12 @@ class QueueMachine(RuleBasedStateMachine):
     @initialize()
     def register(self) -> None:
         for consumer in (*CONSUMERS, SWEEPER):
-            self.run(consume.register(self.keys, consumer, LEASE_MS))
+            self.join(consumer)
         # Reads beside a script that the server does not know yet come before it.
         self.run(consume.fetch(self.keys, SWEEPER))
+
+    def join(self, consumer: str) -> None:
+        self.run(consume.register(self.keys, consumer, LEASE_MS))
 
     def teardown(self) -> None:
         wipe(self.admin, self.namespace)
@@ -210,7 +213,7 @@ class QueueMachine(RuleBasedStateMachine):
         one = flying[data.draw(st.sampled_from(sorted(flying)), label="message")]
         key, entry = self.keys.lane(lane_of(one.token)), one.token.lstrip(b"fs")
         idle = ("IDLE", LEASE_MS + 1, "JUSTID")
-        claim = Command(("XCLAIM", key, GROUP, one.owner, 0, entry, *idle))
+        claim = Command(("XCLAIM", key, self.keys.group, one.owner, 0, entry, *idle))
         self.run(Op((claim,), decode=lambda replies: replies[0]))
         one.expired = True
 
@@ -260,7 +263,7 @@ class QueueMachine(RuleBasedStateMachine):
             self.model.crash(held[token], blame=blame)
         assert done.removed
         assert done.moved + done.died == len(held)
-        self.run(consume.register(self.keys, consumer, LEASE_MS))
+        self.join(consumer)
 
     # Time, and operators
 
@@ -325,7 +328,7 @@ class QueueMachine(RuleBasedStateMachine):
         found = [
             (envelope.state.id, place, envelope.state.attempts, envelope.state.crashes)
             for place, page in zip((*LANES, "dead"), self.run(op), strict=True)
-            for envelope in page
+            for envelope in self.of_this(place, page)
         ]
         waiting = self.run(admin.peek_delayed(self.keys, 1000))
         for envelope, due in waiting:
@@ -342,6 +345,10 @@ class QueueMachine(RuleBasedStateMachine):
             )
             for id, one in self.model.messages.items()
         )
+
+    def of_this(self, place: str, page: list[Envelope]) -> list[Envelope]:
+        """Which entries of a stream are this queue's."""
+        return page
 
     def next_due(self) -> int | None:
         dues = [one.due for one in self.model.at("delayed").values()]

@@ -32,6 +32,8 @@ class Model:
     stale: dict[str, list[bytes]] = field(default_factory=dict)
     now: int = 1_700_000_000_000
     paused: bool = False
+    home: str = ""
+    """The lane where a message goes whose time has come."""
 
     def at(self, *places: str) -> dict[str, Message]:
         return {id: one for id, one in self.messages.items() if one.place in places}
@@ -64,7 +66,7 @@ class Model:
         self.messages[id].place = "dead"
 
     def redrive(self, id: str) -> None:
-        self.messages[id] = Message(self.messages[id].body)
+        self.messages[id] = Message(self.messages[id].body, place=self.home)
 
     def crash(self, id: str, *, blame: bool = True) -> None:
         one = self._take(id)
@@ -89,7 +91,7 @@ class Model:
     def promote(self) -> None:
         for one in self.at("delayed").values():
             if one.due <= self.now:
-                one.place = "s" if one.crashes > 1 else ""
+                one.place = "s" if one.crashes > 1 else self.home
 
     def _take(self, id: str) -> Message:
         one = self.messages[id]

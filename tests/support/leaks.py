@@ -19,10 +19,14 @@ PERMANENT = frozenset(
         "delayed",
         "due",
         "front",
+        "log",  # what is published, as long as retention lets it
+        "log-config",
+        "log-counters",
         "paused",  # only while the queue is
         "ready",
         # A schedule belongs to the code of workers; people remove it when it is not needed.
         "schedules",
+        "subscriptions",  # until they expire or are removed
         "suspect",
         "sweeper",
         "wake",
@@ -36,6 +40,8 @@ _KIND = re.compile(r"[^{}]*:\{[^{}]+\}:([^:]+)")
 def kind(key: str) -> str | None:
     """The word after the hash tag: `ready` in `t-1:{orders}:ready` and `t-1:{orders/1}:ready:2`."""
     match = _KIND.match(key)
+    if match and match[1] == "subscription":  # its own keys are those of a queue
+        return key.rpartition(":")[2]
     return match[1] if match else None
 
 
@@ -61,8 +67,9 @@ def _strays(admin: Any, key: str) -> set[str]:
     else:
         ids = {one for value in admin.hvals(key) for one in value.split()}
     living = set(admin.hkeys(f"{prefix}:delayed"))
-    for lane in ("ready", "front", "suspect"):
-        for entry, fields in admin.xrange(f"{prefix}:{lane}"):
+    log = prefix.partition(":subscription:")[0] + ":log"
+    for lane in (f"{prefix}:ready", f"{prefix}:front", f"{prefix}:suspect", log):
+        for entry, fields in admin.xrange(lane):
             state = json.loads(fields.get(b"s", b"{}"))
             living.add(state["id"].encode() if "id" in state else entry)
     return {stray.decode() for stray in ids - living}

@@ -10,7 +10,17 @@ from millstream.protocol.envelope import Envelope, entries_of
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.op import Command, Op, Pause, Plan, load_script
 
-__all__ = ["dead", "peek_delayed", "peek_ready", "purge", "purge_dead", "redrive", "stats"]
+__all__ = [
+    "age_of",
+    "consumers_of",
+    "dead",
+    "peek_delayed",
+    "peek_ready",
+    "purge",
+    "purge_dead",
+    "redrive",
+    "stats",
+]
 
 _STATS = load_script("stats")
 _PEEK = load_script("peek")
@@ -28,14 +38,13 @@ def stats(keys: QueueKeys) -> Op[QueueStats]:
     def decode(replies: list[Any]) -> QueueStats:
         ready, in_flight, delayed, dead, oldest, now, counters, consumers, paused = replies[0]
         totals = dict(zip(counters[::2], counters[1::2], strict=True))
-        age = max(0, now - int(oldest.partition(b"-")[0])) / 1000 if oldest else None
         return QueueStats(
             name=keys.full_name,
             ready=ready,
             delayed=delayed,
             in_flight=in_flight,
             dead=dead,
-            oldest_ready=age,
+            oldest_ready=age_of(oldest, now),
             sent=int(totals.get(b"sent", 0)),
             acked=int(totals.get(b"acked", 0)),
             retried=int(totals.get(b"retried", 0)),
@@ -43,14 +52,19 @@ def stats(keys: QueueKeys) -> Op[QueueStats]:
             crashed=int(totals.get(b"crashed", 0)),
             dropped=int(totals.get(b"dropped", 0)),
             cancelled=int(totals.get(b"cancelled", 0)),
-            consumers=_consumers(consumers),
+            consumers=consumers_of(consumers),
             paused=bool(paused),
         )
 
     return Op((command,), decode)
 
 
-def _consumers(rows: Sequence[tuple[bytes, int, int]]) -> tuple[ConsumerStats, ...]:
+def age_of(id: bytes, now_ms: int) -> float | None:
+    """Return how many seconds old a message is; None for an empty id."""
+    return max(0, now_ms - int(id.partition(b"-")[0])) / 1000 if id else None
+
+
+def consumers_of(rows: Sequence[tuple[bytes, int, int]]) -> tuple[ConsumerStats, ...]:
     """Merge what the lanes say of each consumer."""
     merged: dict[bytes, tuple[int, int]] = {}
     for name, in_flight, idle in rows:

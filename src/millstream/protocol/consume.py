@@ -6,18 +6,20 @@ batch that a script returns costs a third of the throughput (docs/adr/0002).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 from millstream.errors import NotConnected, ServerRefused, TimedOut
 from millstream.policy import Limits
 from millstream.protocol.envelope import Envelope, entries_of
+from millstream.protocol.fetched import Fetched, fetched, taken
 from millstream.protocol.keys import LANES, QueueKeys
-from millstream.protocol.limits import Outlook, envelopes_of, take
+from millstream.protocol.limits import take
 from millstream.protocol.op import Argument, Command, Op, Plan, load_script
 from millstream.protocol.partitions import check_number
 from millstream.protocol.settlement import Settlement
+from millstream.protocol.subscriptions import register_at
+from millstream.topic import Subscription
 
 __all__ = [
     "Fetched",
@@ -43,53 +45,32 @@ PROMOTED_AT_ONCE = 200
 """Bounds the time that one call keeps the server busy: about a millisecond."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fetched:
-    """What a fetch or a wait brings.
-
-    Attributes:
-        envelopes: messages that this consumer owns from now on.
-        lost: tokens whose settlement was refused: another consumer owns the message by now.
-        kept: token -> why it could not be settled now (the server is out of memory). This
-            consumer still owns it and has to settle it again.
-        next_due_ms: time to the next due message, to the microsecond; None: none waits.
-        front: unread messages in the lane that is read first.
-        suspect: unread messages in the lane that is read one at a time.
-        now_ms: the server's time, when it did this.
-        priorities: above the normal, which have messages that wait, the highest first.
-        woken: ids of wake entries, to be settled with the next fetch.
-        outlook: of a queue with limits, when something was to be read: what comes next.
-    """
-
-    envelopes: list[Envelope]
-    lost: Sequence[bytes] = ()
-    kept: Mapping[bytes, str] = field(default_factory=dict)
-    next_due_ms: float | None = None
-    front: int = 0
-    suspect: int = 0
-    now_ms: int = 0
-    priorities: Sequence[int] = ()
-    woken: Sequence[bytes] = ()
-    outlook: Outlook | None = None
-
-
 def register(
-    keys: QueueKeys, consumer: str, lease_ms: int, partitions: int | None = None
+    keys: QueueKeys,
+    consumer: str,
+    lease_ms: int,
+    partitions: int | None = None,
+    *,
+    subscription: Subscription[Any] | None = None,
 ) -> Op[None]:
     """Create what a consumer needs, and make its lease known. Safe to repeat.
 
-    The groups start at the first entry: what was sent before the first consumer came is
-    delivered, too.
+    The groups of a queue start at the first entry: what was sent before the first consumer came is
+    delivered, too. A subscription that does not exist is made, and starts as it is declared; one
+    that exists keeps its place.
 
     Args:
         keys: of the queue.
         consumer: who.
         lease_ms: its lease.
         partitions: how many the consumer takes the queue to have; None: that does not matter.
+        subscription: as declared, when the keys are of one.
 
     Raises:
-        UsageError: the queue has another number of partitions.
+        UsageError: the queue has another number of partitions, or the subscription another filter.
     """
+    if subscription is not None:
+        return register_at(keys, subscription, consumer, lease_ms)
     command = _REGISTER.call(
         [*keys.lanes, keys.wake, keys.consumers, keys.paused, keys.config],
         [keys.group, consumer, lease_ms],
@@ -141,7 +122,7 @@ def fetch(
         ends += [end.verb, end.token, end.delay_ms, int(end.failed), end.note]
     if limits is not None:
         command = take(keys, limits, reads, head=head, tail=ends)
-        return Op((command,), decode=_taken, repeatable=False)
+        return Op((command,), decode=taken, repeatable=False)
     commands = [_SETTLE.call([*keys.common, *keys.queueing], [*head, *ends])]
     prefixes = []
     for prefix, count in reads:
@@ -150,46 +131,9 @@ def fetch(
         commands.append(Command((*read, keys.lane(prefix), ">")))
 
     def decode(replies: list[Any]) -> Fetched:
-        return _fetched(prefixes, replies)
+        return fetched(prefixes, replies)
 
     return Op(tuple(commands), decode, repeatable=False)
-
-
-def _fetched(prefixes: Sequence[bytes], replies: list[Any]) -> Fetched:
-    """Read what settle.lua and the reads behind it answered."""
-    lost, kept, due, front, suspect, now, priorities = replies[0]
-    envelopes: list[Envelope] = []
-    for prefix, reply in zip(prefixes, replies[1:], strict=True):
-        if reply:
-            envelopes += entries_of(reply[0][1], prefix)
-    return Fetched(
-        envelopes=envelopes,
-        lost=lost,
-        kept=_problems(kept),
-        next_due_ms=None if due < 0 else due / 1000,
-        front=front,
-        suspect=suspect,
-        now_ms=now,
-        priorities=priorities,
-    )
-
-
-def _taken(replies: list[Any]) -> Fetched:
-    """Read what take.lua answered."""
-    lost, kept, due, now_ms, levels, kind, wait_ms, since, *lanes = replies[0]
-    return Fetched(
-        envelopes=envelopes_of(lanes),
-        lost=lost,
-        kept=_problems(kept),
-        next_due_ms=None if due < 0 else due / 1000,
-        now_ms=now_ms,
-        priorities=levels,
-        outlook=Outlook(kind.decode(), wait_ms, tuple(since)) if kind else None,
-    )
-
-
-def _problems(kept: Iterable[tuple[bytes, bytes]]) -> dict[bytes, str]:
-    return {token: problem.decode("utf-8", "replace") for token, problem in kept}
 
 
 def wait(keys: QueueKeys, consumer: str, block_ms: int, *, suspects: bool) -> Op[Fetched]:
@@ -274,13 +218,18 @@ def own_pending(keys: QueueKeys, consumer: str) -> Plan[list[Envelope]]:
 
 
 def rejoin(
-    keys: QueueKeys, consumer: str, lease_ms: int, partitions: int | None = None
+    keys: QueueKeys,
+    consumer: str,
+    lease_ms: int,
+    partitions: int | None = None,
+    *,
+    subscription: Subscription[Any] | None = None,
 ) -> Plan[list[Envelope]]:
     """Make sure of what a consumer needs, and return everything that it owns.
 
     After a start, a lost reply, or a FLUSHALL. The parameters are those of ``register``.
     """
-    yield register(keys, consumer, lease_ms, partitions)
+    yield register(keys, consumer, lease_ms, partitions, subscription=subscription)
     return (yield from own_pending(keys, consumer))
 
 

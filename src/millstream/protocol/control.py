@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from millstream.errors import NotConnected, TimedOut
+from millstream.errors import NotConnected, TimedOut, UsageError
 from millstream.protocol import consume, waiting
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.op import Command, Op, Plan, load_script
@@ -62,9 +62,19 @@ class Word:
 
 
 def pause(keys: QueueKeys) -> Op[None]:
-    """Have no consumer get a message any more. Safe to repeat."""
+    """Have no consumer get a message any more. Safe to repeat.
+
+    Raises:
+        UsageError: of a subscription: it does not exist.
+    """
     command = _PAUSE.call([*keys.lanes, keys.paused, keys.control], [keys.group])
-    return Op((command,), decode=_nothing)
+
+    def decode(replies: list[Any]) -> None:
+        if replies[0] == b"NONE":
+            message = f"topic {keys.name!r} has no subscription {keys.subscription!r} to pause"
+            raise UsageError(message)
+
+    return Op((command,), decode)
 
 
 def resume(keys: QueueKeys) -> Op[None]:

@@ -75,7 +75,8 @@ class QueueKeys:
         paused: hash, lane -> where its group stood; it exists while the queue is paused.
         control: stream that tells live workers of pauses, cancellations and moved partitions; it
             expires.
-        config: hash, what an ordered queue is declared with; in partition 0 only.
+        config: hash, what an ordered queue is declared with; in partition 0 only. Of a
+            subscription that of its topic.
         members: sorted set, worker -> when its share of the partitions goes to others unless it
             is heard of; in partition 0 only.
         schedules: hash, name of a schedule -> JSON: when it ticks, and its next tick; in
@@ -141,6 +142,11 @@ class QueueKeys:
         """What logs and errors call it."""
         return f"{'subscription' if self.subscription else 'queue'} {self.full_name!r}"
 
+    @property
+    def own(self) -> tuple[str, ...]:
+        """Those of a subscription that are not its topic's."""
+        return tuple(key for key in self.all if key.startswith(f"{self.prefix}:"))
+
     def producer(self, producer: str) -> str:
         """Return the key that remembers the last batch of one producer; it expires."""
         return f"{self.prefix}:producer:{producer}"
@@ -196,7 +202,9 @@ class TopicKeys:
         partition: which one, from 0.
         log: stream of what is published; each subscription is a consumer group of it.
         counters: hash of totals; a queue may have the same name.
-        subscriptions: hash, name of a subscription -> JSON: how it is declared; in partition 0 only.
+        subscriptions: hash, name of a subscription -> JSON: how it is declared; the same in each
+            partition.
+        config: hash, into how many partitions it is divided; in partition 0 only.
         prefix: of all of them.
     """
 
@@ -206,6 +214,7 @@ class TopicKeys:
     log: str
     counters: str
     subscriptions: str
+    config: str
     prefix: str
 
     def at(self, partition: int) -> TopicKeys:
@@ -235,6 +244,7 @@ def topic_keys(namespace: str, name: str, partition: int = 0) -> TopicKeys:
         log=f"{prefix}:log",
         counters=f"{prefix}:log-counters",
         subscriptions=f"{prefix}:subscriptions",
+        config=f"{prefix}:log-config",
         prefix=prefix,
     )
 
@@ -242,7 +252,8 @@ def topic_keys(namespace: str, name: str, partition: int = 0) -> TopicKeys:
 def queue_keys(namespace: str, name: str, partition: int = 0) -> QueueKeys:
     """Return the keys of a queue in a namespace, or of one of its partitions."""
     prefix = _prefix(namespace, name, partition)
-    return _queue_keys(prefix, f"{prefix}:ready", (namespace, name, "", GROUP, partition))
+    place = (namespace, name, "", GROUP, partition)
+    return _queue_keys(prefix, f"{prefix}:ready", f"{prefix}:config", place)
 
 
 def subscription_keys(
@@ -254,10 +265,13 @@ def subscription_keys(
     """
     prefix = _prefix(namespace, name, partition)
     place = (namespace, name, subscription, subscription, partition)
-    return _queue_keys(f"{prefix}:subscription:{subscription}", f"{prefix}:log", place)
+    own = f"{prefix}:subscription:{subscription}"
+    return _queue_keys(own, f"{prefix}:log", f"{prefix}:log-config", place)
 
 
-def _queue_keys(prefix: str, ready: str, place: tuple[str, str, str, str, int]) -> QueueKeys:
+def _queue_keys(
+    prefix: str, ready: str, config: str, place: tuple[str, str, str, str, int]
+) -> QueueKeys:
     namespace, name, subscription, group, partition = place
     return QueueKeys(
         namespace=namespace,
@@ -281,7 +295,7 @@ def _queue_keys(prefix: str, ready: str, place: tuple[str, str, str, str, int]) 
         sweeper=f"{prefix}:sweeper",
         paused=f"{prefix}:paused",
         control=f"{prefix}:control",
-        config=f"{prefix}:config",
+        config=config,
         members=f"{prefix}:members",
         schedules=f"{prefix}:schedules",
         rate=f"{prefix}:rate",

@@ -11,7 +11,7 @@ from millstream.message import Receipt
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.op import Argument, Op, load_script
 
-__all__ = ["Batch", "chunks", "send", "sending"]
+__all__ = ["REMEMBERED_MS", "Batch", "chunks", "in_a_row", "plain", "send", "sending"]
 
 R = TypeVar("R")
 S = TypeVar("S", bound=Sized)
@@ -44,24 +44,27 @@ def send(
 
     Guarantee: the messages are stored together, in this order, once.
     """
-    arguments: list[Argument] = [number, REMEMBERED_MS]
-    if headers is None:
-        arguments += ["b", *bodies]
-    else:
-        arguments.append("bh")
-        for pair in zip(bodies, headers, strict=True):
-            arguments += pair
+    arguments = [number, REMEMBERED_MS, *plain(bodies, headers)]
     command = _SEND.call([keys.ready, keys.counters, keys.producer(producer)], arguments)
-    count = len(bodies)
+    return Op((command,), partial(in_a_row, len(bodies)))
 
-    def decode(replies: Sequence[bytes]) -> list[Receipt]:
-        # Their ids follow one another.
-        milliseconds, _, sequence = replies[0].decode().partition("-")
-        first = int(sequence)
-        prefix = f"{milliseconds}-"
-        return [Receipt(f"{prefix}{number}") for number in range(first, first + count)]
 
-    return Op((command,), decode)
+def plain(bodies: Sequence[bytes], headers: Sequence[bytes] | None) -> list[Argument]:
+    """Return messages as the scripts take them, with the word that says how."""
+    if headers is None:
+        return ["b", *bodies]
+    arguments: list[Argument] = ["bh"]
+    for pair in zip(bodies, headers, strict=True):
+        arguments += pair
+    return arguments
+
+
+def in_a_row(count: int, replies: Sequence[bytes]) -> list[Receipt]:
+    """Return the receipts of messages whose ids follow the first one's."""
+    milliseconds, _, sequence = replies[0].decode().partition("-")
+    first = int(sequence)
+    prefix = f"{milliseconds}-"
+    return [Receipt(f"{prefix}{number}") for number in range(first, first + count)]
 
 
 Batch = Callable[[str, int, Sequence[Any], Sequence[bytes] | None], Op[Sequence[R | QueueFull]]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from millstream.errors import NotConnected, TimedOut
+from millstream.errors import NotConnected, TimedOut, UsageError
 from millstream.protocol.keys import LANES, QueueKeys
 from millstream.protocol.op import Op, Plan, Script, load_script
 
@@ -26,7 +26,8 @@ def find(keys: QueueKeys, message_id: str) -> Plan[str | None]:
     """
     # What was handed back first: these lanes are short.
     for prefix in sorted(LANES, reverse=True):
-        start = "-"
+        # No message has moved to where it stands in a topic's log.
+        start = "" if keys.subscription and not prefix else "-"
         while start:
             command = _FIND.call([keys.lane(prefix)], [message_id, start, ENTRIES_A_CALL])
             entry, following = yield Op((command,), decode=_first)
@@ -74,6 +75,13 @@ def _wherever(
         line = keys.queueing if script is _CANCEL else ()
         command = script.call([*keys.common, *line], [keys.group, message_id, token, *arguments])
         done: int = yield Op((command,), decode=_first, repeatable=repeatable)
+        if done < 0:
+            message = (
+                f"message {message_id} waits in the log of topic {keys.name!r}, which other "
+                f"subscriptions read, too: it cannot be taken out for {keys.subscription!r}. What "
+                "is in flight, or waits for another try, can be cancelled"
+            )
+            raise UsageError(message)
         if done or token:
             return bool(done)
         # Not where a message is that was never moved.

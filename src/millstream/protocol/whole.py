@@ -22,6 +22,7 @@ from millstream.protocol.partitions import by_partition, declare, declared
 
 __all__ = [
     "dead",
+    "merged",
     "pause",
     "peek_delayed",
     "peek_ready",
@@ -54,7 +55,7 @@ def stats(keys: QueueKeys) -> Plan[QueueStats]:
     ages = [one.oldest_ready for one in found if one.oldest_ready is not None]
     changes: dict[str, Any] = {name: sum(getattr(one, name) for one in found) for name in SUMS}
     changes["oldest_ready"] = max(ages, default=None)
-    changes["consumers"] = _merged(one for each in found for one in each.consumers)
+    changes["consumers"] = merged(one for each in found for one in each.consumers)
     changes["partitions"] = tuple(
         msgspec.structs.replace(one, name=f"{keys.full_name}/{number}")
         for number, one in enumerate(found)
@@ -62,7 +63,7 @@ def stats(keys: QueueKeys) -> Plan[QueueStats]:
     return msgspec.structs.replace(found[0], **changes)
 
 
-def _merged(rows: Iterable[ConsumerStats]) -> tuple[ConsumerStats, ...]:
+def merged(rows: Iterable[ConsumerStats]) -> tuple[ConsumerStats, ...]:
     """Put together what the partitions say of each worker: its consumers' names begin alike."""
     merged: dict[str, ConsumerStats] = {}
     for row in rows:

@@ -1,9 +1,11 @@
 -- Pause a queue: from now on no consumer gets a message, those that sleep in a read included.
 -- KEYS[1] ready  KEYS[2] front  KEYS[3] suspect  KEYS[4] paused  KEYS[5] control
 -- ARGV[1] group
--- Returns 'OK'. Safe to repeat: where a group stood before the first pause is kept.
+-- Returns 'OK', or 'NONE' when there is no such subscription. Safe to repeat: where a group stood before the first pause is kept.
 -- @include group
 -- @include tell
+-- Whoever makes the group of a log has to know where it begins.
+if lane_name(KEYS[1]) == 'log' and not find_group(KEYS[1], ARGV[1]) then return 'NONE' end
 for i = 1, 3 do
   local lane, group = KEYS[i], find_group(KEYS[i], ARGV[1])
   local stood = group and group['last-delivered-id'] or '0-0'

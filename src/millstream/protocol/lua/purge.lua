@@ -1,4 +1,5 @@
--- Delete messages that nobody has read yet, and delayed ones, some a call.
+-- Delete messages that nobody has read yet, and delayed ones, some a call. In a topic's log they stay
+-- for others: the subscription passes them over.
 -- KEYS[1] ready  KEYS[2] front  KEYS[3] suspect  KEYS[4] dead  KEYS[5] counters  KEYS[6] due
 -- KEYS[7] delayed  KEYS[8] wake  KEYS[9] priority  KEYS[10] lines  KEYS[11] holders  KEYS[12] unique
 -- KEYS[13] paused  KEYS[14] senders  KEYS[15] room
@@ -26,12 +27,17 @@ end
 for i = 1, 3 do
   if deleted < limit then
     local from = unread_from(find_group(KEYS[i], ARGV[1]), KEYS[i], KEYS[13])
-    for _, entry in ipairs(redis.call('XRANGE', KEYS[i], from, '+', 'COUNT', limit - deleted)) do
-      local state, rest = state_of(entry[1], entry[2])
-      redis.call('XDEL', KEYS[i], entry[1])
-      finish(state.id, rest, now)
-      deleted = deleted + 1
+    local entries = redis.call('XRANGE', KEYS[i], from, '+', 'COUNT', limit - deleted)
+    if KEYS[i] == log then
+      if #entries > 0 then stand_at(entries[#entries][1], log, KEYS[13]) end
+    else
+      for _, entry in ipairs(entries) do
+        local state, rest = state_of(entry[1], entry[2])
+        redis.call('XDEL', KEYS[i], entry[1])
+        finish(state.id, rest, now)
+      end
     end
+    deleted = deleted + #entries
   end
 end
 if deleted > 0 then redis.pcall('HINCRBY', KEYS[5], 'purged', deleted) end

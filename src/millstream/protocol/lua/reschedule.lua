@@ -4,12 +4,13 @@
 -- KEYS[13] paused
 -- ARGV[1] group  ARGV[2] id of the message  ARGV[3] token of its entry or ''  ARGV[4] now in ms or ''
 -- ARGV[5] '+' and a delay in ms, or the ms since 1970
--- Returns 1, or 0 when it does not wait there.
+-- Returns 1, 0 when it does not wait there, or -1 when it waits in a topic's log for others, too.
 -- @include clock
 -- @include lanes
 -- @include moves
 -- @include arrive
 -- @include expire
+-- @include group
 -- @include due
 -- @include place
 -- @include waiting
@@ -18,8 +19,8 @@ local due = due_time(ARGV[5], now) or now
 if redis.call('ZSCORE', KEYS[6], id) then
   redis.call('ZADD', KEYS[6], due, id)
 else
-  local fields = take_waiting(id, ARGV[3])
-  if not fields then return 0 end
+  local fields, stands = take_waiting(id, ARGV[3])
+  if not fields then return stands and -1 or 0 end
   local it = named(fields)
   redis.call('HSET', KEYS[7], id, cmsgpack.pack(fields))
   redis.call('ZADD', KEYS[6], due, id)

@@ -55,7 +55,7 @@ arrive = function(id, fields, stored, now, left)
     if redis.call('ZCARD', KEYS[9]) == 1 then redis.pcall('XADD', KEYS[8], 'MAXLEN', 16, '*', 'priority', id) end
     return 'placed'
   end
-  if failed(redis.pcall('XADD', suspect and KEYS[3] or KEYS[1], '*', unpack(fields))) then return nil end
+  if failed(redis.pcall('XADD', suspect and KEYS[3] or home, '*', unpack(fields))) then return nil end
   if stored then redis.call('HDEL', KEYS[7], id) end
   return 'placed'
 end

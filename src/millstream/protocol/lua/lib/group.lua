@@ -21,6 +21,15 @@ local function unread_from(group, lane, paused)
   return '(' .. last
 end
 
+-- Has the group of a lane go on behind an entry, now or when the queue goes on.
+local function stand_at(id, lane, paused)
+  if redis.call('EXISTS', paused) == 1 then
+    redis.call('HSET', paused, lane_name(lane), id)
+  else
+    redis.call('XGROUP', 'SETID', lane, ARGV[1], id)
+  end
+end
+
 -- Whether a lane has messages that nobody has read yet: 1 or 0. The lane is nearly always empty.
 -- Lengths do not tell: somebody may have acknowledged an entry without deleting it.
 local function unread(lane)

@@ -1,3 +1,8 @@
+-- A subscription is a queue whose ready lane is the log of its topic. Others read it, too: nothing is
+-- deleted from it here, and nothing comes back to it. The subscription's own front takes its place.
+local log = string.sub(KEYS[1], -4) == ':log' and KEYS[1]
+local home = log and KEYS[2] or KEYS[1]
+
 -- Moving a message between the streams of a queue. A moved message carries its state in the
 -- field `s` (JSON): its id, attempts and crashes; every other field passes unchanged.
 local KINDS = { id = 'string', attempts = 'number', crashes = 'number', at = 'number',
@@ -19,7 +24,7 @@ end
 
 -- Lua cannot unpack more than some thousand values. What a foreign entry has beside the fields of
 -- the wire format (some of each, should they be repeated) is then kept in one field.
-local OWN = { b = true, h = true, k = true, o = true, p = true, x = true, u = true }
+local OWN = { b = true, h = true, k = true, o = true, p = true, x = true, u = true, t = true }
 local function pack_surplus(fields)
   local kept, surplus = {}, {}
   for i = 1, #fields, 2 do
@@ -68,7 +73,7 @@ end
 -- Takes the entry out of its stream for good; call it after its copy is safe elsewhere.
 local function remove(stream, group, id)
   redis.call('XACK', stream, group, id)
-  redis.call('XDEL', stream, id)
+  if stream ~= log then redis.call('XDEL', stream, id) end
 end
 
 local function bury(dead, state, rest, now)

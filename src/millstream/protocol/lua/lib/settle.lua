@@ -8,6 +8,13 @@ end
 -- XACK refuses a late owner by itself, and only a short count asks for a closer look.
 local function ack_all(first, number, lost)
   local settled, last = 0, first + number - 1
+  -- In a log nothing else tells which of many were refused.
+  for i = first, log and last or 0 do
+    local acked = redis.call('XACK', log, ARGV[1], ARGV[i])
+    settled = settled + acked
+    if acked == 0 then lost[#lost + 1] = ARGV[i] end
+  end
+  if log then return settled end
   for from = first, last, 1000 do
     local ids = { unpack(ARGV, from, math.min(from + 999, last)) }
     local acked = redis.call('XACK', KEYS[1], ARGV[1], unpack(ids))
@@ -33,7 +40,7 @@ end
 local function finish_and_ack(lane, id, now, counts)
   local entry = redis.call('XRANGE', lane, id, id)[1]
   if redis.call('XACK', lane, ARGV[1], id) == 0 then return false end
-  redis.call('XDEL', lane, id)
+  if lane ~= log then redis.call('XDEL', lane, id) end
   counts.acked = counts.acked + 1
   if not entry then return true end
   local it = named(entry[2])
