@@ -55,7 +55,7 @@ class TopicMachine(QueueMachine):
         self.run(consume.fetch(self.keys, SWEEPER))
 
     def join(self, consumer: str) -> None:
-        self.run(consume.register(self.keys, consumer, LEASE_MS, subscription=self.declared))
+        self.run(consume.register(self.keys, consumer, LEASE_MS, source=self.declared))
 
     @rule(name=st.sampled_from(NAMES))
     def turn(self, name: str) -> None:

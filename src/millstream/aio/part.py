@@ -86,7 +86,9 @@ class Part(Generic[T]):
     async def register(self) -> None:
         """Make the partition and this consumer known to the server."""
         queue = self._queue
-        op = consume.register(self.keys, self._consumer, queue.lease_ms, queue.partitions)
+        op = consume.register(
+            self.keys, self._consumer, queue.lease_ms, queue.partitions, source=queue
+        )
         await self._driver.run(op)
 
     def keep_leases(self) -> None:
@@ -166,7 +168,9 @@ class Part(Generic[T]):
         """After a loss: find what was delivered to us without arriving."""
         known = {envelope.token for envelope in self._buffer} | self._handed_out
         queue = self._queue
-        plan = consume.rejoin(self.keys, self._consumer, queue.lease_ms, queue.partitions)
+        plan = consume.rejoin(
+            self.keys, self._consumer, queue.lease_ms, queue.partitions, source=queue
+        )
         pending = await self._driver.drive(plan)
         self.woke(Fetched(envelopes=[one for one in pending if one.token not in known]))
 

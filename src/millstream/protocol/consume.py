@@ -19,7 +19,7 @@ from millstream.protocol.op import Argument, Command, Op, Plan, load_script
 from millstream.protocol.partitions import check_number
 from millstream.protocol.settlement import Settlement
 from millstream.protocol.subscriptions import register_at
-from millstream.topic import Subscription
+from millstream.topic import Source, Subscription
 
 __all__ = [
     "Fetched",
@@ -51,7 +51,7 @@ def register(
     lease_ms: int,
     partitions: int | None = None,
     *,
-    subscription: Subscription[Any] | None = None,
+    source: Source[Any] | None = None,
 ) -> Op[None]:
     """Create what a consumer needs, and make its lease known. Safe to repeat.
 
@@ -64,13 +64,13 @@ def register(
         consumer: who.
         lease_ms: its lease.
         partitions: how many the consumer takes the queue to have; None: that does not matter.
-        subscription: as declared, when the keys are of one.
+        source: what the keys are of, as declared: a subscription must be given, a queue need not.
 
     Raises:
         UsageError: the queue has another number of partitions, or the subscription another filter.
     """
-    if subscription is not None:
-        return register_at(keys, subscription, consumer, lease_ms)
+    if isinstance(source, Subscription):
+        return register_at(keys, source, consumer, lease_ms)
     command = _REGISTER.call(
         [*keys.lanes, keys.wake, keys.consumers, keys.paused, keys.config],
         [keys.group, consumer, lease_ms],
@@ -223,13 +223,13 @@ def rejoin(
     lease_ms: int,
     partitions: int | None = None,
     *,
-    subscription: Subscription[Any] | None = None,
+    source: Source[Any] | None = None,
 ) -> Plan[list[Envelope]]:
     """Make sure of what a consumer needs, and return everything that it owns.
 
     After a start, a lost reply, or a FLUSHALL. The parameters are those of ``register``.
     """
-    yield register(keys, consumer, lease_ms, partitions, subscription=subscription)
+    yield register(keys, consumer, lease_ms, partitions, source=source)
     return (yield from own_pending(keys, consumer))
 
 

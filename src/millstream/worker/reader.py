@@ -259,7 +259,9 @@ class Reader:
         """
         await self._sleeper.close()
         queue, self._since = self._queue, time.monotonic()
-        plan = consume.rejoin(self.keys, self.consumer, queue.lease_ms, queue.partitions)
+        plan = consume.rejoin(
+            self.keys, self.consumer, queue.lease_ms, queue.partitions, source=queue
+        )
         pending = await self._driver.drive(plan)
         unknown = Fetched(envelopes=self.holdings.reconcile(pending))
         self._reading.woke(unknown)
