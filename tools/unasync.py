@@ -26,15 +26,20 @@ SUBSTITUTIONS = [
     (r"\basync (def|with|for)\b", r"\1"),
     (r"\bawait asyncio\.to_thread\(([\w.]+)\)", r"\1()"),
     (r"\bawait ", ""),
-    (r"\b__a(enter|exit)__\b", r"__\1__"),
+    (r"\b__a(enter|exit|iter|next)__\b", r"__\1__"),
+    (r"\bStopAsyncIteration\b", "StopIteration"),
     # Types
     (r"\bAsyncGenerator\[(.+), None\]", r"Generator[\1, None, None]"),
     (r"\bAsyncGenerator\b", "Generator"),
     # Names
     (r"\baclose\b", "close"),
     (r"\bAsyncClient\b", "Client"),
-    (r"\bAsync(Ahead|Driver|Listener|Sender|WaitingSender)\b", r"Blocking\1"),
+    (
+        r"\bAsync(Ahead|Driver|Inbox|Listener|PubSub|Sender|WaitingSender)\b",
+        r"Blocking\1",
+    ),
     (r"\bDelivery\b", "SyncDelivery"),
+    (r"\bFeed\b", "SyncFeed"),
     (r"\bmillstream\.aio\b", "millstream.sync"),
     (r"\bdriver\.aio", "driver.blocking"),
     # Words

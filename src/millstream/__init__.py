@@ -9,6 +9,7 @@ from importlib.metadata import version as _version
 
 from millstream.aio.client import AsyncClient
 from millstream.aio.delivery import Delivery
+from millstream.aio.feed import Feed
 from millstream.declare import Queue
 from millstream.errors import (
     BrokerError,
@@ -20,15 +21,27 @@ from millstream.errors import (
     Reject,
     RetryLater,
     ServerRefused,
+    SlowListener,
     TimedOut,
     Undecodable,
     UnsupportedServer,
     UsageError,
 )
-from millstream.message import ConsumerStats, DeadLetter, Message, QueueStats, Receipt, Schedule
+from millstream.message import (
+    ConsumerStats,
+    DeadLetter,
+    Heard,
+    Message,
+    Missed,
+    QueueStats,
+    Receipt,
+    Schedule,
+)
 from millstream.policy import Backoff, Bound, Rate, Retry
 from millstream.sync.client import Client
 from millstream.sync.delivery import SyncDelivery
+from millstream.sync.feed import SyncFeed
+from millstream.topic import Topic
 from millstream.worker import Worker
 
 __all__ = [
@@ -41,9 +54,12 @@ __all__ = [
     "DeadLetter",
     "Delivery",
     "DeliveryError",
+    "Feed",
+    "Heard",
     "LeaseLost",
     "Message",
     "MillstreamError",
+    "Missed",
     "NotConnected",
     "Queue",
     "QueueFull",
@@ -55,8 +71,11 @@ __all__ = [
     "RetryLater",
     "Schedule",
     "ServerRefused",
+    "SlowListener",
     "SyncDelivery",
+    "SyncFeed",
     "TimedOut",
+    "Topic",
     "Undecodable",
     "UnsupportedServer",
     "UsageError",

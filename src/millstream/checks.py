@@ -14,6 +14,7 @@ from millstream.topic import Source, Subscription, Topic
 __all__ = [
     "check_confirmed",
     "check_cursor",
+    "check_ephemeral",
     "check_headers",
     "check_ids",
     "check_limit",
@@ -66,6 +67,14 @@ def check_topic(topic: object) -> None:
         raise UsageError(message)
     if not isinstance(topic, Topic):
         message = f"expected a Topic, not {_shown(topic)}"
+        raise UsageError(message)
+
+
+def check_ephemeral(topic: object) -> None:
+    """Refuse what is no topic that reaches only who listens."""
+    check_topic(topic)
+    if topic.durable:  # type: ignore[attr-defined] # it is a topic
+        message = f"{topic.title} is durable: this is for durable=False"  # type: ignore[attr-defined] # see above
         raise UsageError(message)
 
 

@@ -13,6 +13,7 @@ The tree says what the caller can do about an error::
     ├── DeliveryError         one message
     │   ├── LeaseLost         another consumer owns the message by now
     │   └── Undecodable       its body does not fit the declared type
+    ├── SlowListener          a listener's buffer was full, and it asked to be disconnected then
     ├── RetryLater            raised by a handler: try this message again later
     └── Reject                raised by a handler: move this message to the dead letters
 
@@ -33,6 +34,7 @@ __all__ = [
     "Reject",
     "RetryLater",
     "ServerRefused",
+    "SlowListener",
     "TimedOut",
     "Undecodable",
     "UnsupportedServer",
@@ -161,6 +163,20 @@ class Undecodable(DeliveryError):
     def __init__(self, message: str, *, queue: str, id: str, reason: str) -> None:
         super().__init__(message, queue=queue, id=id)
         self.reason = reason
+
+
+class SlowListener(MillstreamError):
+    """A listener of an ephemeral topic fell behind, and had declared ``on_full="disconnect"``.
+
+    Attributes:
+        topic: the name of the topic, or the pattern.
+        buffer: how many messages waited for it.
+    """
+
+    def __init__(self, message: str, *, topic: str, buffer: int) -> None:
+        super().__init__(message)
+        self.topic = topic
+        self.buffer = buffer
 
 
 class RetryLater(MillstreamError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -12,7 +12,9 @@ __all__ = [
     "LAST_MS",
     "ConsumerStats",
     "DeadLetter",
+    "Heard",
     "Message",
+    "Missed",
     "QueueStats",
     "Receipt",
     "Schedule",
@@ -21,6 +23,8 @@ __all__ = [
     "time_of",
 ]
 
+
+T = TypeVar("T")
 
 LAST_MS = 253_402_300_799_000
 """The end of the year 9999, where datetime ends."""
@@ -39,15 +43,49 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         id: of the message; it stays the same through delays, retries, dead letters and redrive.
+            Empty for an ephemeral topic: its messages have none.
         duplicate: whether an earlier message has the unique key, and nothing was stored; then id
             is that of the earlier one.
         durability: how far the message is known to have got: ``memory`` means the server has it,
-            and its persistence settings decide what a crash of the server costs.
+            and its persistence settings decide what a crash of the server costs. ``none``: it has
+            reached who listened, and nobody keeps it (an ephemeral topic).
+        listeners: to how many connections the server has sent it, for an ephemeral topic. A client
+            that listens to the topic and to patterns counts once for each. Otherwise None.
     """
 
     id: str
     duplicate: bool = False
     durability: str = "memory"
+    listeners: int | None = None
+
+
+class Heard(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
+    """A message of an ephemeral topic, as a listener gets it. There is nothing to settle.
+
+    Attributes:
+        body: the decoded body.
+        topic: the name of the topic that it was published on; interesting with a pattern.
+        headers: the metadata that the publisher gave.
+        subject: what it is about, if the publisher said so.
+    """
+
+    body: T
+    topic: str
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
+    subject: str | None = None
+
+
+class Missed(msgspec.Struct, frozen=True, kw_only=True):
+    """Stands between messages of an ephemeral topic where a listener did not get all of them.
+
+    Attributes:
+        dropped: how many messages its buffer had no room for.
+        reconnected: whether the connection was lost: what was published until it was back is gone,
+            and nobody knows how much. It may be nothing.
+    """
+
+    dropped: int = 0
+    reconnected: bool = False
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):

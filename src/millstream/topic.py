@@ -18,6 +18,8 @@ __all__ = ["EARLIEST", "LATEST", "Source", "Start", "Subscription", "Topic"]
 
 T = TypeVar("T")
 
+_SIGNS = "*>"
+
 EXPIRES = 31 * 86_400.0
 """Seconds that a forgotten subscription lives by default: those of Google Cloud Pub/Sub
 (cloud.google.com/pubsub/docs/subscription-properties)."""
@@ -55,7 +57,9 @@ class Topic(Generic[T]):
     """Publish/subscribe: each subscription gets every message, at least once.
 
     Args:
-        name: 1 to 200 characters; publishers and subscribers in any language share it.
+        name: 1 to 200 characters; publishers and subscribers in any language share it. With
+            ``durable=False`` it may be a pattern to listen to many topics: ``*`` stands for one
+            token between dots, ``>`` at the end for all the rest (``ticks.*``).
         body_type: what a body is, as for ``Queue``. Default: any JSON value.
         durable: whether messages are kept until every subscription has handled them (default), or
             reach only those who listen at that moment (Redis Pub/Sub).
@@ -116,6 +120,7 @@ class Topic(Generic[T]):
             _check_type(retain, Retain, f"{where}: retain must be a Retain")
         check_partitions(where, ordered, partitions)
         check_count(max_body, f"{where}: max_body")
+        _check_pattern(where, name, durable=durable)
         if not durable:
             _check_ephemeral(where, {"retry": retry, "retain": retain, "ordered": ordered or None})
         # The dataclass is frozen, so its own constructor sets fields in this way, too.
@@ -150,6 +155,11 @@ class Topic(Generic[T]):
             )
             raise UsageError(message)
         return data
+
+    @property
+    def is_pattern(self) -> bool:
+        """Whether it stands for many topics, and can only be listened to."""
+        return any(sign in self.name for sign in _SIGNS)
 
     def subscription(self, name: str, **options: Unpack[SubscriptionOptions]) -> Subscription[T]:
         """Declare a subscription; the parameters are those of ``Subscription``."""
@@ -289,6 +299,23 @@ def _check_type(value: object, kind: type, problem: str) -> None:
     if not isinstance(value, kind):
         message = f"{problem}, not {value!r}"
         raise UsageError(message)
+
+
+def _check_pattern(where: str, name: str, *, durable: bool) -> None:
+    """Refuse signs of patterns where they cannot stand for anything."""
+    if not any(sign in name for sign in _SIGNS):
+        return
+    if durable:
+        message = f"{where}: * and > make a pattern, which can only be listened to: durable=False"
+        raise UsageError(message)
+    try:
+        check_filter(name)
+    except UsageError as error:
+        message = (
+            f"{where}: in a pattern * stands for one token between dots, and > for all the rest, "
+            "at the end"
+        )
+        raise UsageError(message) from error
 
 
 def _check_ephemeral(where: str, declared: dict[str, object]) -> None:

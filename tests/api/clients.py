@@ -55,6 +55,9 @@ class Blocking(_InThreads):
     async def aclose(self) -> None:
         await asyncio.to_thread(self.target.close)
 
+    def subscribe(self, topic: Any, **options: Any) -> Any:
+        return _Feed(self.target.subscribe(topic, **options))
+
     async def receive(self, queue: Any, **options: Any) -> AsyncGenerator[Any, None]:
         deliveries = self.target.receive(queue, **options)
         try:
@@ -70,6 +73,29 @@ class Blocking(_InThreads):
                 yield message
         finally:
             await asyncio.to_thread(messages.close)
+
+
+class _Feed(_InThreads):
+    """A blocking feed behind the methods of the async one."""
+
+    async def __aenter__(self) -> Self:
+        await asyncio.to_thread(self.target.__enter__)
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await asyncio.to_thread(self.target.__exit__, *error)
+
+    async def aclose(self) -> None:
+        await asyncio.to_thread(self.target.close)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        item = await asyncio.to_thread(next, self.target, None)
+        if item is None:
+            raise StopAsyncIteration
+        return item
 
 
 def make(kind: Kind, source: object, **options: Any) -> ms.AsyncClient:

@@ -35,6 +35,9 @@ assert_type(anything, ms.Queue[Any])
 bounded = ms.Queue("bounded", Order, bound=ms.Bound(100, on_full="wait", timeout=5))
 assert_type(bounded, ms.Queue[Order])
 
+ticks = ms.Topic("ticks", Order, durable=False)
+assert_type(ticks, ms.Topic[Order])
+
 worker = ms.Worker()
 
 
@@ -104,6 +107,10 @@ async def use(mq: ms.AsyncClient) -> None:
     assert_type(await mq.pause_schedule(orders, "three"), None)
     assert_type(await mq.resume_schedule(orders, "three"), None)
     assert_type(await mq.remove_schedule(orders, "three"), bool)
+    assert_type(await mq.publish(ticks, Order(1), subject="a"), ms.Receipt)
+    assert_type(await mq.publish_many(ticks, [Order(1)]), list[ms.Receipt])
+    async for tick in mq.subscribe(ticks, buffer=10, on_full="drop_newest"):
+        assert_type(tick, ms.Heard[Order] | ms.Missed)
     await mq.send(orders, "no order")  # type: ignore[misc] # a wrong body is an error
 
 
@@ -113,5 +120,9 @@ def use_blocking(mq: ms.Client) -> None:
     for delivery in mq.receive(orders):
         assert_type(delivery, ms.SyncDelivery[Order])
         assert_type(delivery.extend(5), None)
+    assert_type(mq.publish(ticks, Order(1)), ms.Receipt)
+    with mq.subscribe(ticks) as feed:
+        assert_type(feed, ms.SyncFeed[Order])
+        assert_type(next(feed), ms.Heard[Order] | ms.Missed)
     assert_type(mq.schedules(rows), list[ms.Schedule])
     assert_type(mq.remove_schedule(rows, "rows"), bool)

@@ -22,6 +22,7 @@ from millstream.errors import (
     Reject,
     RetryLater,
     ServerRefused,
+    SlowListener,
     TimedOut,
     Undecodable,
     UnsupportedServer,
@@ -46,6 +47,7 @@ EXAMPLES: list[tuple[MillstreamError, dict[str, Any]]] = [
         Undecodable("text", queue="orders", id="1-1", reason="malformed"),
         {"queue": "orders", "id": "1-1", "reason": "malformed"},
     ),
+    (SlowListener("text", topic="ticks", buffer=9), {"topic": "ticks", "buffer": 9}),
     (RetryLater("text", delay=5), {"reason": "text", "delay": 5}),
     (Reject("text"), {"reason": "text"}),
 ]

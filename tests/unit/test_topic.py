@@ -125,6 +125,22 @@ def test_retentions_that_make_no_sense(options: dict[str, Any], message: str) ->
         Retain(**options)
 
 
+@pytest.mark.parametrize("name", ["*", ">", "ticks.*", "*.eu.*", "ticks.>"])
+def test_patterns(name: str) -> None:
+    """A topic that keeps nothing may stand for many."""
+    assert Topic(name, durable=False).is_pattern
+    assert not Topic(name.translate({42: "x", 62: "x"}), durable=False).is_pattern
+    with pytest.raises(UsageError, match="can only be listened to: durable=False"):
+        Topic(name)
+
+
+@pytest.mark.parametrize("name", ["tick*", ">.eu", "a.>.b", "**", "a>", "a..*"])
+def test_patterns_that_make_no_sense(name: str) -> None:
+    """A sign stands for whole tokens, and > is the last."""
+    with pytest.raises(UsageError, match=r"in a pattern \* stands for one token"):
+        Topic(name, durable=False)
+
+
 def test_an_oversize_body_is_refused() -> None:
     """The bytes that would be stored count, and the error says how many there are."""
     with pytest.raises(UsageError, match="topic 'small': the body has 12 bytes, 10 are allowed"):

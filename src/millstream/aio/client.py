@@ -12,10 +12,12 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
+from millstream.aio import ephemeral as _ephemeral
 from millstream.aio import operate
 from millstream.aio import replay as _replay
 from millstream.aio import schedules as _schedules
 from millstream.aio.delivery import Delivery
+from millstream.aio.ephemeral import Ephemeral
 from millstream.aio.reader import QueueReader
 from millstream.aio.router import Placer, QueueSender, placer_of, sender_of
 from millstream.checks import check_prefetch, check_sendable, check_source
@@ -71,6 +73,7 @@ class AsyncClient:
             connect_timeout=milliseconds(connect_timeout, "connect_timeout", minimum=0.001) / 1000,
             timeout=milliseconds(timeout, "timeout", minimum=0.001) / 1000,
         )
+        self._ephemeral = Ephemeral(self._driver, namespace)
         self._senders: dict[str, QueueSender] = {}
         self._placers: dict[str, Placer] = {}
         # Receivers may start at the same time, in threads even: all get the same keeper.
@@ -92,6 +95,11 @@ class AsyncClient:
     def driver(self) -> AsyncDriver:
         """What runs operations; for the worker, and for tools that add their own."""
         return self._driver
+
+    @property
+    def ephemeral(self) -> Ephemeral:
+        """What publishes and listens to topics that keep nothing."""
+        return self._ephemeral
 
     async def connect(self) -> Self:
         """Connect now, and check the server. The first operation does so, too.
@@ -119,6 +127,7 @@ class AsyncClient:
         """Hand back what was fetched ahead, and disconnect. Safe to repeat."""
         for sender in [*self._senders.values(), *self._placers.values()]:
             await sender.close()
+        await self._ephemeral.aclose()
         for reader in list(self._readers):
             await reader.aclose()
         with self._guard:
@@ -245,6 +254,10 @@ class AsyncClient:
         if queue.ordered:
             await self._driver.run(declare(keys, queue.partitions))
         return [keys.at(number) for number in range(queue.partitions)]
+
+    publish = _ephemeral.publish
+    publish_many = _ephemeral.publish_many
+    subscribe = _ephemeral.subscribe
 
     # Receiving
 

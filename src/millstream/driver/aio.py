@@ -10,6 +10,7 @@ from redis import exceptions
 
 from millstream.driver.aio_ahead import AsyncAhead
 from millstream.driver.aio_listener import AsyncListener
+from millstream.driver.aio_pubsub import AsyncPubSub
 from millstream.driver.aio_sender import AsyncSender
 from millstream.driver.aio_waiting import AsyncWaitingSender
 from millstream.driver.aio_wire import AsyncWire
@@ -45,6 +46,7 @@ class AsyncDriver:
         self._timeout = timeout
         self._target: Target | None = None
         self._wire: AsyncWire | None = None
+        self._pubsub: AsyncPubSub | None = None
         self._opening = asyncio.Lock()
         self._closed = False
         self._pid = os.getpid()
@@ -198,6 +200,16 @@ class AsyncDriver:
             self._target, connect_timeout=self._connect_timeout, longest=BLOCK_MS / 1000 + 5
         )
 
+    async def pubsub(self) -> AsyncPubSub:
+        """Return the connection for all that is listened to."""
+        await self.open()
+        assert self._target is not None  # noqa: S101 - open() sets it
+        if self._pubsub is None:
+            self._pubsub = AsyncPubSub(
+                self._target, connect_timeout=self._connect_timeout, timeout=self._timeout
+            )
+        return self._pubsub
+
     def blocking(self, *, timeout: float) -> BlockingDriver:
         """Return a blocking driver of the same server, for a thread, as patient as told."""
         source = self._target if self._target is not None else self._source
@@ -210,6 +222,8 @@ class AsyncDriver:
     async def close(self) -> None:
         """Disconnect. Safe to repeat."""
         self._closed = True
+        if self._pubsub is not None:
+            await self._pubsub.close()
         wire, target = self._wire, self._target
         if wire is not None:
             await wire.close()

@@ -11,6 +11,7 @@ from redis import exceptions
 
 from millstream.driver.blocking_ahead import BlockingAhead
 from millstream.driver.blocking_listener import BlockingListener
+from millstream.driver.blocking_pubsub import BlockingPubSub
 from millstream.driver.blocking_sender import BlockingSender
 from millstream.driver.blocking_waiting import BlockingWaitingSender
 from millstream.driver.faults import (
@@ -148,6 +149,7 @@ class BlockingDriver:
         self._timeout = timeout
         self._target: Target | None = None
         self._wire: BlockingWire | None = None
+        self._pubsub: BlockingPubSub | None = None
         self._opening = threading.Lock()
         self._closed = False
         self._pid = os.getpid()
@@ -302,6 +304,17 @@ class BlockingDriver:
             self._target, connect_timeout=self._connect_timeout, longest=BLOCK_MS / 1000 + 5
         )
 
+    def pubsub(self) -> BlockingPubSub:
+        """Return the connection for all that is listened to."""
+        self.open()
+        assert self._target is not None  # noqa: S101 - open() sets it
+        with self._opening:
+            if self._pubsub is None:
+                self._pubsub = BlockingPubSub(
+                    self._target, connect_timeout=self._connect_timeout, timeout=self._timeout
+                )
+            return self._pubsub
+
     def blocking(self, *, timeout: float) -> BlockingDriver:
         """Return a further driver of the same server, for another thread, as patient as told."""
         source = self._target if self._target is not None else self._source
@@ -314,6 +327,8 @@ class BlockingDriver:
     def close(self) -> None:
         """Disconnect. Safe to repeat."""
         self._closed = True
+        if self._pubsub is not None:
+            self._pubsub.close()
         wire, target = self._wire, self._target
         if wire is not None:
             wire.close()

@@ -205,6 +205,7 @@ class TopicKeys:
         subscriptions: hash, name of a subscription -> JSON: how it is declared; the same in each
             partition.
         config: hash, into how many partitions it is divided; in partition 0 only.
+        channel: of Pub/Sub, for a topic that keeps nothing; no key.
         prefix: of all of them.
     """
 
@@ -215,6 +216,7 @@ class TopicKeys:
     counters: str
     subscriptions: str
     config: str
+    channel: str
     prefix: str
 
     def at(self, partition: int) -> TopicKeys:
@@ -245,6 +247,7 @@ def topic_keys(namespace: str, name: str, partition: int = 0) -> TopicKeys:
         counters=f"{prefix}:log-counters",
         subscriptions=f"{prefix}:subscriptions",
         config=f"{prefix}:log-config",
+        channel=f"{prefix}:channel",
         prefix=prefix,
     )
 

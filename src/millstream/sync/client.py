@@ -27,10 +27,12 @@ from millstream.protocol.options import (
     placement,
 )
 from millstream.protocol.partitions import check_not_ordered, declare
+from millstream.sync import ephemeral as _ephemeral
 from millstream.sync import operate
 from millstream.sync import replay as _replay
 from millstream.sync import schedules as _schedules
 from millstream.sync.delivery import SyncDelivery
+from millstream.sync.ephemeral import Ephemeral
 from millstream.sync.reader import QueueReader
 from millstream.sync.router import Placer, QueueSender, placer_of, sender_of
 from millstream.topic import Source, Subscription
@@ -71,6 +73,7 @@ class Client:
             connect_timeout=milliseconds(connect_timeout, "connect_timeout", minimum=0.001) / 1000,
             timeout=milliseconds(timeout, "timeout", minimum=0.001) / 1000,
         )
+        self._ephemeral = Ephemeral(self._driver, namespace)
         self._senders: dict[str, QueueSender] = {}
         self._placers: dict[str, Placer] = {}
         # Receivers may start at the same time, in threads even: all get the same keeper.
@@ -92,6 +95,11 @@ class Client:
     def driver(self) -> BlockingDriver:
         """What runs operations; for the worker, and for tools that add their own."""
         return self._driver
+
+    @property
+    def ephemeral(self) -> Ephemeral:
+        """What publishes and listens to topics that keep nothing."""
+        return self._ephemeral
 
     def connect(self) -> Self:
         """Connect now, and check the server. The first operation does so, too.
@@ -119,6 +127,7 @@ class Client:
         """Hand back what was fetched ahead, and disconnect. Safe to repeat."""
         for sender in [*self._senders.values(), *self._placers.values()]:
             sender.close()
+        self._ephemeral.close()
         for reader in list(self._readers):
             reader.close()
         with self._guard:
@@ -243,6 +252,10 @@ class Client:
         if queue.ordered:
             self._driver.run(declare(keys, queue.partitions))
         return [keys.at(number) for number in range(queue.partitions)]
+
+    publish = _ephemeral.publish
+    publish_many = _ephemeral.publish_many
+    subscribe = _ephemeral.subscribe
 
     # Receiving
 
