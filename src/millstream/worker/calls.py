@@ -14,7 +14,7 @@ from millstream.worker.handler import Handler, Middleware
 from millstream.worker.handling import Call
 from millstream.worker.threads import ThreadSlots
 
-__all__ = ["build_call"]
+__all__ = ["build_call", "limited", "wrapped"]
 
 
 def build_call(
@@ -33,9 +33,9 @@ def build_call(
     else:
         call = _as_coroutine(handler)
         if handler.timeout is not None:
-            call = _limited(call, handler.timeout)
+            call = limited(call, handler.timeout)
     for layer in reversed(middleware):
-        call = _wrapped(layer, call)
+        call = wrapped(layer, call)
     return call
 
 
@@ -46,7 +46,9 @@ def _as_coroutine(handler: Handler) -> Call:
     return lambda body, _: function(body)
 
 
-def _limited(inner: Call, seconds: float) -> Call:
+def limited(inner: Call, seconds: float) -> Call:
+    """Cancel a coroutine that takes longer."""
+
     async def limited(body: Any, delivery: Any) -> None:
         async with asyncio.timeout(seconds) as limit:
             await inner(body, delivery)
@@ -58,7 +60,9 @@ def _limited(inner: Call, seconds: float) -> Call:
     return limited
 
 
-def _wrapped(layer: Middleware, inner: Call) -> Call:
+def wrapped(layer: Middleware, inner: Call) -> Call:
+    """Put a middleware around a call."""
+
     async def wrapped(body: Any, delivery: Any) -> None:
         await layer(delivery, lambda: inner(body, delivery))
 

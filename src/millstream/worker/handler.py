@@ -14,7 +14,16 @@ from millstream.errors import UsageError
 from millstream.policy import Duration, Retry, milliseconds
 from millstream.topic import Source, Start, Subscription, Topic
 
-__all__ = ["Beginning", "Handler", "Middleware", "Options", "declare_handler"]
+__all__ = [
+    "Beginning",
+    "Handler",
+    "Middleware",
+    "Options",
+    "check_numbers",
+    "declare_handler",
+    "is_coroutine",
+    "takes_two",
+]
 
 Middleware = Callable[[Any, Callable[[], Awaitable[Any]]], Awaitable[Any]]
 """``async def middleware(delivery, call_next)``: it awaits ``call_next()`` or raises.
@@ -98,13 +107,8 @@ def declare_handler(
     """
     name = getattr(function, "__qualname__", repr(function))
     queue = _source(f"worker.on({name})", target, options)
-    kinds = (function, getattr(function, "__call__", None))  # noqa: B004 - an object may be a handler
-    if any(inspect.isgeneratorfunction(it) or inspect.isasyncgenfunction(it) for it in kinds):
-        # Called, it would only make a generator, and every message would be lost.
-        message = f"worker.on: {name} yields; the handler of a queue must return"
-        raise UsageError(message)
-    is_async = any(inspect.iscoroutinefunction(it) for it in kinds)
-    _check_numbers(options, name)
+    is_async = is_coroutine(function, name)
+    check_numbers(options, name)
     retry, timeout, wait = options.retry, options.timeout, options.batch_wait
     if retry is not None and not isinstance(retry, Retry):
         message = f"worker.on({name}): retry must be a Retry, not {retry!r}"
@@ -118,7 +122,7 @@ def declare_handler(
         queue=queue,
         function=function,
         is_async=is_async,
-        takes_delivery=_parameters(function, name) == 2,  # noqa: PLR2004 - body and delivery
+        takes_delivery=takes_two(function, name),
         concurrency=options.concurrency or (single if options.batch is None else BATCHES),
         prefetch=options.prefetch,
         timeout=timeout,
@@ -126,6 +130,20 @@ def declare_handler(
         batch=options.batch,
         batch_wait=BATCH_WAIT if wait is None else wait,
     )
+
+
+def is_coroutine(function: Callable[..., Any], name: str) -> bool:
+    """Tell whether a handler is an ``async def``, or an object that is called as one.
+
+    Raises:
+        UsageError: it can be no handler.
+    """
+    kinds = (function, getattr(function, "__call__", None))  # noqa: B004 - an object may be a handler
+    if any(inspect.isgeneratorfunction(it) or inspect.isasyncgenfunction(it) for it in kinds):
+        # Called, it would only make a generator, and every message would be lost.
+        message = f"worker.on: {name} yields; the handler of a queue must return"
+        raise UsageError(message)
+    return any(inspect.iscoroutinefunction(it) for it in kinds)
 
 
 def _source(where: str, target: object, options: Options) -> Source[Any]:
@@ -155,7 +173,7 @@ def _source(where: str, target: object, options: Options) -> Source[Any]:
     return target
 
 
-def _check_numbers(options: Options, name: str) -> None:
+def check_numbers(options: Options, name: str) -> None:
     """Refuse numbers of messages that make no sense, alone or together."""
     for parameter in ("concurrency", "prefetch", "batch"):
         value = getattr(options, parameter)
@@ -179,8 +197,12 @@ def _check_numbers(options: Options, name: str) -> None:
         raise UsageError(message)
 
 
-def _parameters(function: Callable[..., Any], name: str) -> int:
-    """Count the parameters that are passed by position: one or two."""
+def takes_two(function: Callable[..., Any], name: str) -> bool:
+    """Tell whether a second parameter can be passed by position, beside the body.
+
+    Raises:
+        UsageError: it needs more, or takes nothing.
+    """
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     signature = inspect.signature(function)
     required = 0
@@ -201,4 +223,4 @@ def _parameters(function: Callable[..., Any], name: str) -> int:
     if not count <= possible or count > 2:  # noqa: PLR2004 - body and delivery
         message = f"worker.on: {name}{signature} must take a body, or a body and a delivery"
         raise UsageError(message)
-    return count
+    return count == 2  # noqa: PLR2004 - body and delivery

@@ -12,6 +12,7 @@ from millstream.errors import BrokerError
 from millstream.message import QueueStats
 from millstream.worker.control import Control
 from millstream.worker.handler import Handler, Middleware
+from millstream.worker.listening import Listener, Listening, OnMissed
 from millstream.worker.partitions import Work, begin
 from millstream.worker.recurrence import Recurrence
 from millstream.worker.scheduler import Scheduler
@@ -33,6 +34,8 @@ class Run:
     Args:
         client: to the server.
         handlers: to run.
+        listeners: of ephemeral topics.
+        on_missed: by the name of such a topic, whom to tell of gaps.
         recurrences: schedules to keep.
         middleware: around each of them.
         startup: called before the first message.
@@ -45,6 +48,8 @@ class Run:
         client: AsyncClient,
         handlers: Sequence[Handler],
         *,
+        listeners: Sequence[Listener],
+        on_missed: Mapping[str, OnMissed],
         recurrences: Sequence[Recurrence],
         middleware: Sequence[Middleware],
         startup: Hooks,
@@ -54,6 +59,8 @@ class Run:
         self.client = client
         self.over = False
         self._handlers = handlers
+        self._listeners = listeners
+        self._on_missed = on_missed
         self._recurrences = recurrences
         self._middleware = middleware
         self._startup = startup
@@ -61,6 +68,7 @@ class Run:
         self.shutdown_timeout = shutdown_timeout
         self._stop = asyncio.Event()
         self._consumers: list[Work] = []
+        self._listenings: list[Listening] = []
         self._schedulers: list[Scheduler] = []
 
     async def work(
@@ -100,7 +108,9 @@ class Run:
             self._consumers.append(await begin(self.client, handler, self._middleware))
         if announce is not None:
             announce(self._consumers)
-        listening = await self._listen()
+        control = await self._hear()
+        # A burst drains what waits, and nothing waits in these topics.
+        hearing = [] if burst else await self._listen()
         tasks = [
             asyncio.create_task(consumer.run(), name=f"millstream-{consumer.handler.queue.name}")
             for consumer in self._consumers
@@ -110,7 +120,7 @@ class Run:
         grace = self.shutdown_timeout
         try:
             # None of them ever ends by itself; if one does, it is a bug, and must not go unseen.
-            endless = [*tasks, *ticking, *listening]
+            endless = [*tasks, *ticking, *hearing, *control]
             await asyncio.wait([*endless, stopped], return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             grace = 0.0
@@ -118,17 +128,24 @@ class Run:
         finally:
             stopped.cancel()
             try:
-                await self._finish(tasks, ticking, grace)
+                await self._finish([*tasks, *hearing], ticking, grace)
             finally:
                 # Last, so that a message can be cancelled until its handler has ended.
-                await _end(listening)
+                await _end(control)
         for task in tasks:
             task.result()
-        for task in (*listening, *ticking):
+        for task in (*hearing, *control, *ticking):
             if not task.cancelled():
                 task.result()
 
     async def _listen(self) -> list[asyncio.Task[None]]:
+        for one in self._listeners:
+            on_missed = self._on_missed.get(one.topic.name)
+            started = await Listening.start(self.client, one, self._middleware, on_missed)
+            self._listenings.append(started)
+        return [asyncio.create_task(one.run(), name="millstream-topic") for one in self._listenings]
+
+    async def _hear(self) -> list[asyncio.Task[None]]:
         if not self._consumers:
             return []
         hearers = {key: one for work in self._consumers for key, one in work.hearers.items()}
@@ -150,11 +167,12 @@ class Run:
         try:
             for scheduler in self._schedulers:
                 scheduler.stop()
-            for consumer in self._consumers:
-                consumer.stop()
+            workers = [*self._consumers, *self._listenings]
+            for worker in workers:
+                worker.stop()
             await _wait(tasks)
             await asyncio.gather(
-                _wait(ticking, grace), *(consumer.finish(grace) for consumer in self._consumers)
+                _wait(ticking, grace), *(worker.finish(grace) for worker in workers)
             )
         finally:
             # Also when this is cancelled: what nobody works on must not be kept from others.

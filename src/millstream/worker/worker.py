@@ -8,11 +8,13 @@ from datetime import tzinfo
 from typing import Any, Literal, TypeVar, Unpack
 
 from millstream.aio.client import AsyncClient
+from millstream.checks import check_ephemeral
 from millstream.declare import Queue
 from millstream.errors import UsageError
 from millstream.policy import Duration, Retry, milliseconds
 from millstream.topic import Source, Topic
 from millstream.worker.handler import Beginning, Handler, Middleware, Options, declare_handler
+from millstream.worker.listening import Listener, OnMissed, declare_listener
 from millstream.worker.recurrence import Recurrence, declare_recurrence
 from millstream.worker.run import Run
 
@@ -22,6 +24,7 @@ S = TypeVar("S", bound=Callable[[], Any])
 F = TypeVar("F", bound=Callable[..., Any])
 Hook = TypeVar("Hook", bound=Callable[[], Awaitable[None]])
 M = TypeVar("M", bound=Middleware)
+H = TypeVar("H", bound=OnMissed)
 
 
 class Worker:
@@ -42,6 +45,8 @@ class Worker:
     def __init__(self, *, shutdown_timeout: Duration = 30.0) -> None:
         self._shutdown_timeout = milliseconds(shutdown_timeout, "shutdown_timeout") / 1000
         self._handlers: dict[str, Handler] = {}
+        self._listeners: dict[str, Listener] = {}
+        self._on_missed: dict[str, OnMissed] = {}
         self._recurrences: dict[tuple[str, str], Recurrence] = {}
         self._middleware: list[Middleware] = []
         self._startup: list[Callable[[], Awaitable[None]]] = []
@@ -81,11 +86,11 @@ class Worker:
         """Declare a handler: an ``async def``, or a ``def``, which runs in threads.
 
         Args:
-            source: where the messages come from: a queue, a topic, or ``topic.subscription(...)``.
-            subscription: of a topic: its name. Workers of the same name share its messages.
+            source: a queue, a topic, or ``topic.subscription(...)``.
+            subscription: of a topic: its name. Workers of the same name share its messages. An
+                ephemeral topic has none: each worker gets all, and ``prefetch`` (1000) may wait.
             concurrency: messages, or batches, at a time. Default: 100 coroutines, 8 threads; 1 batch.
-            prefetch: how many messages to hold, those in hand included; less than the concurrency
-                leaves handlers idle. Default: adapted to the speed of the handler.
+            prefetch: messages to hold, those in hand included. Default: adapted to the handler.
             timeout: seconds for one call; longer is a TimeoutError, in a thread at its next line.
             retry: instead of the policy of the queue or topic.
             batch: hand over lists of up to so many (to 10,000): of bodies, and of deliveries if
@@ -111,17 +116,47 @@ class Worker:
         )
 
         def declare(function: F) -> F:
-            self._declare(declare_handler(source, function, options))
+            self._declare(source, function, options)
             return function
 
         return declare
 
-    def _declare(self, handler: Handler) -> None:
-        name = handler.queue.name
-        if name in self._handlers:
-            message = f"{handler.queue.title} has a handler in this worker already"
+    def on_missed(self, topic: Topic[Any]) -> Callable[[H], H]:
+        """Call an ``async def`` with a ``Missed`` when this worker did not get all of a topic.
+
+        Args:
+            topic: an ephemeral one (``durable=False``) that has a handler in this worker.
+
+        Returns:
+            A decorator that leaves the function as it is. The next message is handled when the
+            function has ended. An exception is logged.
+
+        Raises:
+            UsageError: it is no such topic; with ``run``: it has no handler here.
+        """
+        check_ephemeral(topic)
+
+        def declare(function: H) -> H:
+            self._on_missed[topic.name] = function
+            return function
+
+        return declare
+
+    def _declare(
+        self, source: Source[Any] | Topic[Any], function: Callable[..., Any], options: Options
+    ) -> None:
+        declared: Any
+        known: dict[str, Any]
+        if isinstance(source, Topic) and not source.durable:
+            declared, known = declare_listener(source, function, options), self._listeners
+            target: Any = source
+        else:
+            declared, known = declare_handler(source, function, options), self._handlers
+            target = declared.queue
+        if target.name in known:
+            message = f"{target.title} has a handler in this worker already"
             raise UsageError(message)
-        self._handlers[name] = handler
+        known[target.name] = declared
 
     def every(
         self,
@@ -171,7 +206,7 @@ class Worker:
 
         It awaits ``call_next()`` once, or raises as a handler may. The first one declared is the
         outermost. Around a handler of batches it is called once a batch, with the list of
-        deliveries.
+        deliveries; around one of an ephemeral topic, with the ``Heard``.
         """
         self._middleware.append(function)
         return function
@@ -227,17 +262,25 @@ class Worker:
         if self._run is not None and not self._run.over:
             message = "this worker runs already"
             raise UsageError(message)
-        if not (self._handlers or self._recurrences):
+        if lost := sorted(self._on_missed.keys() - self._listeners.keys()):
+            message = f"worker.on_missed: topic {lost[0]!r} has no handler in this worker"
+            raise UsageError(message)
+        if not (self._handlers or self._listeners or self._recurrences):
             message = "this worker has no handlers and no schedules: declare one with @worker.on"
             raise UsageError(message)
-        handlers = self.handlers
+        handlers, listeners = self.handlers, tuple(self._listeners.values())
         if concurrency is not None:
             handlers = tuple(
                 dataclasses.replace(handler, concurrency=concurrency) for handler in handlers
             )
+            listeners = tuple(
+                dataclasses.replace(listener, concurrency=concurrency) for listener in listeners
+            )
         self._run = Run(
             mq,
             handlers,
+            listeners=listeners,
+            on_missed=self._on_missed,
             recurrences=tuple(self._recurrences.values()),
             middleware=tuple(self._middleware),
             startup=tuple(self._startup),
