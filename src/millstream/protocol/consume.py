@@ -7,6 +7,7 @@ batch that a script returns costs a third of the throughput (docs/adr/0002).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from millstream.errors import NotConnected, ServerRefused, TimedOut
@@ -122,11 +123,8 @@ def fetch(
     ends: list[Argument] = [len(acks), *acks]
     for end in settlements:
         ends += [end.verb, end.token, end.delay_ms, int(end.failed), end.note]
-    if isinstance(limits, Sieve):
-        command = sift(keys, limits, reads, head=head, tail=ends)
-        return Op((command,), decode=taken, repeatable=False)
     if limits is not None:
-        command = take(keys, limits, reads, head=head, tail=ends)
+        command = _reading(keys, limits, reads, head, ends)
         return Op((command,), decode=taken, repeatable=False)
     commands = [_SETTLE.call([*keys.common, *keys.queueing], [*head, *ends])]
     prefixes = []
@@ -134,11 +132,20 @@ def fetch(
         prefixes.append(prefix.encode())
         read = ("XREADGROUP", "GROUP", keys.group, consumer, "COUNT", count, "STREAMS")
         commands.append(Command((*read, keys.lane(prefix), ">")))
+    return Op(tuple(commands), partial(fetched, prefixes), repeatable=False)
 
-    def decode(replies: list[Any]) -> Fetched:
-        return fetched(prefixes, replies)
 
-    return Op(tuple(commands), decode, repeatable=False)
+def _reading(
+    keys: QueueKeys,
+    limits: Limits | Sieve,
+    reads: Sequence[tuple[str, int]],
+    head: Sequence[Argument],
+    ends: Sequence[Argument],
+) -> Command:
+    """Return the script that settles and reads at the server."""
+    if isinstance(limits, Sieve):
+        return sift(keys, limits, reads, head=head, tail=ends)
+    return take(keys, limits, reads, head=head, tail=ends)
 
 
 def wait(keys: QueueKeys, consumer: str, block_ms: int, *, suspects: bool) -> Op[Fetched]:
