@@ -15,6 +15,8 @@ __all__ = ["DEFAULT_MAX_BODY", "Queue", "check_name", "check_partitions"]
 
 T = TypeVar("T")
 
+Store = Literal["stream", "list"]
+
 # Braces would change the hash tag, a slash separates partitions; both would move keys to another
 # slot of a cluster. Whitespace and control characters make names that nobody can type, and lone
 # surrogates have no bytes.
@@ -92,6 +94,7 @@ class QueueOptions(TypedDict, total=False):
     rate: Rate | None
     max_running: int | None
     bound: Bound | None
+    store: Store
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -125,6 +128,8 @@ class Queue(Generic[T]):
             in the same way. What has been fetched ahead counts. Default: any number.
         bound: how many messages it may have, and what a send does when it is full (docs/bounds.md).
             Producers say it, and should agree. Not together with partitions. Default: any number.
+        store: ``stream`` (default): a Redis Stream; ``list``: a Redis List, which old tools can push
+            to and which can do less (docs/lists.md). All users of a queue must agree.
 
     Raises:
         UsageError: a parameter does not make sense; it names the parameter.
@@ -143,6 +148,7 @@ class Queue(Generic[T]):
     rate: Rate | None
     max_running: int | None
     bound: Bound | None
+    store: Store
     codec: Codec[T] = field(repr=False, compare=False)
     # What a client remembers its way to the queue by.
     place: str = field(repr=False, compare=False)
@@ -173,6 +179,7 @@ class Queue(Generic[T]):
         rate: Rate | None = None,
         max_running: int | None = None,
         bound: Bound | None = None,
+        store: Store = "stream",
     ) -> None:
         check_name(name, "the queue's name")
         if retry is not None and not isinstance(retry, Retry):
@@ -198,10 +205,12 @@ class Queue(Generic[T]):
         put(self, "expired", expired)
         put(self, "partitions", partitions)
         put(self, "bound", bound)
-        put(self, "place", _place(name, partitions if ordered else None, bound))
+        put(self, "store", store)
+        put(self, "place", _place(name, partitions if ordered else None, bound, store))
         put(self, "rate", rate)
         put(self, "max_running", max_running)
         put(self, "codec", codec_for(body_type, self.title, codec))
+        _check_store(self)
 
     @property
     def title(self) -> str:
@@ -270,7 +279,35 @@ def _check_bound(name: str, bound: object, partitions: int) -> None:
         raise UsageError(message)
 
 
-def _place(name: str, partitions: int | None, bound: Bound | None) -> str:
+NOT_IN_A_LIST = {
+    "ordered": "a list has no lines of keys beside it: pass ordered=True to a stream queue",
+    "max_running_per_key": "a list has no lines of keys beside it: use a stream queue",
+    "rate": "deliveries of a list are not counted: use a stream queue",
+    "max_running": "deliveries of a list are not counted: use a stream queue",
+    "bound": "whoever pushes to a list by other means is not held back: use a stream queue",
+}
+"""What a list queue cannot do -> why. Producers learn of the rest when they send."""
+
+
+def _check_store(queue: Queue[Any]) -> None:
+    _check_choice(queue.store, f"queue {queue.name!r}: store", ("stream", "list"))
+    if queue.store == "stream":
+        return
+    for parameter, reason in NOT_IN_A_LIST.items():
+        if getattr(queue, parameter) not in (None, False):
+            message = f'queue {queue.name!r}: {parameter} does not go with store="list": {reason}'
+            raise UsageError(message)
+    if queue.priorities != "strict":
+        message = (
+            f'queue {queue.name!r}: priorities do not go with store="list": it hands out messages in '
+            "the order in which they came: use a stream queue"
+        )
+        raise UsageError(message)
+
+
+def _place(name: str, partitions: int | None, bound: Bound | None, store: Store) -> str:
+    if store == "list":
+        return f"{name} list"
     place = name if partitions is None else f"{name}/{partitions}"
     # No name has a space.
     return place if bound is None else f"{place} {bound}"

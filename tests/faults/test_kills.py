@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -16,7 +16,7 @@ from tests.support.servers import Server
 from tests.support.wait import until
 
 HOLDING = """
-queue = ms.Queue("jobs", lease={lease})
+queue = ms.Queue("jobs", lease={lease}, store="{store}")
 
 @worker.on(queue, concurrency=20, prefetch=20)
 async def handle(body, delivery):
@@ -27,8 +27,8 @@ async def handle(body, delivery):
 """
 
 
-def jobs(lease: float = 30) -> ms.Queue[Any]:
-    return ms.Queue("jobs", lease=lease)
+def jobs(lease: float = 30, store: Literal["stream", "list"] = "stream") -> ms.Queue[Any]:
+    return ms.Queue("jobs", lease=lease, store=store)
 
 
 def counts(mq: ms.Client, queue: ms.Queue[Any]) -> tuple[int, int, int, int]:
@@ -60,13 +60,21 @@ def kill_the_last(workshop: Workshop) -> bool:
 
 
 class TestUnderASupervisor:
-    @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+    @pytest.mark.parametrize(
+        ("number", "store"),
+        [(signal.SIGKILL, "stream"), (signal.SIGSEGV, "stream"), (signal.SIGKILL, "list")],
+    )
     def test_another_process_goes_on(
-        self, workshop: Workshop, mq: ms.Client, own_server: Server, number: signal.Signals
+        self,
+        workshop: Workshop,
+        mq: ms.Client,
+        own_server: Server,
+        number: signal.Signals,
+        store: Literal["stream", "list"],
     ) -> None:
         """What a killed process had is with the other one within a second, not after a lease."""
-        workshop.write(HOLDING.format(lease=30))
-        queue = jobs()
+        workshop.write(HOLDING.format(lease=30, store=store))
+        queue = jobs(store=store)
         supervisor = workshop.supervisor(2)
         until(lambda: sleeping(own_server) == 2, PATIENCE)
         for n in range(10):
@@ -92,7 +100,7 @@ class TestUnderASupervisor:
 
     def test_the_process_comes_back(self, workshop: Workshop, mq: ms.Client) -> None:
         """A single process that is killed is replaced, and the new one has its messages."""
-        workshop.write(HOLDING.format(lease=30))
+        workshop.write(HOLDING.format(lease=30, store="stream"))
         queue = jobs()
         supervisor = workshop.supervisor(1)
         mq.send_many(queue, range(10))
@@ -135,7 +143,7 @@ class TestWithoutASupervisor:
     @pytest.mark.parametrize("lease", [1.0, 2.0])
     def test_the_lease_decides(self, workshop: Workshop, mq: ms.Client, lease: float) -> None:
         """When the supervisor dies, too, another worker has the messages after the lease."""
-        workshop.write(HOLDING.format(lease=lease))
+        workshop.write(HOLDING.format(lease=lease, store="stream"))
         queue = jobs(lease)
         supervisor = workshop.supervisor(1)
         mq.send_many(queue, range(10))
@@ -156,7 +164,7 @@ class TestWithoutASupervisor:
 
     def test_the_elected_sweeper_dies(self, workshop: Workshop, mq: ms.Client) -> None:
         """Whoever looks for expired leases may die, too: another one takes its place."""
-        workshop.write(HOLDING.format(lease=1.0))
+        workshop.write(HOLDING.format(lease=1.0, store="stream"))
         queue = jobs(1.0)
         first = workshop.worker()
         mq.send_many(queue, range(10))

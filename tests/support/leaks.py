@@ -19,13 +19,20 @@ PERMANENT = frozenset(
         "delayed",
         "due",
         "front",
+        "landing",  # what a sleeping read brought; the next look at the queue takes it
+        "leases",  # of a list queue: only while something is in flight, as `processing` is
+        "list",
+        "list-front",
+        "list-suspect",
         "log",  # what is published, as long as retention lets it
         "log-config",
         "log-counters",
         "paused",  # only while the queue is
+        "processing",
         "ready",
         # A schedule belongs to the code of workers; people remove it when it is not needed.
         "schedules",
+        "seen",  # consumers of a list queue; sweeps remove them
         "subscriptions",  # until they expire or are removed
         "suspect",
         "sweeper",

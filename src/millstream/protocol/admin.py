@@ -27,13 +27,20 @@ _PEEK = load_script("peek")
 _PEEK_DELAYED = load_script("peek_delayed")
 _REDRIVE = load_script("redrive")
 _PURGE = load_script("purge")
+_STATS_LIST = load_script("list_stats")
+_PEEK_LIST = load_script("list_peek")
+_REDRIVE_LIST = load_script("list_redrive")
+_PURGE_LIST = load_script("list_purge")
 
 ENTRIES_A_CALL = 500
 
 
 def stats(keys: QueueKeys) -> Op[QueueStats]:
     """Count a queue's messages by state, at one moment."""
-    command = _STATS.call(keys.common, [keys.group])
+    if keys.store == "list":
+        command = _STATS_LIST.call(keys.listed, [])
+    else:
+        command = _STATS.call(keys.common, [keys.group])
 
     def decode(replies: list[Any]) -> QueueStats:
         ready, in_flight, delayed, dead, oldest, now, counters, consumers, paused = replies[0]
@@ -78,7 +85,10 @@ def consumers_of(rows: Sequence[tuple[bytes, int, int]]) -> tuple[ConsumerStats,
 
 def peek_ready(keys: QueueKeys, limit: int) -> Op[list[Envelope]]:
     """Return the next messages without delivering them."""
-    command = _PEEK.call(keys.common, [keys.group, limit])
+    if keys.store == "list":
+        command = _PEEK_LIST.call(keys.listed, [limit])
+    else:
+        command = _PEEK.call(keys.common, [keys.group, limit])
     return Op((command,), decode=_entries)
 
 
@@ -135,7 +145,10 @@ def redrive(
     while start:
         glob = "*" if reason is None else reason
         arguments = [start, last[0][0], ENTRIES_A_CALL, most, glob, "", *(ids or ())]
-        command = _REDRIVE.call(keys.common, arguments)
+        script, names = _REDRIVE, keys.common
+        if keys.store == "list":
+            script, names = _REDRIVE_LIST, keys.listed
+        command = script.call(names, arguments)
         start, moved = yield Op((command,), decode=_first)
         total += moved
         if start and moved and rate is not None:
@@ -145,9 +158,12 @@ def redrive(
 
 def purge(keys: QueueKeys) -> Plan[int]:
     """Delete what is ready or delayed; the result is how many messages."""
+    if keys.store == "list":
+        command = _PURGE_LIST.call(keys.listed, [ENTRIES_A_CALL])
+    else:
+        command = _PURGE.call([*keys.common, *keys.queueing], [keys.group, ENTRIES_A_CALL, ""])
     total = 0
     while True:
-        command = _PURGE.call([*keys.common, *keys.queueing], [keys.group, ENTRIES_A_CALL, ""])
         deleted: int = yield Op((command,), decode=_first)
         total += deleted
         if deleted < ENTRIES_A_CALL:

@@ -11,7 +11,8 @@ from functools import partial
 from typing import Any
 
 from millstream.errors import NotConnected, ServerRefused, TimedOut
-from millstream.policy import Limits, Sieve
+from millstream.policy import Limits
+from millstream.protocol import lists
 from millstream.protocol.envelope import Envelope, entries_of
 from millstream.protocol.fetched import Fetched, fetched, taken
 from millstream.protocol.keys import LANES, QueueKeys
@@ -19,7 +20,6 @@ from millstream.protocol.limits import take
 from millstream.protocol.op import Argument, Command, Op, Plan, load_script
 from millstream.protocol.partitions import check_number
 from millstream.protocol.settlement import Settlement
-from millstream.protocol.sift import sift
 from millstream.protocol.subscriptions import register_at
 from millstream.topic import Source, Subscription
 
@@ -73,6 +73,8 @@ def register(
     """
     if isinstance(source, Subscription):
         return register_at(keys, source, consumer, lease_ms)
+    if keys.store == "list":
+        return lists.register(keys, consumer, lease_ms)
     command = _REGISTER.call(
         [*keys.lanes, keys.wake, keys.consumers, keys.paused, keys.config],
         [keys.group, consumer, lease_ms],
@@ -95,7 +97,7 @@ def fetch(
     acks: Sequence[bytes] = (),
     wake: bool = False,
     urgent: str = "",
-    limits: Limits | Sieve | None = None,
+    limits: Limits | None = None,
     now_ms: int | None = None,
 ) -> Op[Fetched]:
     """Settle, promote and read, in one round trip.
@@ -111,20 +113,21 @@ def fetch(
         urgent: which messages of higher priority to move to the front before: how many (``"12"``),
             from the highest on, or how many of each priority (``"9=3 5=2"``). With limits: as many
             as may be read (``"all"``), or those and a place in the rounding (``"9 5 0 +0.6"``).
-        limits: of the queue, or what a subscription lets through; with them, less may come than was
-            asked for.
+        limits: of the queue; with them, less may come than was asked for.
         now_ms: the time, for tests; None: the server's clock.
 
     Guarantee: a delivery that this consumer does not own any more is not settled, but reported
     as lost. It is not repeatable: a lost reply may have brought messages (see ``own_pending``).
     """
+    if keys.store == "list":
+        return lists.fetch(keys, consumer, settlements, reads, acks=acks, wake=wake, now_ms=now_ms)
     time = "" if now_ms is None else now_ms
     head: list[Argument] = [keys.group, consumer, time, PROMOTED_AT_ONCE, int(wake), urgent]
     ends: list[Argument] = [len(acks), *acks]
     for end in settlements:
         ends += [end.verb, end.token, end.delay_ms, int(end.failed), end.note]
     if limits is not None:
-        command = _reading(keys, limits, reads, head, ends)
+        command = take(keys, limits, reads, head=head, tail=ends)
         return Op((command,), decode=taken, repeatable=False)
     commands = [_SETTLE.call([*keys.common, *keys.queueing], [*head, *ends])]
     prefixes = []
@@ -133,19 +136,6 @@ def fetch(
         read = ("XREADGROUP", "GROUP", keys.group, consumer, "COUNT", count, "STREAMS")
         commands.append(Command((*read, keys.lane(prefix), ">")))
     return Op(tuple(commands), partial(fetched, prefixes), repeatable=False)
-
-
-def _reading(
-    keys: QueueKeys,
-    limits: Limits | Sieve,
-    reads: Sequence[tuple[str, int]],
-    head: Sequence[Argument],
-    ends: Sequence[Argument],
-) -> Command:
-    """Return the script that settles and reads at the server."""
-    if isinstance(limits, Sieve):
-        return sift(keys, limits, reads, head=head, tail=ends)
-    return take(keys, limits, reads, head=head, tail=ends)
 
 
 def wait(keys: QueueKeys, consumer: str, block_ms: int, *, suspects: bool) -> Op[Fetched]:
@@ -216,7 +206,10 @@ def own_pending(keys: QueueKeys, consumer: str) -> Plan[list[Envelope]]:
     After a lost reply it tells what was delivered without being received, and which
     settlements arrived. Entries that were deleted meanwhile are left out.
     """
-    found: list[Envelope] = []
+    if keys.store == "list":
+        found: list[Envelope] = yield lists.pending(keys, consumer)
+        return found
+    found = []
     for prefix in LANES:
         start: bytes | None = b"0"
         while start is not None:
@@ -259,6 +252,8 @@ def extend(
     XCLAIM would take a delivery from another consumer, too, but a message that changes hands
     gets a new entry, so an entry that is pending at all is pending for its one owner.
     """
+    if keys.store == "list":
+        return lists.extend(keys, consumer, tokens, idle_ms)
     by_lane: dict[bytes, list[bytes]] = {}
     for token in tokens:
         prefix = token[:1] if token[:1] in (b"f", b"s") else b""
@@ -296,6 +291,8 @@ def unblock(client_id: int) -> Op[bool]:
 
 def have_another_look(keys: QueueKeys) -> Op[None]:
     """Wake a sleeping reader, for it to learn when the next message is due."""
+    if keys.store == "list":
+        return lists.nudge(keys)
     command = ("XADD", keys.wake, "NOMKSTREAM", "MAXLEN", 16, "*", "due", "unknown")
     return Op((Command(command),), decode=_nothing)
 
@@ -314,6 +311,8 @@ def _first(replies: list[Any]) -> Any:
 
 def owns(keys: QueueKeys, consumer: str, token: bytes) -> Op[bool]:
     """Tell whether a consumer owns a delivery."""
+    if keys.store == "list":
+        return lists.owns(keys, consumer, token)
     prefix = token[:1] if token[:1] in (b"f", b"s") else b""
     entry = token[len(prefix) :]
     command = Command(("XPENDING", keys.lane(prefix.decode()), keys.group, entry, entry, 1))
@@ -325,7 +324,7 @@ def owns(keys: QueueKeys, consumer: str, token: bytes) -> Op[bool]:
 
 
 def settle(
-    keys: QueueKeys, consumer: str, settlement: Settlement, *, limits: Limits | Sieve | None = None
+    keys: QueueKeys, consumer: str, settlement: Settlement, *, limits: Limits | None = None
 ) -> Plan[bool]:
     """End one delivery; the result is whether this consumer still owned it.
 

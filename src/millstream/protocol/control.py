@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from millstream.errors import NotConnected, TimedOut, UsageError
-from millstream.protocol import consume, waiting
+from millstream.protocol import consume, lists, waiting
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.op import Command, Op, Plan, load_script
 
@@ -67,6 +67,8 @@ def pause(keys: QueueKeys) -> Op[None]:
     Raises:
         UsageError: of a subscription: it does not exist.
     """
+    if keys.store == "list":
+        return lists.switch(keys, "pause")
     command = _PAUSE.call([*keys.lanes, keys.paused, keys.control], [keys.group])
 
     def decode(replies: list[Any]) -> None:
@@ -79,6 +81,8 @@ def pause(keys: QueueKeys) -> Op[None]:
 
 def resume(keys: QueueKeys) -> Op[None]:
     """Go on where the queue was paused. Safe to repeat."""
+    if keys.store == "list":
+        return lists.switch(keys, "resume")
     command = _RESUME.call(
         [*keys.lanes, keys.paused, keys.control, keys.wake, keys.consumers],
         [keys.group, MOST_WOKEN],
@@ -133,6 +137,8 @@ def cancel_running(keys: QueueKeys, id: str, *, now_ms: int | None = None) -> Pl
     Guarantee: it is done before a worker hears of it. So its late acknowledgement is refused, and
     it is over also when its consumer never hears.
     """
+    if keys.store == "list":
+        return (yield from lists.cancel_running(keys, id, now_ms=now_ms))
     lane: int = 1
     start: str | bytes = "-"
     again = 0

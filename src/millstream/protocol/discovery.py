@@ -44,9 +44,10 @@ def _queue_of(namespace: str, key: bytes) -> str | None:
         inner, slash, partition = tag.partition("/")
         name = check_name(inner, "queue")
         keys = queue_keys(namespace, name, int(partition) if slash else 0)
+        listed = queue_keys(namespace, name, store="list").ready
     except (UnicodeDecodeError, ValueError):  # a UsageError is one
         return None  # somebody else's key of a similar shape
-    return name if text in keys.all else None
+    return name if text in keys.all or text == listed else None
 
 
 def _first(replies: list[Any]) -> Any:

@@ -55,6 +55,7 @@ class QueueKeys:
         subscription: of the topic; empty for a queue.
         group: the consumer group on all streams.
         partition: which one, from 0.
+        store: what keeps the messages that wait: ``stream`` or ``list`` (see ``listed``).
         ready: stream of messages that wait for a consumer; of a subscription the topic's log, which
             it shares with the others.
         front: stream that is read before ready.
@@ -95,6 +96,7 @@ class QueueKeys:
     subscription: str
     group: str
     partition: int
+    store: str
     ready: str
     front: str
     suspect: str
@@ -124,12 +126,12 @@ class QueueKeys:
         """Return the keys of a partition of the same queue or subscription."""
         if self.subscription:
             return subscription_keys(self.namespace, self.name, self.subscription, partition)
-        return queue_keys(self.namespace, self.name, partition)
+        return queue_keys(self.namespace, self.name, partition, self.store)
 
     @property
     def all(self) -> tuple[str, ...]:
         """All keys, but those that expire by themselves and whose names have further parts."""
-        parts = {"namespace", "name", "subscription", "group", "partition", "prefix"}
+        parts = {"namespace", "name", "subscription", "group", "partition", "store", "prefix"}
         return tuple(getattr(self, one.name) for one in fields(self) if one.name not in parts)
 
     @property
@@ -172,6 +174,35 @@ class QueueKeys:
             self.paused,
         )
 
+    @property
+    def listed(self) -> tuple[str, ...]:
+        """The first KEYS of the scripts of a list queue, in the order that they expect.
+
+        ``ready`` is a list there; ``list-front`` another one, of messages that were handed back, and
+        ``list-suspect`` one of messages that are taken one at a time. ``leases`` is a sorted set, delivery -> when its lease ends; ``landing`` a list, where
+        a sleeping read puts what woke it; ``seen`` a sorted set, consumer -> when it was heard of.
+        Each consumer has a hash of its own, ``processing:NAME``, token -> element.
+        """
+        return (
+            self.ready,
+            f"{self.prefix}:list-suspect",
+            f"{self.prefix}:leases",
+            *(self.dead, self.counters, self.due, self.delayed),
+            self.landing,
+            self.consumers,
+            f"{self.prefix}:seen",
+            *(self.paused, self.control, f"{self.prefix}:list-front"),
+        )
+
+    @property
+    def landing(self) -> str:
+        """The list where the sleeping reads of a list queue put what woke them."""
+        return f"{self.prefix}:landing"
+
+    def processing(self, consumer: str) -> str:
+        """Return the hash of what a consumer of a list queue has in hand."""
+        return f"{self.prefix}:processing:{consumer}"
+
     def removed(self, schedule: str) -> str:
         """Return the key that says for a while that people have removed a schedule; it expires."""
         return f"{self.prefix}:removed:{schedule}"
@@ -180,11 +211,6 @@ class QueueKeys:
     def queueing(self) -> tuple[str, str]:
         """The KEYS of a script in which messages end: who waits for their room, and how to tell."""
         return self.senders, self.room
-
-    @property
-    def topic(self) -> TopicKeys:
-        """The keys of a subscription's topic, in the same partition."""
-        return topic_keys(self.namespace, self.name, self.partition)
 
     def lane(self, prefix: str) -> str:
         """Return the stream of a lane, by the prefix of its tokens."""
@@ -210,8 +236,6 @@ class TopicKeys:
         subscriptions: hash, name of a subscription -> JSON: how it is declared; the same in each
             partition.
         config: hash, into how many partitions it is divided; in partition 0 only.
-        sleepers: hash, name of a subscription with a reader that sleeps -> until when, and for what
-            subjects; it expires.
         channel: of Pub/Sub, for a topic that keeps nothing; no key.
         prefix: of all of them.
     """
@@ -223,7 +247,6 @@ class TopicKeys:
     counters: str
     subscriptions: str
     config: str
-    sleepers: str
     channel: str
     prefix: str
 
@@ -255,17 +278,17 @@ def topic_keys(namespace: str, name: str, partition: int = 0) -> TopicKeys:
         counters=f"{prefix}:log-counters",
         subscriptions=f"{prefix}:subscriptions",
         config=f"{prefix}:log-config",
-        sleepers=f"{prefix}:sleepers",
         channel=f"{prefix}:channel",
         prefix=prefix,
     )
 
 
-def queue_keys(namespace: str, name: str, partition: int = 0) -> QueueKeys:
+def queue_keys(namespace: str, name: str, partition: int = 0, store: str = "stream") -> QueueKeys:
     """Return the keys of a queue in a namespace, or of one of its partitions."""
     prefix = _prefix(namespace, name, partition)
+    ready = f"{prefix}:list" if store == "list" else f"{prefix}:ready"
     place = (namespace, name, "", GROUP, partition)
-    return _queue_keys(prefix, f"{prefix}:ready", f"{prefix}:config", place)
+    return _queue_keys(prefix, ready, f"{prefix}:config", place, store)
 
 
 def subscription_keys(
@@ -282,7 +305,11 @@ def subscription_keys(
 
 
 def _queue_keys(
-    prefix: str, ready: str, config: str, place: tuple[str, str, str, str, int]
+    prefix: str,
+    ready: str,
+    config: str,
+    place: tuple[str, str, str, str, int],
+    store: str = "stream",
 ) -> QueueKeys:
     namespace, name, subscription, group, partition = place
     return QueueKeys(
@@ -291,6 +318,7 @@ def _queue_keys(
         subscription=subscription,
         group=group,
         partition=partition,
+        store=store,
         ready=ready,
         front=f"{prefix}:front",
         suspect=f"{prefix}:suspect",

@@ -29,12 +29,14 @@ class Outlook:
 
     Attributes:
         kind: ``more``: there is more, look again; ``tokens``: the rate is used up; ``slots``: as
-            many run as may; ``empty``: nothing waits.
+            many run as may; ``empty``: nothing waits; ``paused``: the queue is, which only a
+            list queue says.
         wait_ms: for ``tokens``: when to look again.
-        since: for ``empty``: the last ids of wake, ready, front and suspect.
+        since: for ``empty``: the last ids of wake, ready, front and suspect; for ``paused``: that
+            of control.
     """
 
-    kind: Literal["more", "tokens", "slots", "empty"]
+    kind: Literal["more", "tokens", "slots", "empty", "paused"]
     wait_ms: int = 0
     since: tuple[bytes, ...] = ()
 

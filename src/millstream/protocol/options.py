@@ -84,6 +84,8 @@ def placement(
     ):
         message = f"priority must be a whole number from 0 (normal) to {HIGHEST_PRIORITY}, not {priority!r}"
         raise UsageError(message)
+    if queue.store == "list":
+        _check_for_list(queue, priority, unique)
     if unique_for is not None and unique is None:
         message = "unique_for needs a unique key: pass unique= as well"
         raise UsageError(message)
@@ -98,6 +100,21 @@ def placement(
         unique="" if unique is None else _checked(unique, "unique"),
         unique_for=_unique_for(unique_for),
     )
+
+
+def _check_for_list(queue: Queue[Any], priority: int, unique: str | None) -> None:
+    if priority:
+        message = (
+            f"queue {queue.name!r}: priority={priority} needs a stream queue: a list hands out messages "
+            "in the order in which they came"
+        )
+        raise UsageError(message)
+    if unique is not None:
+        message = (
+            f"queue {queue.name!r}: unique needs a stream queue: whoever pushes to a list by other "
+            "means would not see the key"
+        )
+        raise UsageError(message)
 
 
 def time_argument(*, delay: Duration | None, at: datetime | None) -> str:

@@ -17,6 +17,7 @@ from millstream.protocol.send import REMEMBERED_MS, Batch
 __all__ = ["Placement", "call", "place", "placing", "receipts"]
 
 _PLACE = load_script("place")
+_PLACE_LIST = load_script("list_place")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +80,13 @@ def place(
 
     Guarantee: the messages are stored together, in this order, once.
     """
-    command = call(keys, producer, number, [placements], now_ms=now_ms)
+    if keys.store == "list":
+        arguments: list[Argument] = [number, REMEMBERED_MS, "" if now_ms is None else now_ms]
+        for one in placements:
+            arguments += (one.body, one.headers, one.key, one.time, one.ttl)
+        command = _PLACE_LIST.call([*keys.listed, keys.producer(producer)], arguments)
+    else:
+        command = call(keys, producer, number, [placements], now_ms=now_ms)
     return Op((command,), decode=_receipts)
 
 

@@ -14,6 +14,8 @@ __all__ = ["HandedOver", "Swept", "hand_over", "hand_over_all", "hand_over_some"
 
 _HAND_OVER = load_script("hand_over")
 _SWEEP = load_script("sweep")
+_HAND_OVER_LIST = load_script("list_hand_over")
+_SWEEP_LIST = load_script("list_sweep")
 
 ENTRIES_A_CALL = 500
 """Bounds the time that one call keeps the server busy: a few milliseconds at most."""
@@ -77,10 +79,13 @@ def sweep(
         now_ms: the time, for tests; None: the server's clock.
     """
     time = "" if now_ms is None else now_ms
-    command = _SWEEP.call(
-        [*keys.common, keys.consumers, keys.sweeper, *keys.queueing],
-        [keys.group, consumer, time, limit, lease_ms, max_crashes, forgotten_ms],
-    )
+    arguments = [consumer, time, limit, lease_ms, max_crashes, forgotten_ms]
+    if keys.store == "list":
+        command = _SWEEP_LIST.call([*keys.listed, keys.sweeper], arguments)
+    else:
+        command = _SWEEP.call(
+            [*keys.common, keys.consumers, keys.sweeper, *keys.queueing], [keys.group, *arguments]
+        )
 
     def decode(replies: Sequence[Any]) -> Swept:
         elected, wait_ms, moved, died = replies[0]
@@ -108,10 +113,14 @@ def hand_over_some(
         limit: most deliveries to take in this call.
         now_ms: the time, for tests; None: the server's clock.
     """
-    command = _HAND_OVER.call(
-        [*keys.common, keys.consumers, *keys.queueing],
-        [keys.group, consumer, "" if now_ms is None else now_ms, limit, int(crashed), max_crashes],
-    )
+    time = "" if now_ms is None else now_ms
+    arguments = [consumer, time, limit, int(crashed), max_crashes]
+    if keys.store == "list":
+        command = _HAND_OVER_LIST.call(keys.listed, arguments)
+    else:
+        command = _HAND_OVER.call(
+            [*keys.common, keys.consumers, *keys.queueing], [keys.group, *arguments]
+        )
 
     def decode(replies: Sequence[Any]) -> HandedOver:
         moved, died, removed = replies[0]

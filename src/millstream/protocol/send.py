@@ -17,6 +17,7 @@ R = TypeVar("R")
 S = TypeVar("S", bound=Sized)
 
 _SEND = load_script("send")
+_SEND_LIST = load_script("list_send")
 
 CHUNK_MESSAGES = 500
 CHUNK_BYTES = 512 * 1024
@@ -45,7 +46,8 @@ def send(
     Guarantee: the messages are stored together, in this order, once.
     """
     arguments = [number, REMEMBERED_MS, *plain(bodies, headers)]
-    command = _SEND.call([keys.ready, keys.counters, keys.producer(producer)], arguments)
+    script = _SEND_LIST if keys.store == "list" else _SEND
+    command = script.call([keys.ready, keys.counters, keys.producer(producer)], arguments)
     return Op((command,), partial(in_a_row, len(bodies)))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from millstream.errors import NotConnected, TimedOut, UsageError
+from millstream.protocol import lists
 from millstream.protocol.keys import LANES, QueueKeys
 from millstream.protocol.op import Op, Plan, Script, load_script
 
@@ -39,6 +40,8 @@ def find(keys: QueueKeys, message_id: str) -> Plan[str | None]:
 
 def cancel(keys: QueueKeys, message_id: str, *, now_ms: int | None = None) -> Plan[bool]:
     """Delete a message that nobody has read; the result is whether it was there."""
+    if keys.store == "list":
+        return (yield from lists.cancel(keys, message_id, now_ms=now_ms))
     try:
         return (
             yield from _wherever(_CANCEL, keys, message_id, [_time(now_ms), 0], repeatable=False)
@@ -59,6 +62,8 @@ def reschedule(
         time: ``+`` and a delay in ms, or the ms since 1970.
         now_ms: the time, for tests; None: the server's clock.
     """
+    if keys.store == "list":
+        return lists.reschedule(keys, message_id, time, now_ms=now_ms)
     return _wherever(_RESCHEDULE, keys, message_id, [_time(now_ms), time])
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from millstream.protocol import lists
 from millstream.protocol.consume import Fetched, wait_any
 from millstream.protocol.keys import LANES, QueueKeys
 from millstream.protocol.op import Command, Op
@@ -19,9 +20,6 @@ class Watch:
 
     Attributes:
         suspects: whether it may take a suspect.
-        sieved: whether it reads a log through a filter or gates: a message of the log must not come by
-            a sleep. A wake-up tells of those that may pass; it ends the sleep of one reader, which
-            has to follow it.
         paused: whether the queue is known to be paused. When it goes on, a wake-up tells; a sleep
             in the lanes would bring a normal message then, though urgent ones wait.
         limited: whether the queue has limits: a message that a sleep brings could be above them,
@@ -29,11 +27,11 @@ class Watch:
         since: in a queue with limits: any entry behind these ids of wake, ready, front and
             suspect ends the sleep of every reader. With the first alone, messages do not end it:
             none may be read before the rate allows it. Empty: it waits for a slot; a wake-up ends
-            the sleep of one reader, which has to follow it.
+            the sleep of one reader, which has to follow it. In a list queue that is paused: the
+            last word that the control stream had; any other ends the sleep.
     """
 
     suspects: bool = True
-    sieved: bool = False
     paused: bool = False
     limited: bool = False
     since: tuple[bytes, ...] = ()
@@ -43,16 +41,15 @@ class Watch:
         return self._kind == other._kind and (self.suspects or not other.suspects)
 
     @property
-    def _kind(self) -> tuple[bool, bool, bool, int]:
-        return self.sieved, self.paused, self.limited, len(self.since)
+    def _kind(self) -> tuple[bool, bool, int]:
+        return self.paused, self.limited, len(self.since)
 
     @property
     def lanes(self) -> Sequence[str]:
         """Prefixes of the lanes from which a sleep brings messages."""
         if self.paused or self.limited:
             return ()
-        without = ("" if self.sieved else None, None if self.suspects else "s")
-        return [prefix for prefix in LANES if prefix not in without]
+        return [prefix for prefix in LANES if self.suspects or prefix != "s"]
 
 
 def listen(
@@ -68,6 +65,8 @@ def listen(
     The result is what came, one for each place.
     """
     keys, watch = places[0]
+    if keys.store == "list":
+        return lists.sleep(keys, watch.since, block_ms)
     if watch.since and not watch.paused:
         return Op((_news(keys, watch, block_ms),), decode=_signal, repeatable=False)
     return wait_any([(keys, watch.lanes) for keys, watch in places], consumer, block_ms)

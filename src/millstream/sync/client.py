@@ -348,4 +348,4 @@ class Client:
         check_source(queue)
         if isinstance(queue, Subscription):
             return subscription_keys(self._namespace, queue.topic.name, queue.own_name)
-        return queue_keys(self._namespace, queue.name)
+        return queue_keys(self._namespace, queue.name, store=queue.store)

@@ -118,7 +118,7 @@ def _place_of(source: Source[Any]) -> dict[str, str]:
     """Say what keys it has: a supervisor knows no declarations."""
     if isinstance(source, Subscription):
         return {"topic": source.topic.name, "subscription": source.own_name}
-    return {"queue": source.name}
+    return {"queue": source.name, "store": source.store}
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -55,6 +55,12 @@ def declare_recurrence(
     if not isinstance(queue, Queue):
         message = f"{where}: expected a Queue, not {type(queue).__name__}"
         raise UsageError(message)
+    if queue.store == "list":
+        message = (
+            f"{where}: queue {queue.name!r} is a list, whose messages no schedule can send: use a "
+            "stream queue, whose handler sends to the list"
+        )
+        raise UsageError(message)
     if name is None and (called is None or called == "<lambda>"):
         message = f"{where}: this function has no name of its own: pass name="
         raise UsageError(message)

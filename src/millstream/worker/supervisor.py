@@ -241,7 +241,7 @@ class Supervisor:
     def _keys_of(self, one: dict[str, Any]) -> QueueKeys:
         if "subscription" in one:
             return subscription_keys(self._namespace, one["topic"], one["subscription"])
-        return queue_keys(self._namespace, one["queue"])
+        return queue_keys(self._namespace, one["queue"], store=one["store"])
 
 
 class _Report:

@@ -1,0 +1,18 @@
+-- Show messages of a list queue that nobody has taken yet, next to be delivered first.
+-- KEYS[1] list  KEYS[2] list-suspect  KEYS[3] leases  KEYS[4] dead  KEYS[5] counters  KEYS[6] due
+-- KEYS[7] delayed  KEYS[8] landing  KEYS[9] consumers  KEYS[10] seen  KEYS[11] paused  KEYS[12] control
+-- KEYS[13] list-front
+-- ARGV[1] most messages
+-- Returns {id, fields} for each; the id of a plain body, which has none yet, is 0-0.
+-- @include elements
+local found, limit = {}, tonumber(ARGV[1])
+for _, list in ipairs({ KEYS[13], KEYS[2], KEYS[8], KEYS[1] }) do
+  local elements = redis.call('LRANGE', list, -limit - 1, -1)
+  for i = #elements, 1, -1 do
+    if #found < limit and elements[i] ~= NUDGE then
+      local fields, id = decode(elements[i])
+      found[#found + 1] = { id or '0-0', fields }
+    end
+  end
+end
+return found

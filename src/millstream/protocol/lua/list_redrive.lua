@@ -1,0 +1,16 @@
+-- Send dead letters of a list queue back to it, some a call, with their counts back at zero.
+-- KEYS[1] list  KEYS[2] list-suspect  KEYS[3] leases  KEYS[4] dead  KEYS[5] counters  KEYS[6] due
+-- KEYS[7] delayed  KEYS[8] landing  KEYS[9] consumers  KEYS[10] seen  KEYS[11] paused  KEYS[12] control
+-- KEYS[13] list-front
+-- ARGV[1] where to start (as in XRANGE)  ARGV[2] the last entry to look at
+-- ARGV[3] most entries to look at  ARGV[4] most to move  ARGV[5] reason, with `*` for any text
+-- ARGV[6] now in ms or ''  ARGV[7..] ids of messages; none: all
+-- Returns the next start or '' at the end, and how many were moved.
+-- @include clock
+-- @include moves
+-- @include arrive
+-- @include expire
+-- @include elements
+-- @include place_element
+-- @include glob
+-- @include redrive
