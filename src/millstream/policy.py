@@ -193,6 +193,19 @@ class Limits:
     max_running: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Sieve:
+    """What a subscription's reader is not given of what the topic has.
+
+    Args:
+        filter: only messages whose subject matches; None: all.
+        ordered: one message of a key at a time.
+    """
+
+    filter: str | None
+    ordered: bool
+
+
 def check_count(value: object, name: str) -> None:
     """Refuse what is no whole number from 1.
 

@@ -11,7 +11,7 @@ from millstream.codec import Codec, CodecName, codec_for
 from millstream.declare import DEFAULT_MAX_BODY, Queue, check_name, check_partitions
 from millstream.errors import UsageError
 from millstream.message_id import check_id
-from millstream.policy import Duration, Limits, Retain, Retry, check_count, milliseconds
+from millstream.policy import Duration, Retain, Retry, Sieve, check_count, milliseconds
 from millstream.subject import check_filter
 
 __all__ = ["EARLIEST", "LATEST", "Source", "Start", "Subscription", "Topic"]
@@ -281,9 +281,11 @@ class Subscription(Generic[T]):
         return "strict"
 
     @property
-    def limits(self) -> Limits | None:
-        """Subscriptions have none."""
-        return None
+    def limits(self) -> Sieve | None:
+        """What its readers are not given; None: they are given everything."""
+        if self.filter is None and not self.topic.ordered:
+            return None
+        return Sieve(self.filter, self.topic.ordered)
 
     @property
     def max_running(self) -> int | None:

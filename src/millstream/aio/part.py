@@ -71,9 +71,7 @@ class Part(Generic[T]):
         self.partition = keys.partition
         self._consumer = consumer
         self._prefetch = prefetch
-        self.reading = Reading(
-            weighted=queue.priorities == "weighted", limited=queue.limits is not None
-        )
+        self.reading = Reading.of(queue)
         self._buffer: deque[Envelope] = deque()
         # How many of the next messages in the buffer are known to be ours, and until when.
         self._sure_of = 0
@@ -131,7 +129,7 @@ class Part(Generic[T]):
 
     async def pass_on(self) -> None:
         """Leave a wake-up that came at the last moment to a reader that waits for a slot."""
-        if self.reading.limited and self.reading.woken:
+        if self.reading.follows and self.reading.woken:
             woken, self.reading.woken = self.reading.woken, []
             await self._driver.run(self._fetch([Settlement("woken", entry) for entry in woken]))
 

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from millstream.errors import NotConnected, ServerRefused, TimedOut
-from millstream.policy import Limits
+from millstream.policy import Limits, Sieve
 from millstream.protocol import lists
 from millstream.protocol.envelope import Envelope, entries_of
 from millstream.protocol.fetched import Fetched, fetched, taken
@@ -20,6 +20,7 @@ from millstream.protocol.limits import take
 from millstream.protocol.op import Argument, Command, Op, Plan, load_script
 from millstream.protocol.partitions import check_number
 from millstream.protocol.settlement import Settlement
+from millstream.protocol.sift import sift
 from millstream.protocol.subscriptions import register_at
 from millstream.topic import Source, Subscription
 
@@ -97,7 +98,7 @@ def fetch(
     acks: Sequence[bytes] = (),
     wake: bool = False,
     urgent: str = "",
-    limits: Limits | None = None,
+    limits: Limits | Sieve | None = None,
     now_ms: int | None = None,
 ) -> Op[Fetched]:
     """Settle, promote and read, in one round trip.
@@ -113,7 +114,8 @@ def fetch(
         urgent: which messages of higher priority to move to the front before: how many (``"12"``),
             from the highest on, or how many of each priority (``"9=3 5=2"``). With limits: as many
             as may be read (``"all"``), or those and a place in the rounding (``"9 5 0 +0.6"``).
-        limits: of the queue; with them, less may come than was asked for.
+        limits: of the queue, or what a subscription lets through; with them, less may come than was
+            asked for.
         now_ms: the time, for tests; None: the server's clock.
 
     Guarantee: a delivery that this consumer does not own any more is not settled, but reported
@@ -126,6 +128,9 @@ def fetch(
     ends: list[Argument] = [len(acks), *acks]
     for end in settlements:
         ends += [end.verb, end.token, end.delay_ms, int(end.failed), end.note]
+    if isinstance(limits, Sieve):
+        command = sift(keys, limits, reads, head=head, tail=ends)
+        return Op((command,), decode=taken, repeatable=False)
     if limits is not None:
         command = take(keys, limits, reads, head=head, tail=ends)
         return Op((command,), decode=taken, repeatable=False)
@@ -324,7 +329,7 @@ def owns(keys: QueueKeys, consumer: str, token: bytes) -> Op[bool]:
 
 
 def settle(
-    keys: QueueKeys, consumer: str, settlement: Settlement, *, limits: Limits | None = None
+    keys: QueueKeys, consumer: str, settlement: Settlement, *, limits: Limits | Sieve | None = None
 ) -> Plan[bool]:
     """End one delivery; the result is whether this consumer still owned it.
 

@@ -212,6 +212,11 @@ class QueueKeys:
         """The KEYS of a script in which messages end: who waits for their room, and how to tell."""
         return self.senders, self.room
 
+    @property
+    def topic(self) -> TopicKeys:
+        """The keys of a subscription's topic, in the same partition."""
+        return topic_keys(self.namespace, self.name, self.partition)
+
     def lane(self, prefix: str) -> str:
         """Return the stream of a lane, by the prefix of its tokens."""
         name: str = getattr(self, LANES[prefix])
@@ -236,6 +241,8 @@ class TopicKeys:
         subscriptions: hash, name of a subscription -> JSON: how it is declared; the same in each
             partition.
         config: hash, into how many partitions it is divided; in partition 0 only.
+        sleepers: hash, name of a subscription with a reader that sleeps -> until when, and for what
+            subjects; it expires.
         channel: of Pub/Sub, for a topic that keeps nothing; no key.
         prefix: of all of them.
     """
@@ -247,6 +254,7 @@ class TopicKeys:
     counters: str
     subscriptions: str
     config: str
+    sleepers: str
     channel: str
     prefix: str
 
@@ -278,6 +286,7 @@ def topic_keys(namespace: str, name: str, partition: int = 0) -> TopicKeys:
         counters=f"{prefix}:log-counters",
         subscriptions=f"{prefix}:subscriptions",
         config=f"{prefix}:log-config",
+        sleepers=f"{prefix}:sleepers",
         channel=f"{prefix}:channel",
         prefix=prefix,
     )

@@ -91,6 +91,7 @@ def _publish(
     keys: TopicKeys, producer: str, number: int, messages: Sequence[Argument], count: int
 ) -> Op[list[Receipt]]:
     command = _PUBLISH.call(
-        [keys.log, keys.counters, keys.producer(producer)], [number, REMEMBERED_MS, *messages]
+        [keys.log, keys.counters, keys.producer(producer), keys.sleepers],
+        [number, REMEMBERED_MS, *messages],
     )
     return Op((command,), partial(in_a_row, count))

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any, Self
 
+from millstream.policy import Limits, Sieve
 from millstream.protocol.consume import Fetched
 from millstream.protocol.keys import is_suspect
 from millstream.protocol.limits import Outlook
 from millstream.protocol.priority import shares
 from millstream.protocol.watch import Watch
+from millstream.topic import Source
 
 __all__ = ["BLOCK_MS", "Reading"]
 
@@ -43,6 +46,7 @@ class Reading:
         sweep_at: when to offer to sweep.
         paused: whether the queue is known to be paused.
         limited: whether the queue has limits.
+        sieved: whether a filter, or the gates of its keys, decide what it may be given.
         tokens_at: when the rate of the queue allows a look; -inf: it does now.
         slot: whether as many deliveries run as may.
         since: what a queue with limits that has nothing to read is watched from.
@@ -64,9 +68,24 @@ class Reading:
     _turn: float = 0.0
     paused: bool = False
     limited: bool = False
+    sieved: bool = False
     tokens_at: float = -math.inf
     slot: bool = False
     since: tuple[bytes, ...] = ()
+
+    @classmethod
+    def of(cls, source: Source[Any]) -> Self:
+        """Return the state of a reader that begins."""
+        return cls(
+            weighted=source.priorities == "weighted",
+            limited=isinstance(source.limits, Limits),
+            sieved=isinstance(source.limits, Sieve),
+        )
+
+    @property
+    def follows(self) -> bool:
+        """Whether a wake-up is for one reader, which passes it on if it has no use for it."""
+        return self.limited or self.sieved
 
     def reads(self, free: int) -> list[tuple[str, int]]:
         """Return which lanes to read, and how much from each; ``urgent`` belongs to it.
@@ -75,7 +94,7 @@ class Reading:
         comes on top, alone.
         """
         self.urgent = ""
-        if self.limited:
+        if self.follows:
             return self._within_limits(free) if free > 0 else []
         # Who was woken was the only one, so it moves some of what may be urgent to where the next
         # one finds it, though it has no room itself.
@@ -157,7 +176,9 @@ class Reading:
         suspects = self.suspect_held is None
         # Whoever waits for tokens must not take wake-ups from those who wait for slots.
         since = (_FROM_NOW_ON,) if self.limited and self.more else self.since
-        return Watch(suspects, paused=self.paused, limited=self.limited, since=since)
+        return Watch(
+            *(suspects, self.sieved), paused=self.paused, limited=self.limited, since=since
+        )
 
     def woke(self, found: Fetched) -> None:
         """Take note of what a sleeping read brought."""

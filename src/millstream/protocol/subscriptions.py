@@ -17,7 +17,7 @@ from millstream.errors import UsageError
 from millstream.message import SubscriptionStats, TopicStats
 from millstream.protocol import partitions
 from millstream.protocol.admin import age_of, consumers_of
-from millstream.protocol.keys import QueueKeys, TopicKeys, topic_keys
+from millstream.protocol.keys import QueueKeys, TopicKeys
 from millstream.protocol.op import Argument, Command, Op, Plan, load_script
 from millstream.protocol.whole import merged
 from millstream.topic import EARLIEST, LATEST, Start, Subscription
@@ -87,7 +87,7 @@ def register_at(
     Raises:
         UsageError: the topic has another number of partitions, or the subscription another filter.
     """
-    topic = topic_keys(own.namespace, own.name, own.partition)
+    topic = own.topic
     declared = {"filter": subscription.filter, "expires": subscription.expires_ms}
     start = _behind(subscription.start, own.partition)
     text = msgspec.json.encode({name: one for name, one in declared.items() if one is not None})

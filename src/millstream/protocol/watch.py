@@ -20,6 +20,9 @@ class Watch:
 
     Attributes:
         suspects: whether it may take a suspect.
+        sieved: whether it reads a log through a filter or gates: a message of the log must not come by
+            a sleep. A wake-up tells of those that may pass; it ends the sleep of one reader, which
+            has to follow it.
         paused: whether the queue is known to be paused. When it goes on, a wake-up tells; a sleep
             in the lanes would bring a normal message then, though urgent ones wait.
         limited: whether the queue has limits: a message that a sleep brings could be above them,
@@ -32,6 +35,7 @@ class Watch:
     """
 
     suspects: bool = True
+    sieved: bool = False
     paused: bool = False
     limited: bool = False
     since: tuple[bytes, ...] = ()
@@ -41,15 +45,16 @@ class Watch:
         return self._kind == other._kind and (self.suspects or not other.suspects)
 
     @property
-    def _kind(self) -> tuple[bool, bool, int]:
-        return self.paused, self.limited, len(self.since)
+    def _kind(self) -> tuple[bool, bool, bool, int]:
+        return self.sieved, self.paused, self.limited, len(self.since)
 
     @property
     def lanes(self) -> Sequence[str]:
         """Prefixes of the lanes from which a sleep brings messages."""
         if self.paused or self.limited:
             return ()
-        return [prefix for prefix in LANES if self.suspects or prefix != "s"]
+        without = ("" if self.sieved else None, None if self.suspects else "s")
+        return [prefix for prefix in LANES if prefix not in without]
 
 
 def listen(

@@ -73,9 +73,7 @@ class Reader:
         self.keys = keys
         self.consumer = consumer
         self._prefetch = prefetch
-        self._reading = Reading(
-            weighted=queue.priorities == "weighted", limited=queue.limits is not None
-        )
+        self._reading = Reading.of(queue)
         self._event = asyncio.Event()
         listener.on_end = self._event.set
         self._sleeper = Sleeper(driver, listener, keys=[keys], consumer=consumer)
@@ -162,7 +160,7 @@ class Reader:
         if urgent or worth:
             allowed = reading.may_read(now, settling=bool(holdings.outbox))
             # A limit may have room for a message that is of no use here now: it is for another.
-            leave = reading.limited and bool(reading.woken) and not worth
+            leave = reading.follows and bool(reading.woken) and not worth
             await self._fetch(free if allowed and not leave else 0)
             return
         # A read that sleeps at the server ends sooner, unless its connection is dead.

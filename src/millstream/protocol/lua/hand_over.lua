@@ -29,9 +29,9 @@ count(outcomes, blame)
 call_sender(KEYS[15], KEYS[16])
 if left == 0 or outcomes.kept > 0 then return { outcomes.moved, outcomes.died, 0 } end
 remove_consumer(ARGV[2])
--- It may have been the only one that knew when the next message is due, or that there are urgent
--- ones: let another one look.
-if redis.call('EXISTS', KEYS[8]) == 1 and redis.call('EXISTS', KEYS[6], KEYS[9]) > 0 then
+-- It may have been the only one that knew when the next message is due, that there are urgent ones,
+-- or that a log has more for its filter: let another one look.
+if redis.call('EXISTS', KEYS[8]) == 1 and (log or redis.call('EXISTS', KEYS[6], KEYS[9]) > 0) then
   redis.pcall('XADD', KEYS[8], 'MAXLEN', 16, '*', 'due', 'unknown')
 end
 return { outcomes.moved, outcomes.died, 1 }

@@ -22,6 +22,7 @@
 -- @include round
 -- @include priority
 -- @include limits
+-- @include fill
 -- @include take
 -- @include room
 local now, most = clock(ARGV[3]), tonumber(ARGV[11])

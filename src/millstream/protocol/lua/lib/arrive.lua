@@ -33,6 +33,15 @@ local function enter(key, id, gate, left)
   return not failed(reply) and true or nil
 end
 
+-- A message's place in the line of its key. A log counts its ids from 0 in each ms, so as texts they do
+-- not sort as they came, but with zeros before them.
+local function line_member(key, name)
+  local ms, seq = string.match(name, '^(%d+)%-(%d+)')
+  if not log or not ms then return key .. '\0' .. name end
+  local sorted = string.rep('0', 20 - #ms) .. ms .. string.rep('0', 20 - #seq) .. seq
+  return key .. '\0' .. sorted .. '\0' .. name
+end
+
 -- A message has left the gate of its key: the next of the line takes its place.
 local function leave_gate(key, id, now)
   local held = redis.call('HGET', KEYS[11], key)
@@ -51,7 +60,7 @@ local function leave_gate(key, id, now)
     local first = redis.call('ZRANGEBYLEX', KEYS[10], from, to, 'LIMIT', 0, 1)[1]
     if not first then break end
     redis.call('ZREM', KEYS[10], first)
-    local name = string.sub(first, #key + 2)
+    local name = string.match(first, '%z([^%z]*)$')
     local packed = redis.call('HGET', KEYS[7], name)
     -- The next one may have expired meanwhile. After many of those, one goes on as if it had not,
     -- for its consumer to find out: others want to use the server, too.

@@ -48,7 +48,7 @@ arrive = function(id, fields, stored, now, left)
   if not entered or level and not suspect then
     if not keep(id, fields, stored) then return nil end
     if not entered then
-      return not failed(redis.pcall('ZADD', KEYS[10], 0, it.k .. '\0' .. id)) and 'parked' or nil
+      return not failed(redis.pcall('ZADD', KEYS[10], 0, line_member(it.k, id))) and 'parked' or nil
     end
     if failed(redis.pcall('ZADD', KEYS[9], '-' .. level, id)) then return nil end
     -- Those who sleep see no sorted set.

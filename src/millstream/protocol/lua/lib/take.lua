@@ -1,13 +1,4 @@
--- The reads of take.lua.
-local function fill(taken, name, lane, count)
-  if count < 1 then return 0 end
-  local reply = redis.pcall('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', count, 'STREAMS', lane, '>')
-  taken.problem = taken.problem or failed(reply)
-  if not reply or taken.problem then return 0 end
-  for _, entry in ipairs(reply[1][2]) do taken[name][#taken[name] + 1] = entry end
-  return #reply[1][2]
-end
-
+-- The reads of take.lua. Include fill before it.
 -- Divides what may be read among the priorities that wait: one of priority p has p + 1 times the
 -- chance of a normal one. Returns what to move to the front, and how much that is.
 local function shares(plan, room)
@@ -47,12 +38,6 @@ local function take_lanes(most, grant, now)
     front = front + fill(taken, 'f', KEYS[2], room - front)
   end
   return taken, total + front + fill(taken, 'r', KEYS[1], room - front), taken.problem
-end
-
--- One that has not been seen yet is enough: while somebody sleeps, it is seen at once.
-local function wake_another(slots)
-  if unread(KEYS[8]) == 1 then return end
-  redis.pcall('XADD', KEYS[8], 'MAXLEN', 16, '*', 'free', slots)
 end
 
 -- Where a plain read has to begin to be woken by the next entry: it consumes none, for what it

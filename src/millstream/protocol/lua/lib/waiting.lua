@@ -28,7 +28,7 @@ local function take_waiting(id, token)
   local key = named(fields).k
   redis.call('ZREM', KEYS[6], id)
   redis.call('ZREM', KEYS[9], id)
-  if key then redis.call('ZREM', KEYS[10], key .. '\0' .. id) end
+  if key then redis.call('ZREM', KEYS[10], line_member(key, id)) end
   redis.call('HDEL', KEYS[7], id)
   return fields
 end
