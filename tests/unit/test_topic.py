@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from millstream.errors import UsageError
-from millstream.policy import Retain, Retry
+from millstream.policy import Retain, Retry, Sieve
 from millstream.topic import EARLIEST, LATEST, Subscription, Topic
 
 PLACED: Topic[Any] = Topic("orders.placed")
@@ -45,7 +45,9 @@ def test_everything_can_be_said() -> None:
     assert (audit.start, audit.filter, audit.expires_ms) == (EARLIEST, "eu.>", None)
     assert (audit.retry, audit.lease_ms) == (own, 5000)
     assert (audit.name, audit.ordered, audit.partitions) == ("placed/audit", True, 3)
-    assert (audit.priorities, audit.limits, audit.max_running) == ("strict", None, None)
+    assert (audit.priorities, audit.max_running) == ("strict", None)
+    assert audit.limits == Sieve("eu.>", ordered=True)
+    assert Topic("plain").subscription("audit").limits is None
     assert audit == Subscription(
         topic, "audit", start=EARLIEST, filter="eu.>", retry=own, lease=5, expires=None
     )

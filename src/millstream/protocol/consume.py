@@ -128,11 +128,8 @@ def fetch(
     ends: list[Argument] = [len(acks), *acks]
     for end in settlements:
         ends += [end.verb, end.token, end.delay_ms, int(end.failed), end.note]
-    if isinstance(limits, Sieve):
-        command = sift(keys, limits, reads, head=head, tail=ends)
-        return Op((command,), decode=taken, repeatable=False)
     if limits is not None:
-        command = take(keys, limits, reads, head=head, tail=ends)
+        command = _reading(keys, limits, reads, head, ends)
         return Op((command,), decode=taken, repeatable=False)
     commands = [_SETTLE.call([*keys.common, *keys.queueing], [*head, *ends])]
     prefixes = []
@@ -141,6 +138,19 @@ def fetch(
         read = ("XREADGROUP", "GROUP", keys.group, consumer, "COUNT", count, "STREAMS")
         commands.append(Command((*read, keys.lane(prefix), ">")))
     return Op(tuple(commands), partial(fetched, prefixes), repeatable=False)
+
+
+def _reading(
+    keys: QueueKeys,
+    limits: Limits | Sieve,
+    reads: Sequence[tuple[str, int]],
+    head: Sequence[Argument],
+    ends: Sequence[Argument],
+) -> Command:
+    """Return the script that settles and reads at the server."""
+    if isinstance(limits, Sieve):
+        return sift(keys, limits, reads, head=head, tail=ends)
+    return take(keys, limits, reads, head=head, tail=ends)
 
 
 def wait(keys: QueueKeys, consumer: str, block_ms: int, *, suspects: bool) -> Op[Fetched]:
