@@ -112,7 +112,7 @@ names = itertools.count()
 
 
 @settings(
-    max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+    max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
 )
 @given(wanted=some_filters, some=some_subjects)
 def test_a_filter_passes_what_its_reference_passes(

@@ -415,7 +415,9 @@ def test_only_what_exists_is_paused(state: State) -> None:
     assert sub.do("EXISTS", sub.topic.log, *sub.keys.own) == 0
 
 
-@pytest.mark.parametrize("what", ["all", "some", "deleted", "trimmed", "behind", "sought"])
+@pytest.mark.parametrize(
+    "what", ["all", "some", "deleted", "trimmed", "behind", "sought", "paused", "resumed"]
+)
 def test_the_lag_is_exact(one: Sub, what: str) -> None:
     """Whatever the server's own count says, which deletions and moves confuse."""
     ids = one.publish(*(b"%d" % n for n in range(1100)))
@@ -433,11 +435,32 @@ def test_the_lag_is_exact(one: Sub, what: str) -> None:
         read += 1
     elif what == "behind":
         one.do("XTRIM", one.topic.log, "MINID", ids[40])
+    elif what in ("paused", "resumed"):
+        one.run(control.pause(one.keys))
+        assert one.ready() == 1050
+        if what == "resumed":
+            one.run(control.resume(one.keys))
+            assert one.bodies_read() == [b"%d" % n for n in range(50, 150)]
+            read = 150
     elif what == "sought":
         one.do("XGROUP", "SETID", one.topic.log, "one", ids[69])
         read = 70
 
     assert one.ready() == 1100 - read - gone
+
+
+def test_the_lag_of_one_that_started_late(state: State) -> None:
+    """It counts from where it started, and the server keeps that count where it can."""
+    first = Sub(state, "first").subscribe()
+    first.publish(b"1", b"2", b"3")
+    late = Sub(state, "late").subscribe()
+    late.register("a")
+
+    for number, lag in ((2, 2), (3, 4)):
+        late.publish(b"4", b"5", number=number)
+        assert (late.ready(), first.ready()) == (lag, lag + 3)
+    assert late.bodies_read() == [b"4", b"5", b"4", b"5"]
+    assert late.ready() == 0
 
 
 def test_the_oldest_that_is_not_handled(one: Sub) -> None:

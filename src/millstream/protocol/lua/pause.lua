@@ -11,6 +11,8 @@ for i = 1, 3 do
   local stood = group and group['last-delivered-id'] or '0-0'
   if stood ~= NOWHERE then
     redis.call('HSET', KEYS[4], lane_name(lane), stood)
+    local read = lane_name(lane) == 'log' and group['entries-read']
+    if read then redis.call('HSET', KEYS[4], 'read', read) end
     if group then
       redis.call('XGROUP', 'SETID', lane, ARGV[1], NOWHERE)
     else

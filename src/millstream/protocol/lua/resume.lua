@@ -6,6 +6,7 @@
 -- @include group
 -- @include tell
 local stood = {}
+local read = redis.call('HGET', KEYS[4], 'read')
 for i = 1, 3 do stood[i] = redis.call('HGET', KEYS[4], lane_name(KEYS[i])) end
 -- First, since it frees memory: a full server refuses a script only at its first write, and
 -- nothing but a queue that goes on will empty it.
@@ -14,7 +15,7 @@ local moved = false
 for i = 1, 3 do
   local group = find_group(KEYS[i], ARGV[1])
   if group and group['last-delivered-id'] == NOWHERE then
-    redis.call('XGROUP', 'SETID', KEYS[i], ARGV[1], stood[i] or '0-0')
+    move_group(KEYS[i], ARGV[1], stood[i] or '0-0', i == 1 and read)
     moved = true
   end
 end

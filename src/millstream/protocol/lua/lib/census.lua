@@ -8,11 +8,11 @@ local function count_unread(log, group, paused, counters)
   local from = unread_from(group, log, paused)
   if #redis.call('XRANGE', log, from, '+', 'COUNT', 1) == 0 then return 0 end
   if #redis.call('XRANGE', log, '-', string.sub(from, 2), 'COUNT', 1) == 0 then return length end
-  if group.lag and group['last-delivered-id'] ~= NOWHERE and redis.call('HEXISTS', counters, 'trimmed') == 0 then
-    local info = redis.call('XINFO', 'STREAM', log)
-    for i = 1, #info, 2 do
-      if info[i] == 'max-deleted-entry-id' and info[i + 1] == '0-0' then return group.lag end
-    end
+  local read = group['entries-read']
+  if group['last-delivered-id'] == NOWHERE then read = redis.call('HGET', paused, 'read') end
+  if read and redis.call('HEXISTS', counters, 'trimmed') == 0 then
+    local info = stream_info(log)
+    if info['max-deleted-entry-id'] == '0-0' then return info['entries-added'] - read end
   end
   local count = 0
   while true do
