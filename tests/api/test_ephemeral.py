@@ -293,6 +293,24 @@ async def test_a_channel_that_the_user_may_not_use(
         assert await bodies(allowed, 1) == [2]
 
 
+async def test_a_user_that_is_no_more(kind: Kind, own_server: Server) -> None:
+    """A listener whose user is deleted, or may not listen any more, gets the server's refusal."""
+    admin: Any = own_server.admin()
+    for rule, code in (("resetchannels", "NOPERM"), ("off", "WRONGPASS")):
+        admin.acl_setuser("guest", enabled=True, nopass=True, reset=True, categories=["+@all"])
+        admin.execute_command("ACL", "SETUSER", "guest", "allchannels", ">secret", "~*")
+        url = f"redis://guest:secret@127.0.0.1:{own_server.port}"
+        async with (
+            connecting(kind, url, "ms") as connect,
+            (await connect(timeout=PATIENCE)).subscribe(TICKS) as feed,
+        ):
+            admin.execute_command("ACL", "SETUSER", "guest", rule)
+            admin.client_kill_filter(_type="pubsub")
+            with pytest.raises(ms.ServerRefused) as caught:
+                await hear(feed, 1)
+            assert caught.value.code == code
+
+
 async def test_bad_use(mq: ms.AsyncClient) -> None:
     """Each error names what to change."""
     queue: Any = ms.Queue("ticks")

@@ -73,6 +73,20 @@ async def test_sends_and_receives(secure: Connect) -> None:
     await delivery.ack()
 
 
+async def test_listens(secure: Connect) -> None:
+    """Messages of all sizes are heard at once, while others begin and end to listen."""
+    mq, topic = await secure(), ms.Topic("ticks", str, durable=False)
+    texts = ["x" * size for size in (1, 16_000, 16_384, 100_000)]
+    async with mq.subscribe(topic) as feed:
+        for text in texts * 5:
+            async with mq.subscribe(ms.Topic("other", durable=False)):
+                await mq.publish_many(topic, [text, "end"])
+                assert [await anext(feed), await anext(feed)] == [
+                    ms.Heard(body=text, topic="ticks"),
+                    ms.Heard(body="end", topic="ticks"),
+                ]
+
+
 async def test_a_worker(secure_url: str, namespace: str) -> None:
     """Its reads, its acknowledgements, and a lease that has to be extended."""
     queue: ms.Queue[Any] = ms.Queue("orders", lease=0.5)

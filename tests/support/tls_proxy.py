@@ -42,12 +42,14 @@ async def _serve(
     port: int, upstream: int, context: ssl.SSLContext, ready: threading.Event, end: asyncio.Event
 ) -> None:
     links: set[asyncio.Task[None]] = set()
+    writers: list[asyncio.StreamWriter] = []
 
     async def link(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         links.add(task)
         from_server, to_server = await asyncio.open_connection("127.0.0.1", upstream)
+        writers.extend((writer, to_server))
         try:
             ways = [_copy(reader, to_server), _copy(from_server, writer)]
             await asyncio.wait(map(asyncio.ensure_future, ways))
@@ -59,6 +61,11 @@ async def _serve(
         await end.wait()
         if links:
             await asyncio.wait(links, timeout=DEADLINE)
+    for one in writers:
+        one.transport.abort()
+    # The loop closes the sockets in its next turns.
+    for _ in range(3):
+        await asyncio.sleep(0)
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

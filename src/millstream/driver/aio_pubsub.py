@@ -184,6 +184,9 @@ class AsyncPubSub:
             if beating is not None:
                 beating.cancel()
             self._board.cut()
+            if connection._writer is not None:  # noqa: SLF001 - as the wire does
+                # Closing would first write out what is buffered, and TLS would say goodbye.
+                connection._writer.transport.abort()  # noqa: SLF001 - see above
             await connection.disconnect(nowait=True)
 
     async def _connect(self, connection: Any) -> None:
