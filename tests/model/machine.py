@@ -46,6 +46,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     numbers = itertools.count()
     ready: tuple[str, ...] = ("", "f", "s")
+    lease_ms = LEASE_MS
 
     def __init__(self, driver: BlockingDriver, redis_admin: redis.Redis, namespace: str) -> None:
         super().__init__()
@@ -70,7 +71,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.run(consume.fetch(self.keys, SWEEPER))
 
     def join(self, consumer: str) -> None:
-        self.run(consume.register(self.keys, consumer, LEASE_MS))
+        self.run(consume.register(self.keys, consumer, self.lease_ms))
 
     def teardown(self) -> None:
         wipe(self.admin, self.namespace)

@@ -87,9 +87,9 @@ def fetch(
 
 
 def pending(keys: QueueKeys, consumer: str) -> Op[list[Envelope]]:
-    """Return everything that a consumer owns."""
+    """Return everything that a consumer owns, and begin the leases anew."""
     return Op(
-        (_PENDING.call(keys.listed, [consumer]),), decode=lambda replies: entries_of(replies[0])
+        (_PENDING.call(keys.listed, [consumer, ""]),), decode=lambda replies: entries_of(replies[0])
     )
 
 
