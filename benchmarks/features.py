@@ -51,6 +51,7 @@ FEATURES: Mapping[str, Feature] = {
         ms.Queue("bench", Order, ordered=True, partitions=8),
         _key,
     ),
+    "list": Feature("in a list", ms.Queue("bench", Order, store="list")),
     "bound": Feature("with a bound", ms.Queue("bench", Order, bound=ms.Bound(MANY))),
     "rate": Feature("with a rate", ms.Queue("bench", Order, rate=ms.Rate(MANY)), sends_alike=True),
     "max_running": Feature(
