@@ -155,8 +155,11 @@ async def test_a_feed_that_is_forgotten_listens_no_more(
     del feed
     gc.collect()
 
-    await mq.publish(TICKS, 1)
-    await auntil(lambda: listeners(server, namespace) == 0, PATIENCE)
+    async def left() -> bool:
+        await mq.publish(TICKS, 1)
+        return listeners(server, namespace) == 0
+
+    await auntil(left, PATIENCE)
 
 
 # A slow listener
