@@ -332,6 +332,10 @@ async def test_bad_use(mq: ms.AsyncClient) -> None:
         given: Any = options
         with pytest.raises(ms.UsageError, match=f"{next(iter(options))} must"):
             await mq.publish(TICKS, 1, **given)
+    with pytest.raises(ms.UsageError, match="topic 'ticks': key orders messages that are kept"):
+        await mq.publish(TICKS, 1, key="a")
+    with pytest.raises(ms.UsageError, match="topic 'ticks': key orders messages that are kept"):
+        await mq.publish_many(TICKS, [], key=str)
     with pytest.raises(ms.UsageError, match="takes Tick"):
         await mq.publish(TYPED, "no tick")  # type: ignore[misc] # wrong on purpose
     with pytest.raises(ms.UsageError, match="publish is for topics"):

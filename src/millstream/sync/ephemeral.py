@@ -44,10 +44,12 @@ class Ephemeral:
         topic: Topic[T],
         body: T,
         *,
+        key: str | None,
         headers: Mapping[str, str] | None,
         subject: str | None,
     ) -> Receipt:
         """Publish one message, in one write with those of other tasks."""
+        _refuse_key(topic, key)
         payload = payload_of(topic.encode(body), headers, subject)
         sender = self._senders.get(topic.name) or self._sender(topic)
         try:
@@ -60,10 +62,12 @@ class Ephemeral:
         topic: Topic[T],
         bodies: Iterable[T],
         *,
+        key: str | Callable[[T], str] | None,
         headers: Mapping[str, str] | None,
         subject: str | Callable[[T], str] | None,
     ) -> list[Receipt]:
         """Publish many messages, some hundred in one write."""
+        _refuse_key(topic, key)
         payloads = [
             payload_of(topic.encode(body), headers, subject(body) if callable(subject) else subject)
             for body in bodies
@@ -106,6 +110,15 @@ class Ephemeral:
             sender.close()
 
 
+def _refuse_key(topic: Topic[Any], key: object) -> None:
+    if key is not None:
+        message = (
+            f"{topic.title}: key orders messages that are kept, and this topic keeps none "
+            "(durable=False): leave it out, or say it in a header"
+        )
+        raise UsageError(message)
+
+
 class Connected(Protocol):
     """What these functions need of a client."""
 
@@ -120,16 +133,18 @@ def publish(
     topic: Topic[T],
     body: T,
     *,
-    headers: Mapping[str, str] | None = None,
+    key: str | None = None,
     subject: str | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> Receipt:
     """Publish one message. Concurrent calls share round trips; alone, a call waits for nothing.
 
     Args:
         topic: where to; an ephemeral one (``durable=False``).
         body: of the topic's type.
-        headers: metadata, strings to strings.
+        key: of durable topics only: an ephemeral one has nothing to order.
         subject: what it is about: tokens with dots between them (``eu.paid``).
+        headers: metadata, strings to strings.
 
     Returns:
         The receipt; ``listeners`` says how many got it.
@@ -142,7 +157,7 @@ def publish(
     twice when the connection breaks on the way.
     """
     check_ephemeral(topic)
-    return mq.ephemeral.publish(topic, body, headers=headers, subject=subject)
+    return mq.ephemeral.publish(topic, body, key=key, headers=headers, subject=subject)
 
 
 def publish_many(
@@ -150,16 +165,18 @@ def publish_many(
     topic: Topic[T],
     bodies: Iterable[T],
     *,
-    headers: Mapping[str, str] | None = None,
+    key: str | Callable[[T], str] | None = None,
     subject: str | Callable[[T], str] | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> list[Receipt]:
     """Publish many messages, in chunks of some hundred, one write a chunk.
 
     Args:
         topic: where to.
         bodies: of the topic's type. All are encoded before the first is published.
-        headers: metadata, the same for all.
+        key: of durable topics only.
         subject: the same for all, or a function that tells the subject of a body.
+        headers: metadata, the same for all.
 
     Returns:
         A receipt for each, in order.
@@ -169,7 +186,7 @@ def publish_many(
         BrokerError: some may have been published, others not.
     """
     check_ephemeral(topic)
-    return mq.ephemeral.publish_many(topic, bodies, headers=headers, subject=subject)
+    return mq.ephemeral.publish_many(topic, bodies, key=key, headers=headers, subject=subject)
 
 
 def subscribe(
