@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from millstream.driver.blocking import BlockingDriver
 from millstream.protocol import admin, consume, control
 from millstream.protocol.consume import Fetched
 from millstream.protocol.keys import TopicKeys, topic_keys
@@ -21,7 +22,7 @@ from millstream.protocol.publish import Publication, publish, publish_some
 from millstream.protocol.recover import hand_over_some, leave
 from millstream.protocol.settlement import Settlement, ack, reject, release
 from millstream.protocol.sift import LOOKED_AT
-from millstream.protocol.subscriptions import subscribe
+from millstream.protocol.subscriptions import subscribe, topic_stats
 from millstream.protocol.watch import Watch, listen
 from millstream.subject import matches
 from millstream.topic import EARLIEST, LATEST, Subscription, Topic
@@ -35,7 +36,13 @@ class Sub(State):
     """One subscription of the topic `t`, with a filter or ordered; `ready` is its log."""
 
     def __init__(
-        self, state: State, name: str = "one", *, ordered: bool = False, **options: Any
+        self,
+        state: State,
+        name: str = "one",
+        *,
+        ordered: bool = False,
+        consumers: Sequence[str] = ("a", "b"),
+        **options: Any,
     ) -> None:
         self.driver = state.driver
         self.topic: TopicKeys = topic_keys(state.keys.namespace, "t")
@@ -47,7 +54,7 @@ class Sub(State):
         self.gate = "ordered" if ordered else ""
         self.number = 0
         self.drive(subscribe(self.topic, self.declared))
-        self.register("a", "b")
+        self.register(*consumers)
 
     def register(self, *consumers: str, lease_ms: int = 30_000) -> None:
         for name in consumers:
@@ -236,6 +243,28 @@ def test_a_paused_subscription_is_not_woken(state: State) -> None:
 
     assert len(sub.sleep().woken) == 1
     assert bodies(sub.sift()) == [b"1"]
+
+
+def test_a_thousand_subscriptions(url: str, namespace: str) -> None:
+    """Each gets what is its own, one publish wakes those that it concerns, and all are counted."""
+    driver = BlockingDriver(url, connect_timeout=5, timeout=30)
+    first = Sub(State(driver, namespace), "s0", filter="eu.0")
+    rest = [Sub(first, f"s{n}", consumers=["a"], filter=f"eu.{n}") for n in range(1, 1000)]
+    subs = [first, *rest]
+    assert all(sub.sift().outlook == EMPTY for sub in subs)
+    assert len(first.notes()) == 1000
+
+    first.publish(("1", "", "eu.7"), ("2", "", "eu.8"), ("3", "", "us"))
+
+    assert len(first.notes()) == 998
+    assert [bodies(sub.sift()) for sub in subs[6:10]] == [[], [b"1"], [b"2"], []]
+    found = first.drive(topic_stats(first.topic)).subscriptions
+    assert Counter((one.lag, one.in_flight, one.filtered) for one in found) == {
+        (3, 0, 0): 996,
+        (0, 0, 3): 2,
+        (0, 1, 2): 2,
+    }
+    driver.close()
 
 
 # Order

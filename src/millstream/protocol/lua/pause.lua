@@ -5,7 +5,7 @@
 -- @include group
 -- @include tell
 -- Whoever makes the group of a log has to know where it begins.
-if lane_name(KEYS[1]) == 'log' and not find_group(KEYS[1], ARGV[1]) then return 'NONE' end
+if lane_name(KEYS[1]) == 'log' and not has_group(KEYS[1], ARGV[1]) then return 'NONE' end
 for i = 1, 3 do
   local lane, group = KEYS[i], find_group(KEYS[i], ARGV[1])
   local stood = group and group['last-delivered-id'] or '0-0'

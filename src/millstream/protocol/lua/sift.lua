@@ -27,9 +27,13 @@ local lost, kept, due, _, woken = settle_and_promote(13, now)
 local taken = { s = {}, f = {}, r = {}, over = {} }
 if ARGV[11] == '1' then fill(taken, 's', KEYS[3], 1) end
 local front = fill(taken, 'f', KEYS[2], most)
-if most > front then sift(taken, most - front, tonumber(ARGV[9]), ARGV[7], ordered, now) end
+local ended = false
+if most > front then
+  ended = sift(taken, most - front, tonumber(ARGV[9]), ARGV[7], ordered, now)
+end
 if taken.problem then return redis.error_reply(taken.problem) end
-local readable = not (ordered and lines_are_full()) and unread(KEYS[1]) == 1
+-- If it had no look at the log, there may be something.
+local readable = not ended and not (ordered and lines_are_full()) and redis.call('EXISTS', KEYS[13]) == 0
 local suspect = unread(KEYS[3]) == 1
 local left = readable or unread(KEYS[2]) == 1
 local full = front + #taken.r >= most

@@ -18,7 +18,7 @@ if start == '$' then
   local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
   start = last and last[1] or '0-0'
 end
-local new = not find_group(KEYS[1], ARGV[1])
+local new = not has_group(KEYS[1], ARGV[1])
 make_groups(ARGV[1], start)
 -- One that starts at the end has all behind it.
 if new and ARGV[4] == '$' and redis.call('EXISTS', KEYS[6]) == 0 then

@@ -17,9 +17,8 @@ local function older(one, other)
 end
 
 -- Its own lanes are in the order in which messages came back: a look at their beginnings.
-local function oldest_of(keys, name)
+local function oldest_of(keys, name, group)
   local oldest = ''
-  local group = find_group(keys[1], name)
   local first = redis.call('XRANGE', keys[1], unread_from(group, keys[1], keys[9]), '+', 'COUNT', 1)[1]
   if first then oldest = first[1] end
   if group and group.pending > 0 then oldest = older(oldest, redis.call('XPENDING', keys[1], name)[2]) end
@@ -38,10 +37,11 @@ end
 
 local answer = { redis.call('XLEN', KEYS[1]), redis.call('MEMORY', 'USAGE', KEYS[1]) or 0,
   tonumber(redis.call('HGET', KEYS[2], 'published') or 0), clock('') }
+local groups = groups_of(KEYS[1])
 for i, name in ipairs(ARGV) do
   local keys = { unpack(KEYS, 9 * i - 6, 9 * i + 2) }
-  local row = { census(keys, name) }
-  row[#row + 1] = oldest_of(keys, name)
+  local row = { census(keys, name, groups[name]) }
+  row[#row + 1] = oldest_of(keys, name, groups[name])
   answer[#answer + 1] = row
 end
 return answer

@@ -23,17 +23,17 @@ local function count_unread(log, group, paused, counters)
   end
 end
 
--- `keys`: ready, front, suspect, dead, counters, due, priority, lines, paused. Returns what stats.lua
--- does, but for the time.
-local function census(keys, name)
+-- `keys`: ready, front, suspect, dead, counters, due, priority, lines, paused; `known`: the group of
+-- ready, if somebody has looked. Returns what stats.lua does, but for the time.
+local function census(keys, name, known)
   local ready, front, suspect, dead, counters, due, priority, lines, paused = unpack(keys)
   local waiting, in_flight, oldest, oldest_ms, consumers = 0, 0, '', math.huge, {}
   local function consider(id)
     local ms = tonumber(string.match(id, '^%d+'))
     if ms and ms < oldest_ms then oldest, oldest_ms = id, ms end
   end
-  for _, lane in ipairs({ ready, front, suspect }) do
-    local group = find_group(lane, name)
+  for i, lane in ipairs({ ready, front, suspect }) do
+    local group = i == 1 and known or find_group(lane, name)
     local pending = group and group.pending or 0
     in_flight = in_flight + pending
     if lane_name(lane) == 'log' then

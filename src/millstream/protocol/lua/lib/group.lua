@@ -1,10 +1,24 @@
--- The consumer group of a stream as a table of XINFO's fields, or nil: no stream, no group.
-local function find_group(stream, name)
+-- The consumer groups of a stream by their names, as tables of XINFO's fields; none without a stream.
+local function groups_of(stream, only)
+  local groups = {}
   for _, info in ipairs(redis.pcall('XINFO', 'GROUPS', stream)) do
-    local group = {}
-    for i = 1, #info, 2 do group[info[i]] = info[i + 1] end
-    if group.name == name then return group end
+    if not only or info[2] == only then
+      local group = {}
+      for i = 1, #info, 2 do group[info[i]] = info[i + 1] end
+      groups[group.name] = group
+    end
   end
+  return groups
+end
+
+-- One of them, or nil.
+local function find_group(stream, name)
+  return groups_of(stream, name)[name]
+end
+
+-- Whether there is such a group. A log may have a thousand of them, which XINFO would list.
+local function has_group(stream, name)
+  return not redis.pcall('XPENDING', stream, name).err
 end
 
 local function stream_info(stream)

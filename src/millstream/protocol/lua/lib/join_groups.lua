@@ -7,7 +7,7 @@ local function make_groups(name, start)
   local paused = redis.call('EXISTS', KEYS[6]) == 1
   for i = 1, 4 do
     -- Looking first lets a worker start on a server without free memory, which it will free.
-    if not find_group(KEYS[i], name) then
+    if not has_group(KEYS[i], name) then
       local from = i == 1 and start or '0-0'
       -- A lane of a paused queue comes back paused, and begins there when the queue goes on.
       local held = paused and i < 4

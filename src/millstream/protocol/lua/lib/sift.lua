@@ -23,10 +23,11 @@ local function let_through(entry, now)
 end
 
 -- Reads up to `room` entries that pass; looks at `limit` at most. Puts them into taken.r, and those
--- that are not for this consumer into taken.over, to be acknowledged.
+-- that are not for this consumer into taken.over, to be acknowledged. Returns whether it has seen the
+-- end of the log.
 local function sift(taken, room, limit, filter, ordered, now)
   local passes = filter ~= '' and subject_filter(filter)
-  local looked, filtered = 0, 0
+  local looked, filtered, last, ended = 0, 0, nil, false
   while #taken.r < room and looked < limit and not taken.problem do
     if ordered and lines_are_full() then break end
     local page = { r = {} }
@@ -34,6 +35,8 @@ local function sift(taken, room, limit, filter, ordered, now)
     local count = fill(page, 'r', KEYS[1], wanted)
     taken.problem = page.problem
     looked = looked + count
+    ended = count < wanted
+    last = count > 0 and page.r[count][1] or last
     for _, entry in ipairs(page.r) do
       local through = true
       if passes and not passes(subject_of(entry[2])) then
@@ -48,10 +51,12 @@ local function sift(taken, room, limit, filter, ordered, now)
       end
       -- Without memory it stays pending here, and its lease decides.
     end
-    if count < wanted then break end
+    if ended then break end
   end
   if #taken.over > 0 then redis.call('XACK', KEYS[1], ARGV[1], unpack(taken.over)) end
   if filtered > 0 then redis.pcall('HINCRBY', KEYS[5], 'filtered', filtered) end
+  -- Cheaper than to ask where the group stands.
+  return ended or last and #redis.call('XRANGE', KEYS[1], '(' .. last, '+', 'COUNT', 1) == 0
 end
 
 -- A reader that will sleep is noted with its filter, for publishers to wake it: by the name of the
