@@ -22,7 +22,7 @@ TOPIC = topic_keys("ms", "placed")
 EMAIL = TOPIC.subscription("email")
 
 
-PARTS = {"namespace", "name", "subscription", "group", "partition", "prefix"}
+PARTS = {"namespace", "name", "subscription", "store", "group", "partition", "prefix"}
 
 
 def all_keys(keys: QueueKeys | TopicKeys) -> dict[str, str]:

@@ -58,7 +58,9 @@ class TestDeclaring:
         async def handle(body: Any) -> None: ...
 
         wrong: Any = "orders"
-        with pytest.raises(ms.UsageError, match="expected a Queue, not str"):
+        with pytest.raises(
+            ms.UsageError, match="expected a Queue, a Topic or a Subscription, not str"
+        ):
             worker.on(wrong)(handle)
 
     async def test_no_handlers(self, worker: ms.Worker, mq: ms.AsyncClient) -> None:
