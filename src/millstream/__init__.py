@@ -1,6 +1,6 @@
 """Millstream: messaging on the Redis or Valkey that you already run.
 
-Work queues that do not lose messages, in one typed library, sync and async.
+Work queues and topics that do not lose messages, in one typed library, sync and async.
 """
 
 from __future__ import annotations
@@ -36,15 +36,19 @@ from millstream.message import (
     QueueStats,
     Receipt,
     Schedule,
+    SubscriptionStats,
+    TopicStats,
 )
 from millstream.policy import Backoff, Bound, Rate, Retry
 from millstream.sync.client import Client
 from millstream.sync.delivery import SyncDelivery
 from millstream.sync.feed import SyncFeed
-from millstream.topic import Topic
+from millstream.topic import EARLIEST, LATEST, Subscription, Topic
 from millstream.worker import Worker
 
 __all__ = [
+    "EARLIEST",
+    "LATEST",
     "AsyncClient",
     "Backoff",
     "Bound",
@@ -72,10 +76,13 @@ __all__ = [
     "Schedule",
     "ServerRefused",
     "SlowListener",
+    "Subscription",
+    "SubscriptionStats",
     "SyncDelivery",
     "SyncFeed",
     "TimedOut",
     "Topic",
+    "TopicStats",
     "Undecodable",
     "UnsupportedServer",
     "UsageError",

@@ -141,6 +141,11 @@ class Topic(Generic[T]):
         """What logs and errors call it."""
         return f"topic {self.name!r}"
 
+    @property
+    def place(self) -> str:
+        """What a client remembers its way to it by."""
+        return f"{self.name}/{self.partitions}" if self.ordered else self.name
+
     def encode(self, body: T) -> bytes:
         """Turn a body into the bytes that are stored.
 

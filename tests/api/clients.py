@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any, Literal, Self, TypeVar, cast
 
 import millstream as ms
+from millstream.topic import Source
 
 T = TypeVar("T")
 
@@ -55,16 +56,12 @@ class Blocking(_InThreads):
     async def aclose(self) -> None:
         await asyncio.to_thread(self.target.close)
 
-    def subscribe(self, topic: Any, **options: Any) -> Any:
-        return _Feed(self.target.subscribe(topic, **options))
+    def subscribe(self, topic: Any, name: str | None = None, **options: Any) -> Any:
+        iterator = self.target.subscribe(topic, name, **options)
+        return _Feed(iterator) if name is None else _deliveries(iterator)
 
-    async def receive(self, queue: Any, **options: Any) -> AsyncGenerator[Any, None]:
-        deliveries = self.target.receive(queue, **options)
-        try:
-            while (delivery := await asyncio.to_thread(next, deliveries, None)) is not None:
-                yield _InThreads(delivery)
-        finally:
-            await asyncio.to_thread(deliveries.close)
+    def receive(self, queue: Any, **options: Any) -> AsyncGenerator[Any, None]:
+        return _deliveries(self.target.receive(queue, **options))
 
     async def replay(self, topic: Any, **options: Any) -> AsyncGenerator[Any, None]:
         messages = self.target.replay(topic, **options)
@@ -73,6 +70,15 @@ class Blocking(_InThreads):
                 yield message
         finally:
             await asyncio.to_thread(messages.close)
+
+
+async def _deliveries(deliveries: Any) -> AsyncGenerator[Any, None]:
+    """The deliveries of a blocking iterator."""
+    try:
+        while (delivery := await asyncio.to_thread(next, deliveries, None)) is not None:
+            yield _InThreads(delivery)
+    finally:
+        await asyncio.to_thread(deliveries.close)
 
 
 class _Feed(_InThreads):
@@ -120,7 +126,7 @@ async def connecting(kind: Kind, url: str, namespace: str) -> AsyncIterator[Conn
 
 
 async def take(
-    mq: ms.AsyncClient, queue: ms.Queue[T], count: int = 1, **options: Any
+    mq: ms.AsyncClient, queue: Source[T], count: int = 1, **options: Any
 ) -> list[ms.Delivery[T]]:
     """Receive so many deliveries (fewer when no more come) and leave them unsettled."""
     taken: list[ms.Delivery[T]] = []
@@ -133,14 +139,14 @@ async def take(
     return taken
 
 
-async def take_one(mq: ms.AsyncClient, queue: ms.Queue[T], **options: Any) -> ms.Delivery[T]:
+async def take_one(mq: ms.AsyncClient, queue: Source[T], **options: Any) -> ms.Delivery[T]:
     """Receive one delivery, which must come."""
     taken = await take(mq, queue, **options)
     assert taken, f"no message came from {queue.name!r}"
     return taken[0]
 
 
-async def drain(mq: ms.AsyncClient, queue: ms.Queue[T], **options: Any) -> list[ms.Delivery[T]]:
+async def drain(mq: ms.AsyncClient, queue: Source[T], **options: Any) -> list[ms.Delivery[T]]:
     """Receive and acknowledge all that is there now."""
     drained: list[ms.Delivery[T]] = []
     async for delivery in mq.receive(queue, **{"wait": 0, **options}):
@@ -149,7 +155,7 @@ async def drain(mq: ms.AsyncClient, queue: ms.Queue[T], **options: Any) -> list[
     return drained
 
 
-async def counts(mq: ms.AsyncClient, queue: ms.Queue[Any]) -> tuple[int, int, int, int]:
+async def counts(mq: ms.AsyncClient, queue: Source[Any]) -> tuple[int, int, int, int]:
     """Ready, delayed, in flight, dead."""
     stats = await mq.stats(queue)
     return stats.ready, stats.delayed, stats.in_flight, stats.dead

@@ -320,7 +320,7 @@ async def test_bad_use(mq: ms.AsyncClient) -> None:
     durable: ms.Topic[Any] = ms.Topic("ticks")
     wrong: list[tuple[Any, str]] = [
         (lambda: mq.subscribe(TICKS, buffer=0), "buffer must be a whole number from 1"),
-        (lambda: mq.subscribe(TICKS, on_full="wait"), "on_full must be one of drop_oldest, drop"),  # type: ignore[arg-type] # wrong
+        (lambda: mq.subscribe(TICKS, on_full="wait"), "on_full must be one of drop_oldest, drop"),  # type: ignore[call-overload] # wrong
         (lambda: mq.subscribe(TICKS, wait=-1), "wait must be"),
         (lambda: mq.subscribe(queue), "publish is for topics"),
         (lambda: mq.subscribe(durable), "topic 'ticks' is durable"),

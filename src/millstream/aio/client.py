@@ -12,22 +12,23 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
-from millstream.aio import ephemeral as _ephemeral
 from millstream.aio import operate
 from millstream.aio import replay as _replay
 from millstream.aio import schedules as _schedules
+from millstream.aio import topics as _topics
 from millstream.aio.delivery import Delivery
 from millstream.aio.ephemeral import Ephemeral
+from millstream.aio.publishers import Publishers
 from millstream.aio.reader import QueueReader
 from millstream.aio.router import Placer, QueueSender, placer_of, sender_of
-from millstream.checks import check_prefetch, check_sendable, check_source
+from millstream.checks import check_prefetch, check_retain, check_sendable, check_source
 from millstream.declare import Queue, check_name
 from millstream.driver.aio import AsyncDriver
 from millstream.driver.lease_keeper import CALL_TIMEOUT, LeaseKeeper
 from millstream.message import Receipt
 from millstream.policy import Duration, milliseconds
 from millstream.protocol.envelope import encode_headers
-from millstream.protocol.keys import QueueKeys, queue_keys, subscription_keys
+from millstream.protocol.keys import QueueKeys, queue_keys, subscription_keys, topic_keys
 from millstream.protocol.options import (
     SendManyOptions,
     SendOptions,
@@ -35,6 +36,7 @@ from millstream.protocol.options import (
     placement,
 )
 from millstream.protocol.partitions import check_not_ordered, declare
+from millstream.protocol.subscriptions import subscribe
 from millstream.topic import Source, Subscription
 
 __all__ = ["AsyncClient"]
@@ -76,6 +78,7 @@ class AsyncClient:
         self._ephemeral = Ephemeral(self._driver, namespace)
         self._senders: dict[str, QueueSender] = {}
         self._placers: dict[str, Placer] = {}
+        self._publishers = Publishers(self._driver, namespace)
         # Receivers may start at the same time, in threads even: all get the same keeper.
         self._guard = threading.Lock()
         self._keeper: LeaseKeeper | None = None
@@ -100,6 +103,11 @@ class AsyncClient:
     def ephemeral(self) -> Ephemeral:
         """What publishes and listens to topics that keep nothing."""
         return self._ephemeral
+
+    @property
+    def publishers(self) -> Publishers:
+        """What publishes to topics."""
+        return self._publishers
 
     async def connect(self) -> Self:
         """Connect now, and check the server. The first operation does so, too.
@@ -128,6 +136,7 @@ class AsyncClient:
         for sender in [*self._senders.values(), *self._placers.values()]:
             await sender.close()
         await self._ephemeral.aclose()
+        await self._publishers.close()
         for reader in list(self._readers):
             await reader.aclose()
         with self._guard:
@@ -238,26 +247,43 @@ class AsyncClient:
         return await sender.send_many(encoded, same)
 
     async def _sender(self, queue: Queue[Any]) -> QueueSender:
-        keys = await self._declare(queue)
+        keys = await self.declare(queue)
         return self._senders.setdefault(queue.place, sender_of(self._driver, keys))
 
     async def _placer(self, queue: Queue[Any]) -> Placer:
-        keys = await self._declare(queue)
+        keys = await self.declare(queue)
         if not queue.ordered:
             await self._driver.run(check_not_ordered(keys[0]))
         return self._placers.setdefault(queue.place, placer_of(self._driver, keys, queue))
 
-    async def _declare(self, queue: Source[Any]) -> list[QueueKeys]:
-        """Connect, see that all agree how an ordered queue is divided; the keys of each partition."""
+    async def declare(self, queue: Source[Any]) -> list[QueueKeys]:
+        """Make a new subscription, without reading from it. Receivers and workers do so, too.
+
+        It begins where it is declared to start; one that exists keeps its place. Of an ordered queue
+        it makes known how it is divided; of any other queue the server need not know anything.
+
+        Args:
+            queue: the subscription, or a queue.
+
+        Returns:
+            The keys of each partition, for tools that add their own operations.
+
+        Raises:
+            UsageError: others declare it with another number of partitions, or another filter.
+            BrokerError: it may be made or not; the call can be repeated.
+        """
         keys = self.keys_of(queue)
+        if isinstance(queue, Subscription):
+            check_retain(queue.topic)
         await self._driver.open()
-        if queue.ordered:
+        if isinstance(queue, Subscription):
+            await self._driver.drive(subscribe(topic_keys(self._namespace, keys.name), queue))
+        elif queue.ordered:
             await self._driver.run(declare(keys, queue.partitions))
         return [keys.at(number) for number in range(queue.partitions)]
 
-    publish = _ephemeral.publish
-    publish_many = _ephemeral.publish_many
-    subscribe = _ephemeral.subscribe
+    publish = _topics.publish
+    publish_many = _topics.publish_many
 
     # Receiving
 
@@ -286,7 +312,7 @@ class AsyncClient:
         check_source(queue)
         check_prefetch(prefetch)
         seconds = math.inf if wait is None else milliseconds(wait, "wait") / 1000
-        keys = await self._declare(queue)
+        keys = await self.declare(queue)
         reader = QueueReader(
             self._driver,
             self.lease_keeper(),
@@ -305,6 +331,8 @@ class AsyncClient:
             # It stays in the set until it is closed, so that the client waits for it.
             await reader.aclose()
             self._readers.discard(reader)
+
+    subscribe = _topics.subscribe
 
     def consumer_name(self) -> str:
         """Return a name for a consumer that nobody else has."""
@@ -334,6 +362,10 @@ class AsyncClient:
     purge = operate.purge
     pause = operate.pause
     resume = operate.resume
+
+    topics = _topics.topics
+    subscriptions = _topics.subscriptions
+    unsubscribe = _topics.unsubscribe
 
     schedules = _schedules.schedules
     pause_schedule = _schedules.pause_schedule

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, overload
 
 from millstream.checks import (
     check_confirmed,
@@ -17,14 +17,15 @@ from millstream.checks import (
 from millstream.declare import Queue
 from millstream.driver.aio import AsyncDriver
 from millstream.errors import UsageError
-from millstream.message import DeadLetter, Message, QueueStats
+from millstream.message import DeadLetter, Message, QueueStats, TopicStats
 from millstream.message_id import check_id
 from millstream.policy import Duration
 from millstream.protocol import control, discovery, shown, waiting, whole
-from millstream.protocol.keys import QueueKeys
+from millstream.protocol.keys import QueueKeys, topic_keys
 from millstream.protocol.options import time_argument
 from millstream.protocol.partitions import bare_id
-from millstream.topic import Source
+from millstream.protocol.subscriptions import topic_stats
+from millstream.topic import Source, Topic
 
 __all__ = [
     "Connected",
@@ -72,8 +73,19 @@ async def queues(mq: Connected) -> list[str]:
     return await mq.driver.drive(discovery.list_queues(mq.namespace))
 
 
-async def stats(mq: Connected, queue: Source[Any]) -> QueueStats:
-    """Count a queue's messages by state, at one moment; partitions one after the other."""
+@overload
+async def stats(mq: Connected, queue: Source[Any]) -> QueueStats: ...
+@overload
+async def stats(mq: Connected, queue: Topic[Any]) -> TopicStats: ...
+async def stats(mq: Connected, queue: Source[Any] | Topic[Any]) -> QueueStats | TopicStats:
+    """Count a queue's messages by state, at one moment; partitions one after the other.
+
+    Args:
+        queue: which one; or a subscription, which is counted like a queue; or a topic: what it
+            keeps, and how far each of its subscriptions is.
+    """
+    if isinstance(queue, Topic):
+        return await mq.driver.drive(topic_stats(topic_keys(mq.namespace, queue.name)))
     return await mq.driver.drive(whole.stats(mq.keys_of(queue)))
 
 

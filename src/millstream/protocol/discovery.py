@@ -1,14 +1,15 @@
-"""Which queues are there? Nobody registers them, so their keys are the only witnesses."""
+"""Which queues and topics are there? Nobody registers them: their keys are the only witnesses."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from millstream.declare import check_name
-from millstream.protocol.keys import queue_keys
+from millstream.protocol.keys import queue_keys, topic_keys
 from millstream.protocol.op import Command, Op, Plan
 
-__all__ = ["list_queues"]
+__all__ = ["list_queues", "list_topics"]
 
 KEYS_A_CALL = 1000
 """Bounds the time that one call keeps the server busy: well below a millisecond."""
@@ -23,6 +24,19 @@ def list_queues(namespace: str) -> Plan[list[str]]:
     Args:
         namespace: first part of all keys.
     """
+    return (yield from _list(namespace, _is_of_queue))
+
+
+def list_topics(namespace: str) -> Plan[list[str]]:
+    """Find the durable topics of a namespace in the same way; the result is their names, sorted.
+
+    Args:
+        namespace: first part of all keys.
+    """
+    return (yield from _list(namespace, _is_of_topic))
+
+
+def _list(namespace: str, is_one: Callable[[str, str, str, int], bool]) -> Plan[list[str]]:
     # Namespaces may have characters that mean something in a pattern.
     literal = "".join(f"\\{char}" if char in "*?[]^-\\" else char for char in namespace)
     pattern = f"{queue_keys(literal, '*').prefix}:*"
@@ -31,23 +45,31 @@ def list_queues(namespace: str) -> Plan[list[str]]:
     while cursor != b"0":
         command = Command(("SCAN", cursor, "MATCH", pattern, "COUNT", KEYS_A_CALL))
         cursor, keys = yield Op((command,), decode=_first)
-        found.update(name for key in keys if (name := _queue_of(namespace, key)) is not None)
+        found.update(name for key in keys if (name := _owner(namespace, key, is_one)) is not None)
     return sorted(found)
 
 
-def _queue_of(namespace: str, key: bytes) -> str | None:
-    """Return the queue that a key belongs to; None when it belongs to none."""
+def _owner(namespace: str, key: bytes, is_one: Callable[[str, str, str, int], bool]) -> str | None:
+    """Return the queue or topic that a key belongs to; None when it belongs to none."""
     prefix = queue_keys(namespace, "").prefix  # ms:{}
     try:
         text = key.decode()
         tag = text.removeprefix(prefix[:-1]).partition(prefix[-1])[0]
         inner, slash, partition = tag.partition("/")
         name = check_name(inner, "queue")
-        keys = queue_keys(namespace, name, int(partition) if slash else 0)
-        listed = queue_keys(namespace, name, store="list").ready
+        return name if is_one(text, namespace, name, int(partition) if slash else 0) else None
     except (UnicodeDecodeError, ValueError):  # a UsageError is one
         return None  # somebody else's key of a similar shape
-    return name if text in keys.all or text == listed else None
+
+
+def _is_of_queue(key: str, namespace: str, name: str, partition: int) -> bool:
+    listed = queue_keys(namespace, name, store="list").ready
+    return key in queue_keys(namespace, name, partition).all or key == listed
+
+
+def _is_of_topic(key: str, namespace: str, name: str, partition: int) -> bool:
+    keys = topic_keys(namespace, name, partition)
+    return key in (keys.log, keys.counters, keys.subscriptions, keys.config)
 
 
 def _first(replies: list[Any]) -> Any:

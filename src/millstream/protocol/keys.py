@@ -258,6 +258,11 @@ class TopicKeys:
     channel: str
     prefix: str
 
+    @property
+    def title(self) -> str:
+        """What logs and errors call it."""
+        return f"topic {self.name!r}"
+
     def at(self, partition: int) -> TopicKeys:
         """Return the keys of a partition of the same topic."""
         return topic_keys(self.namespace, self.name, partition)

@@ -16,6 +16,7 @@ __all__ = [
     "SendManyOptions",
     "SendOptions",
     "check_for_many",
+    "check_key",
     "ms_of",
     "placement",
     "time_argument",
@@ -92,12 +93,12 @@ def placement(
     return Placement(
         body=body,
         headers=headers,
-        key="" if key is None else _checked(key, "key"),
+        key="" if key is None else check_key(key),
         gate=_gate(queue) if key is not None else "",
         priority=priority,
         time="" if delay is None and at is None else time_argument(delay=delay, at=at),
         ttl="" if ttl is None else _ttl(queue, ttl, delay),
-        unique="" if unique is None else _checked(unique, "unique"),
+        unique="" if unique is None else check_key(unique, "unique"),
         unique_for=_unique_for(unique_for),
     )
 
@@ -150,7 +151,12 @@ def ms_of(time: datetime, name: str) -> int:
     return max(0, -((_EPOCH - time) // _MILLISECOND))
 
 
-def _checked(text: object, name: str) -> str:
+def check_key(text: object, name: str = "key") -> str:
+    """Return a key.
+
+    Raises:
+        UsageError: it is none.
+    """
     if not isinstance(text, str) or not _KEY.fullmatch(text):
         message = f"{name} must be a text of 1 to 500 characters without zero bytes, not {text!r}"
         raise UsageError(message)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable
-from typing import Any, overload
+from typing import Any, Protocol, overload
 
 from millstream.errors import UsageError
 from millstream.protocol.keys import QueueKeys
@@ -85,6 +85,20 @@ def by_partition(ids: Iterable[str]) -> dict[int, list[str]]:
 # The number of partitions: the first user of an ordered queue says it, all others must agree.
 
 
+class Divided(Protocol):
+    """The keys of a queue, a topic or a subscription, as far as its partitions go."""
+
+    @property
+    def config(self) -> str:
+        """Hash, what it is declared with."""
+        ...
+
+    @property
+    def title(self) -> str:
+        """What errors call it."""
+        ...
+
+
 def check_number(title: str, declared: int, stored: int) -> None:
     """Refuse a number of partitions that is not the queue's.
 
@@ -93,18 +107,22 @@ def check_number(title: str, declared: int, stored: int) -> None:
     """
     if declared == stored:
         return
+    anew = (
+        "stop whoever sends to it, let workers drain it, stop them, and call repartition(queue) with "
+        "the new declaration. A queue that cannot stop gets a successor with another name"
+        if title.startswith("queue ")
+        else "publish to a new topic with another name, and move its subscriptions there"
+    )
     message = (
         f"{title} has {stored} partition{'s'[: stored != 1]}, here it is declared with "
         f"partitions={declared}. A key's messages would go to another partition than those before "
-        "them. Declare it as it is; or, to change the number: stop whoever sends to it, let "
-        "workers drain it, stop them, and call repartition(queue) with the new declaration. A "
-        "queue that cannot stop gets a successor with another name."
+        f"them. Declare it as it is; or, to change the number: {anew}."
     )
     raise UsageError(message)
 
 
-def declare(keys: QueueKeys, partitions: int) -> Op[None]:
-    """Say how many partitions an ordered queue has; from then on, everybody must agree.
+def declare(keys: Divided, partitions: int) -> Op[None]:
+    """Say how many partitions an ordered queue or topic has; from then on, everybody must agree.
 
     Args:
         keys: of its partition 0.
@@ -124,8 +142,8 @@ def declare(keys: QueueKeys, partitions: int) -> Op[None]:
     return Op(commands, decode)
 
 
-def check_not_ordered(keys: QueueKeys) -> Op[None]:
-    """See that a queue is not an ordered one, as somebody takes for granted who sends to it.
+def check_not_ordered(keys: Divided) -> Op[None]:
+    """See that a queue or topic is not an ordered one, as somebody takes for granted who sends to it.
 
     A key would be no more than a label to that producer: its messages would be outside the
     order that all others keep, and a unique key would be looked up in the wrong partition.
@@ -143,8 +161,8 @@ def check_not_ordered(keys: QueueKeys) -> Op[None]:
         parts = "" if stored == 1 else f", partitions={stored}"
         message = (
             f"{keys.title} is ordered: declare it with ordered=True{parts}, as the others "
-            "do. Without that, only messages that ask for nothing (no key, delay, priority, ttl or "
-            "unique key) can be sent to it"
+            "do. Without that, only messages that ask for nothing (no key, no other option but "
+            "headers) can be sent to it"
         )
         raise UsageError(message)
 
@@ -153,11 +171,11 @@ def check_not_ordered(keys: QueueKeys) -> Op[None]:
 
 
 @overload
-def declared(keys: QueueKeys, default: int = 1) -> Op[int]: ...
+def declared(keys: Divided, default: int = 1) -> Op[int]: ...
 @overload
-def declared(keys: QueueKeys, default: None) -> Op[int | None]: ...
-def declared(keys: QueueKeys, default: int | None = 1) -> Op[Any]:
-    """Ask how many partitions a queue has.
+def declared(keys: Divided, default: None) -> Op[int | None]: ...
+def declared(keys: Divided, default: int | None = 1) -> Op[Any]:
+    """Ask how many partitions a queue or topic has.
 
     Args:
         keys: of its partition 0.

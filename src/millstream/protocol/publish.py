@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from millstream.message import Receipt
 from millstream.protocol.keys import TopicKeys
 from millstream.protocol.op import Argument, Op, load_script
+from millstream.protocol.options import check_key
 from millstream.protocol.send import REMEMBERED_MS, Batch, in_a_row, plain
+from millstream.subject import check_subject
+from millstream.topic import Topic
 
-__all__ = ["Publication", "publish", "publish_some", "publishing", "publishing_some"]
+__all__ = ["Publication", "publication", "publish", "publish_some", "publishing", "publishing_some"]
 
 _PUBLISH = load_script("publish")
 
@@ -38,6 +42,23 @@ class Publication:
     def __len__(self) -> int:
         """How many bytes it has, roughly: batches are bounded by it."""
         return len(self.body) + len(self.headers) + len(self.key) + len(self.subject)
+
+
+def publication(
+    topic: Topic[Any], body: bytes, headers: bytes, *, key: str | None, subject: str | None
+) -> Publication:
+    """Say what a message is about, and whose order it keeps.
+
+    Raises:
+        UsageError: the key or the subject makes no sense.
+    """
+    return Publication(
+        body=body,
+        headers=headers,
+        key="" if key is None else check_key(key),
+        subject="" if subject is None else check_subject(subject),
+        gate="ordered" if topic.ordered and key is not None else "",
+    )
 
 
 def publish(

@@ -12,14 +12,14 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
-from millstream.checks import check_prefetch, check_sendable, check_source
+from millstream.checks import check_prefetch, check_retain, check_sendable, check_source
 from millstream.declare import Queue, check_name
 from millstream.driver.blocking import BlockingDriver
 from millstream.driver.lease_keeper import CALL_TIMEOUT, LeaseKeeper
 from millstream.message import Receipt
 from millstream.policy import Duration, milliseconds
 from millstream.protocol.envelope import encode_headers
-from millstream.protocol.keys import QueueKeys, queue_keys, subscription_keys
+from millstream.protocol.keys import QueueKeys, queue_keys, subscription_keys, topic_keys
 from millstream.protocol.options import (
     SendManyOptions,
     SendOptions,
@@ -27,12 +27,14 @@ from millstream.protocol.options import (
     placement,
 )
 from millstream.protocol.partitions import check_not_ordered, declare
-from millstream.sync import ephemeral as _ephemeral
+from millstream.protocol.subscriptions import subscribe
 from millstream.sync import operate
 from millstream.sync import replay as _replay
 from millstream.sync import schedules as _schedules
+from millstream.sync import topics as _topics
 from millstream.sync.delivery import SyncDelivery
 from millstream.sync.ephemeral import Ephemeral
+from millstream.sync.publishers import Publishers
 from millstream.sync.reader import QueueReader
 from millstream.sync.router import Placer, QueueSender, placer_of, sender_of
 from millstream.topic import Source, Subscription
@@ -76,6 +78,7 @@ class Client:
         self._ephemeral = Ephemeral(self._driver, namespace)
         self._senders: dict[str, QueueSender] = {}
         self._placers: dict[str, Placer] = {}
+        self._publishers = Publishers(self._driver, namespace)
         # Receivers may start at the same time, in threads even: all get the same keeper.
         self._guard = threading.Lock()
         self._keeper: LeaseKeeper | None = None
@@ -100,6 +103,11 @@ class Client:
     def ephemeral(self) -> Ephemeral:
         """What publishes and listens to topics that keep nothing."""
         return self._ephemeral
+
+    @property
+    def publishers(self) -> Publishers:
+        """What publishes to topics."""
+        return self._publishers
 
     def connect(self) -> Self:
         """Connect now, and check the server. The first operation does so, too.
@@ -128,6 +136,7 @@ class Client:
         for sender in [*self._senders.values(), *self._placers.values()]:
             sender.close()
         self._ephemeral.close()
+        self._publishers.close()
         for reader in list(self._readers):
             reader.close()
         with self._guard:
@@ -236,26 +245,43 @@ class Client:
         return sender.send_many(encoded, same)
 
     def _sender(self, queue: Queue[Any]) -> QueueSender:
-        keys = self._declare(queue)
+        keys = self.declare(queue)
         return self._senders.setdefault(queue.place, sender_of(self._driver, keys))
 
     def _placer(self, queue: Queue[Any]) -> Placer:
-        keys = self._declare(queue)
+        keys = self.declare(queue)
         if not queue.ordered:
             self._driver.run(check_not_ordered(keys[0]))
         return self._placers.setdefault(queue.place, placer_of(self._driver, keys, queue))
 
-    def _declare(self, queue: Source[Any]) -> list[QueueKeys]:
-        """Connect, see that all agree how an ordered queue is divided; the keys of each partition."""
+    def declare(self, queue: Source[Any]) -> list[QueueKeys]:
+        """Make a new subscription, without reading from it. Receivers and workers do so, too.
+
+        It begins where it is declared to start; one that exists keeps its place. Of an ordered queue
+        it makes known how it is divided; of any other queue the server need not know anything.
+
+        Args:
+            queue: the subscription, or a queue.
+
+        Returns:
+            The keys of each partition, for tools that add their own operations.
+
+        Raises:
+            UsageError: others declare it with another number of partitions, or another filter.
+            BrokerError: it may be made or not; the call can be repeated.
+        """
         keys = self.keys_of(queue)
+        if isinstance(queue, Subscription):
+            check_retain(queue.topic)
         self._driver.open()
-        if queue.ordered:
+        if isinstance(queue, Subscription):
+            self._driver.drive(subscribe(topic_keys(self._namespace, keys.name), queue))
+        elif queue.ordered:
             self._driver.run(declare(keys, queue.partitions))
         return [keys.at(number) for number in range(queue.partitions)]
 
-    publish = _ephemeral.publish
-    publish_many = _ephemeral.publish_many
-    subscribe = _ephemeral.subscribe
+    publish = _topics.publish
+    publish_many = _topics.publish_many
 
     # Receiving
 
@@ -284,7 +310,7 @@ class Client:
         check_source(queue)
         check_prefetch(prefetch)
         seconds = math.inf if wait is None else milliseconds(wait, "wait") / 1000
-        keys = self._declare(queue)
+        keys = self.declare(queue)
         reader = QueueReader(
             self._driver,
             self.lease_keeper(),
@@ -303,6 +329,8 @@ class Client:
             # It stays in the set until it is closed, so that the client waits for it.
             reader.close()
             self._readers.discard(reader)
+
+    subscribe = _topics.subscribe
 
     def consumer_name(self) -> str:
         """Return a name for a consumer that nobody else has."""
@@ -332,6 +360,10 @@ class Client:
     purge = operate.purge
     pause = operate.pause
     resume = operate.resume
+
+    topics = _topics.topics
+    subscriptions = _topics.subscriptions
+    unsubscribe = _topics.unsubscribe
 
     schedules = _schedules.schedules
     pause_schedule = _schedules.pause_schedule

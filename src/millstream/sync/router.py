@@ -1,5 +1,5 @@
 # GENERATED from src/millstream/aio/router.py by tools/unasync.py - do not edit
-"""Sends to the partitions of one queue: each key has its own, the rest is spread evenly."""
+"""Sends to the partitions of one queue or topic: each key has its own, the rest is spread evenly."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from millstream.message import Receipt
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.partitions import partition_of, public_id
 from millstream.protocol.place import Placement, placing
-from millstream.protocol.send import sending
+from millstream.protocol.publish import Publication
+from millstream.protocol.send import Batch, sending
 from millstream.sync.bounded import BoundedSender
 
-__all__ = ["Placer", "QueueSender", "placer_of", "sender_of"]
+__all__ = ["Placer", "QueueSender", "placer_of", "publisher_of", "sender_of"]
 
 
 class Router:
@@ -88,16 +89,39 @@ Placer = QueueSender | BoundedSender
 
 def sender_of(driver: BlockingDriver, keys: Sequence[QueueKeys]) -> QueueSender:
     """Return what sends plain messages to a queue with these partitions."""
-    senders = [driver.sender(sending(one)) for one in keys]
-    return senders[0] if len(senders) == 1 else Router(senders, _nothing)
+    return _routed(driver, [sending(one) for one in keys], _nothing)
 
 
 def placer_of(driver: BlockingDriver, keys: Sequence[QueueKeys], queue: Queue[Any]) -> Placer:
     """Return what sends other messages to a queue with these partitions."""
     if queue.bound is not None:
         return BoundedSender(driver, keys[0], queue.bound, in_order=queue.ordered)
-    senders = [driver.sender(placing(one), in_order=queue.ordered) for one in keys]
-    return senders[0] if len(senders) == 1 else Router(senders, _key_of)
+    return _routed(driver, [placing(one) for one in keys], _key_of, in_order=queue.ordered)
+
+
+def publisher_of(
+    driver: BlockingDriver, partitions: Sequence[Batch[Receipt]], *, keyed: bool, in_order: bool
+) -> QueueSender:
+    """Return what publishes to a topic with these partitions.
+
+    Args:
+        driver: of the client.
+        partitions: what makes the batches of each.
+        keyed: whether messages may have keys.
+        in_order: whether batches must not overtake each other, whatever happens.
+    """
+    return _routed(driver, partitions, _key if keyed else _nothing, in_order=in_order)
+
+
+def _routed(
+    driver: BlockingDriver,
+    partitions: Sequence[Batch[Receipt]],
+    name_of: Callable[[Any], str],
+    *,
+    in_order: bool = False,
+) -> QueueSender:
+    senders = [driver.sender(one, in_order=in_order) for one in partitions]
+    return senders[0] if len(senders) == 1 else Router(senders, name_of)
 
 
 def _nothing(_: bytes) -> str:
@@ -107,6 +131,10 @@ def _nothing(_: bytes) -> str:
 def _key_of(message: Placement) -> str:
     # A key must find its kind in one place, and so must a unique key that has no other.
     return message.key or message.unique
+
+
+def _key(message: Publication) -> str:
+    return message.key
 
 
 def _in(partition: int, receipt: Receipt) -> Receipt:

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from millstream.aio.client import AsyncClient
 from millstream.errors import BrokerError
 from millstream.protocol.control import Word
-from millstream.protocol.partitions import declare, join, leave, share_of
+from millstream.protocol.partitions import join, leave, share_of
 from millstream.worker.consumer import Consumer, Share
 from millstream.worker.control import Hearer
 from millstream.worker.handler import Handler, Middleware
@@ -248,9 +248,7 @@ async def begin(mq: AsyncClient, handler: Handler, middleware: Sequence[Middlewa
     Raises:
         UsageError: others have divided the queue in another way.
     """
-    queue = handler.queue
-    if queue.ordered:
-        await mq.driver.run(declare(mq.keys_of(queue), queue.partitions))
-    if queue.partitions > 1:
+    await mq.declare(handler.queue)
+    if handler.queue.partitions > 1:
         return Partitions(mq, handler, middleware)
     return await Consumer.start(mq, handler, middleware)

@@ -1,0 +1,266 @@
+# GENERATED from src/millstream/aio/topics.py by tools/unasync.py - do not edit
+"""Topics: publish, subscribe, and what operators ask. Functions with ``mq`` are the client's methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Mapping
+from typing import Any, Protocol, TypedDict, TypeVar, Unpack, overload
+
+from millstream.checks import check_topic
+from millstream.driver.blocking import BlockingDriver
+from millstream.errors import UsageError
+from millstream.message import Receipt
+from millstream.policy import Duration
+from millstream.protocol import discovery
+from millstream.protocol import subscriptions as protocol
+from millstream.protocol.envelope import encode_headers
+from millstream.protocol.keys import topic_keys
+from millstream.protocol.listening import OnFull
+from millstream.protocol.publish import publication
+from millstream.sync.delivery import SyncDelivery
+from millstream.sync.ephemeral import Ephemeral
+from millstream.sync.feed import SyncFeed
+from millstream.sync.publishers import Publishers
+from millstream.topic import Source, Subscription, SubscriptionOptions, Topic
+
+__all__ = ["publish", "publish_many", "subscribe", "subscriptions", "topics", "unsubscribe"]
+
+T = TypeVar("T")
+
+
+class Publishing(Protocol):
+    """What these functions need of a client."""
+
+    @property
+    def namespace(self) -> str:
+        """First part of all keys."""
+        ...
+
+    @property
+    def driver(self) -> BlockingDriver:
+        """What runs operations."""
+        ...
+
+    @property
+    def publishers(self) -> Publishers:
+        """What publishes to durable topics."""
+        ...
+
+    @property
+    def ephemeral(self) -> Ephemeral:
+        """What publishes and listens to topics that keep nothing."""
+        ...
+
+    def receive(
+        self, queue: Source[T], *, prefetch: int = 10, wait: Duration | None = None
+    ) -> Generator[SyncDelivery[T], None, None]:
+        """Iterate over deliveries."""
+        ...
+
+
+def publish(
+    mq: Publishing,
+    topic: Topic[T],
+    body: T,
+    *,
+    key: str | None = None,
+    subject: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Receipt:
+    """Publish one message. Concurrent calls share round trips; alone, one waits for nothing.
+
+    Args:
+        topic: where to.
+        body: of the topic's type.
+        key: of which messages it is one: an ordered topic keeps their order. Others only hand it
+            to the handler (``delivery.key``). Default: none.
+        subject: what it is about, such as ``eu.paid``: tokens with dots between them, for the
+            filters of subscriptions. Default: nothing; then no filter wants it.
+        headers: metadata, strings to strings.
+
+    Returns:
+        The receipt, once the server has the message. Of an ephemeral topic (``durable=False``)
+        its ``listeners`` says how many got it.
+
+    Raises:
+        UsageError: the body or an option makes no sense, or others declare the topic with another
+            order or number of partitions. Nothing was published.
+        BrokerError: the message may or may not be stored. A repeated call publishes a second one.
+
+    Guarantee: stored once, also when the connection breaks on the way; from then on each
+    subscription that exists gets it at least once. Of an ephemeral topic, none: who listens at
+    this moment gets it, and may get it twice when the connection breaks on the way.
+    """
+    if not isinstance(topic, Topic):
+        check_topic(topic)
+    if not topic.durable:
+        return mq.ephemeral.publish(topic, body, key=key, headers=headers, subject=subject)
+    encoded = encode_headers(headers) if headers else b""
+    if key is None and subject is None:
+        return (mq.publishers.plain(topic)).send(topic.encode(body), encoded)
+    one = publication(topic, topic.encode(body), encoded, key=key, subject=subject)
+    return (mq.publishers.special(topic)).send(one)
+
+
+def publish_many(
+    mq: Publishing,
+    topic: Topic[T],
+    bodies: Iterable[T],
+    *,
+    key: str | Callable[[T], str] | None = None,
+    subject: str | Callable[[T], str] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> list[Receipt]:
+    """Publish many messages, in chunks of some hundred, one script call a chunk.
+
+    Args:
+        topic: where to.
+        bodies: of the topic's type. All are encoded before the first is published.
+        key: the same for all, or a function that tells the key of a body.
+        subject: the same for all, or a function that tells the subject of a body.
+        headers: metadata, the same for all.
+
+    Returns:
+        A receipt for each, in order.
+
+    Raises:
+        UsageError: as for ``publish``. Nothing was published.
+        BrokerError: some chunks may be stored, others not.
+
+    Guarantee: as for ``publish``; a chunk is stored whole or not at all. The order is kept; for
+    messages without a key, unless a connection breaks on the way.
+    """
+    check_topic(topic)
+    if not topic.durable:
+        return mq.ephemeral.publish_many(topic, bodies, key=key, headers=headers, subject=subject)
+    bodies = list(bodies)
+    encoded = [topic.encode(body) for body in bodies]
+    if not encoded:
+        return []
+    metadata = encode_headers(headers) if headers else b""
+    if key is None and subject is None:
+        same = [metadata] * len(encoded) if headers else None
+        return (mq.publishers.plain(topic)).send_many(encoded, same)
+    keys = (key(body) if callable(key) else key for body in bodies)
+    subjects = (subject(body) if callable(subject) else subject for body in bodies)
+    many = [
+        publication(topic, data, metadata, key=one, subject=about)
+        for data, one, about in zip(encoded, keys, subjects, strict=True)
+    ]
+    return (mq.publishers.special(topic)).send_many(many)
+
+
+class SubscribeOptions(SubscriptionOptions, total=False):
+    """The keyword parameters of ``subscribe`` to a durable topic, for type checkers."""
+
+    prefetch: int
+    wait: Duration | None
+
+
+class ListenOptions(TypedDict, total=False):
+    """The keyword parameters of ``subscribe`` to an ephemeral topic, for type checkers."""
+
+    buffer: int
+    on_full: OnFull
+    wait: Duration | None
+
+
+@overload
+def subscribe(
+    mq: Publishing, topic: Topic[T], name: str, **options: Unpack[SubscribeOptions]
+) -> Generator[SyncDelivery[T], None, None]: ...
+@overload
+def subscribe(
+    mq: Publishing, topic: Topic[T], name: None = ..., **options: Unpack[ListenOptions]
+) -> SyncFeed[T]: ...
+def subscribe(
+    mq: Publishing, topic: Topic[T], name: str | None = None, **options: Any
+) -> Generator[SyncDelivery[T], None, None] | SyncFeed[T]:
+    """Iterate over what is published: the deliveries of a subscription, or what is heard.
+
+    Of a durable topic it is ``receive(topic.subscription(name, ...))``, and the first step makes the
+    subscription if it is new: settle each delivery, and consumers of the same name share the work.
+    The subscription stays when the loop ends, and keeps its place.
+
+    Of an ephemeral topic, or of all that a pattern stands for, it is an iterator of ``Heard`` (a
+    message: nothing to settle) and ``Missed`` (what came in between was lost: the buffer was full,
+    or the connection is new). It listens from the first step on; as a context manager, from the
+    beginning of the block. All of a client's listeners share one connection.
+
+    Args:
+        topic: whose messages.
+        name: of the subscription; an ephemeral topic has none.
+        options: ``wait``: stop when no message came for so many seconds; default: go on until the
+            client is closed. Of a durable topic ``prefetch`` (messages to fetch ahead, 1 to 10,000,
+            default 10), and ``start``, ``filter``, ``retry``, ``lease``, ``expires``: see
+            ``Subscription``. Of an ephemeral one ``buffer`` (most messages that wait for a slow
+            listener, default 1000) and ``on_full``, which message has to go when there is one more:
+            ``drop_oldest`` (default) or ``drop_newest``; or ``disconnect``: the listener gets those
+            that wait, and then the error SlowListener.
+
+    Raises:
+        UsageError: a parameter makes no sense, or the subscription exists with another filter.
+        NotConnected, TimedOut: by the iterator: the server was lost and did not come back within
+            the client's timeout.
+        ServerRefused: by the iterator: the user may not read there.
+
+    Guarantee: each message of a durable topic is delivered at least once; bodies that do not decode
+    go to the subscription's dead letters and are not yielded. None for a message of an ephemeral
+    one; but a gap that Millstream can know of is told.
+    """
+    check_topic(topic)
+    if topic.durable:
+        if name is None:
+            message = f"{topic.title} is durable: name the subscription"
+            raise UsageError(message)
+        receiving = {key: options.pop(key) for key in ("prefetch", "wait") if key in options}
+        return mq.receive(Subscription(topic, name, **options), **receiving)
+    if name is not None:
+        message = f"{topic.title} keeps nothing, so it has no subscriptions: leave out {name!r}"
+        raise UsageError(message)
+    return _listen(mq, topic, **options)
+
+
+def _listen(
+    mq: Publishing,
+    topic: Topic[T],
+    *,
+    buffer: int = 1000,
+    on_full: OnFull = "drop_oldest",
+    wait: Duration | None = None,
+) -> SyncFeed[T]:
+    return mq.ephemeral.subscribe(topic, buffer=buffer, on_full=on_full, wait=wait)
+
+
+def topics(mq: Publishing) -> list[str]:
+    """List the durable topics of the namespace by name, each from its first message or subscription.
+
+    It looks at every key of the server, without holding others up.
+    """
+    return mq.driver.drive(discovery.list_topics(mq.namespace))
+
+
+def subscriptions(mq: Publishing, topic: Topic[T]) -> list[str]:
+    """List the subscriptions of a topic by name; ``stats`` of the topic tells more of each."""
+    check_topic(topic)
+    return list(mq.driver.run(protocol.subscriptions(topic_keys(mq.namespace, topic.name))))
+
+
+def unsubscribe(mq: Publishing, topic: Topic[T], name: str) -> bool:
+    """Remove a subscription for good, its dead letters and all that waits for it included.
+
+    Stop its consumers before: one that runs makes it anew.
+
+    Args:
+        topic: whose.
+        name: of the subscription.
+
+    Returns:
+        Whether it was there.
+
+    Raises:
+        BrokerError: it may be removed or not; the call can be repeated.
+    """
+    check_topic(topic)
+    own = topic.subscription(name)
+    return mq.driver.drive(protocol.unsubscribe(topic_keys(mq.namespace, topic.name), own.own_name))
