@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Annotated, Any, BinaryIO
 
+import msgspec
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -147,7 +148,9 @@ def _send_bodies(
         receipts = client.send_many(queue, bodies, **options)
     for receipt in receipts:
         if as_json:
-            show_json(receipt)
+            # What a queue's receipt has nothing to say of (listeners) is no news for a script.
+            told = msgspec.structs.asdict(receipt).items()
+            show_json({name: value for name, value in told if value is not None})
         else:
             show_text(f"{receipt.id} (duplicate)" if receipt.duplicate else receipt.id)
 
