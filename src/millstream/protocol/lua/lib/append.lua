@@ -13,6 +13,8 @@ end
 -- Appends what stands in ARGV[4..]. `form`: of FORMS. Returns the id of the first, the others follow it by one each, and how many they are.
 local function append(stream, form)
   local step, fields = unpack(form)
+  -- Globals are looked up by their names each time, which this loop would do for each message.
+  local call, given = redis.call, ARGV
   local first = redis.call('XADD', stream, '*', fields(4))
   local ms, seq = string.match(first, '^(%d+%-)(%d+)$')
   seq = tonumber(seq)
@@ -20,13 +22,13 @@ local function append(stream, form)
   -- foreign entry gets there, and it is ahead of the clock.
   local frozen = (redis.REDIS_VERSION_NUM or 0) >= 0x070200
   local sent = 1
-  for i = 4 + step, #ARGV, step do
+  for i = 4 + step, #given, step do
     local id = '*'
     if not frozen and seq + sent < 2 ^ 53 then id = ms .. string.format('%.0f', seq + sent) end
     if step == 1 then
-      redis.call('XADD', stream, id, 'b', ARGV[i])
+      call('XADD', stream, id, 'b', given[i])
     else
-      redis.call('XADD', stream, id, fields(i))
+      call('XADD', stream, id, fields(i))
     end
     sent = sent + 1
   end
