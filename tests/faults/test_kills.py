@@ -80,7 +80,8 @@ class TestUnderASupervisor:
         for n in range(10):
             mq.send(queue, n)  # one at a time, so that both get some
         begun = workshop.until_told("begun", 10)
-        assert len({event.pid for event in begun}) == 2
+        # Of a list, a reader that is woken takes what is there: one of them may have all.
+        assert store == "list" or len({event.pid for event in begun}) == 2
 
         victim = begun[0].pid
         lost = {event.body for event in begun if event.pid == victim}
