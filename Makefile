@@ -7,7 +7,8 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 pytho
 BIN := .venv/bin
 READY := $(BIN)/.ready
 # Two workers fit the smallest CI machine; each starts its own servers.
-PYTEST := $(BIN)/pytest -n 2 --dist loadgroup
+# A test that hangs ends its process (tests/support/watchdog.py), which is begun again a few times.
+PYTEST := $(BIN)/pytest -n 2 --dist loadgroup --max-worker-restart 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast check format bench sync build clean

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Generator, Iterator
+from typing import TextIO
 
 import pytest
 import redis
@@ -11,12 +12,14 @@ from hypothesis import settings
 
 from tests.support.leaks import leaked, wipe
 from tests.support.servers import SERVERS, Server, binary
+from tests.support.watchdog import GRACE, open_output, watch
 
 # A busy machine must not fail a property.
 settings.register_profile("suite", deadline=None)
 settings.load_profile("suite")
 
 _failed = pytest.StashKey[bool]()
+_output = pytest.StashKey[TextIO]()
 
 
 @pytest.fixture(scope="session")
@@ -85,3 +88,18 @@ def pytest_runtest_makereport(
     if report.failed:
         item.stash[_failed] = True
     return report
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep standard error for the watchdog."""
+    config.stash[_output] = open_output()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """A test that cannot be stopped must not hang the run: it says where it stands, and fails."""
+    marker = item.get_closest_marker("timeout")
+    limit = float(marker.args[0] if marker else item.config.getini("timeout"))
+    output = item.config.stash[_output]
+    with watch(limit + GRACE, output):
+        return (yield)

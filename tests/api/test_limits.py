@@ -35,17 +35,19 @@ class Receivers:
     def __init__(self, queue: ms.Queue[Any]) -> None:
         self.queue = queue
         self.bodies: list[Any] = []
-        self.running = self.most = 0
+        self.running = self.most = self.unsettled = 0
 
     async def receive(self, client: ms.AsyncClient, work: float, **options: Any) -> None:
         """Handle one after the other, until the client is closed."""
         async for delivery in client.receive(self.queue, wait=PATIENCE, **options):
+            self.unsettled += 1
             self.running += 1
             self.most = max(self.most, self.running)
             await asyncio.sleep(work)  # the work itself
             self.running -= 1
             self.bodies.append(delivery.body)
             await delivery.ack()
+            self.unsettled -= 1
 
     @asynccontextmanager
     async def at_work(
@@ -59,6 +61,8 @@ class Receivers:
         ]
         try:
             yield
+            # A client that is closed cannot settle.
+            await auntil(lambda: not self.unsettled, PATIENCE)
         finally:
             for client in clients:
                 await client.aclose()

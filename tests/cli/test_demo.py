@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import msgspec
@@ -340,9 +341,22 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def command(*words: str, **environment: str) -> subprocess.Popen[str]:
+class Demo(subprocess.Popen[str]):
+    """A demo as a process of its own. It does not outlive its block, and nobody waits for one that hangs."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.kill()
+        super().__exit__(kind, error, trace)
+
+
+def command(*words: str, **environment: str) -> Demo:
     inherited = {key: value for key, value in os.environ.items() if key != "MILLSTREAM_URL"}
-    return subprocess.Popen(
+    return Demo(
         [sys.executable, "-m", "millstream", "demo", *words],
         env={**inherited, **environment},
         stdout=subprocess.PIPE,
@@ -382,7 +396,7 @@ def test_the_whole_demo(folder: Path) -> None:
     assert list(folder.iterdir()) == []
 
 
-def started_on(server: Server, admin: redis.Redis) -> tuple[subprocess.Popen[str], str]:
+def started_on(server: Server, admin: redis.Redis) -> tuple[Demo, str]:
     """A demo whose workers are at work, and its namespace."""
     process = command("--url", server.url)
 

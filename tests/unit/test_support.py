@@ -285,3 +285,38 @@ def _exists(pid: int) -> bool:
     # A killed orphan stays a zombie until somebody adopts it; it is gone nevertheless.
     state = Path(f"/proc/{pid}/stat")
     return not state.exists() or state.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+HANGS = """
+import threading
+from tests.support.watchdog import open_output, watch
+
+def nobody_ends_this():
+    with watch(0.2, open_output()):
+        threading.Event().wait()
+
+nobody_ends_this()
+"""
+
+
+def test_a_test_that_hangs_ends_its_process() -> None:
+    """The watchdog ends what nothing else does, and tells where it stood."""
+    done = subprocess.run(
+        [sys.executable, "-c", HANGS],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+    assert done.returncode == 1
+    assert "nobody_ends_this" in done.stderr
+
+
+def test_a_test_that_ends_is_left_alone() -> None:
+    """Behind its block, the watchdog watches nobody."""
+    script = "from tests.support.watchdog import *\nwith watch(0.1, open_output()): pass\nimport time; time.sleep(0.3)  # the work itself"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, timeout=30, check=False)
+
+    assert done.returncode == 0
