@@ -77,6 +77,33 @@ def test_an_interrupt_is_for_one_thread(
     until(lambda: tickets(server, namespace) == 0, 30)
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_an_interrupt_while_the_lock_is_taken(url: str, namespace: str, late: bool) -> None:
+    """Ctrl-C just before or after the thread has got its lock back leaves it with the thread."""
+    with ms.Client(url, namespace=namespace) as mq:
+        mq.send(QUEUE, 1)
+        placer: Any = mq._placers[QUEUE.place]
+        sender = placer._sender
+        guard = sender._guard
+        acquire = guard.acquire
+
+        def interrupted() -> None:
+            guard.acquire = acquire
+            if late:
+                acquire()
+            raise KeyboardInterrupt
+
+        guard.acquire()
+        guard.acquire = interrupted
+        with pytest.raises(KeyboardInterrupt):
+            sender._unguarded(lambda: None)
+        guard.release()
+        with pytest.raises(RuntimeError):  # it was taken once, not twice
+            guard.release()
+        assert mq.purge(QUEUE, confirm=True) == 1
+        mq.send(QUEUE, 2)
+
+
 # It leaves its client open, of which Python may warn.
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -11,8 +11,9 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
 
 from millstream.driver.blocking_listener import BlockingListener
 from millstream.errors import BrokerError, NotConnected, UsageError
@@ -26,11 +27,16 @@ from millstream.protocol.op import Op
 
 __all__ = ["BlockingWaitingSender"]
 
+T = TypeVar("T")
+
 Run = Callable[[Op[Any]], Any]
 Connect = Callable[[], BlockingListener]
 
 PAUSE = 0.5
 """Seconds without a listener after it was lost. The tickets are confirmed meanwhile."""
+
+LOOK_AGAIN = 1.0
+"""Seconds after which a thread looks by itself whether it is its turn to talk to the server."""
 
 
 class BlockingWaitingSender:
@@ -72,7 +78,8 @@ class BlockingWaitingSender:
             try:
                 while waiting.outcome is None:
                     if self._at_work:
-                        self._guard.wait()
+                        # Ctrl-C may come between the end of another's turn and its word of it.
+                        self._guard.wait(LOOK_AGAIN)
                     else:
                         self._work(waiting)
             except BaseException as error:
@@ -106,8 +113,7 @@ class BlockingWaitingSender:
 
     def _do(self, op: Op[Any]) -> None:
         try:
-            with self._unguarded():
-                result = self._run(op)
+            result = self._unguarded(partial(self._run, op))
         except BrokerError as error:
             self._line.failed(error)
         else:
@@ -117,23 +123,34 @@ class BlockingWaitingSender:
         """Sleep until our turn has come, or the time is over."""
         op = self._line.listening()
         try:
-            with self._unguarded():
-                if self._listener is None:
-                    self._listener = self._connect()
-                news = self._listener.poll(op, seconds)
-            self._line.heard(news)
+            self._line.heard(self._unguarded(partial(self._poll, op, seconds)))
         except BrokerError:
             # Whoever is called stays called, and hears of it then.
             self._guard.wait(min(seconds, PAUSE))
 
-    @contextlib.contextmanager
-    def _unguarded(self) -> Iterator[None]:
-        """Let other threads join the line while this one waits for the server."""
-        self._guard.release()
+    def _poll(self, op: Op[Any], seconds: float) -> Any:
+        if self._listener is None:
+            self._listener = self._connect()
+        return self._listener.poll(op, seconds)
+
+    def _unguarded(self, call: Callable[[], T]) -> T:
+        """Call a function while other threads may join the line."""
         try:
-            yield
+            self._guard.release()
+            return call()
         finally:
-            self._guard.acquire()
+            self._take_guard()
+
+    def _take_guard(self) -> None:
+        """Get the guard back, also if Ctrl-C comes just then: without it, others would wait for ever."""
+        interrupt: BaseException | None = None
+        while not self._guard._is_owned():  # type: ignore[attr-defined] # noqa: SLF001 - as Condition asks itself
+            try:
+                self._guard.acquire()
+            except BaseException as error:  # noqa: BLE001 - it is raised below
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
 
     def close(self) -> None:
         """Wait for what is on its way; what waits for room is not sent."""
