@@ -132,10 +132,12 @@ async def test_a_feed_begins_and_ends(mq: ms.AsyncClient, server: Server, namesp
         assert listeners(server, namespace) == 1
         waiting = asyncio.create_task(bodies(feed, 1))
         await asyncio.sleep(0)
-        async with mq.subscribe(TICKS) as short:
+        async with mq.subscribe(TICKS) as short, mq.subscribe(TICKS) as witness:
             await mq.publish(TICKS, 1)
             assert await bodies(short, 1) == [1]
             await mq.publish(TICKS, 2)
+            # What has come for one has come for all: they share a connection.
+            assert await bodies(witness, 2) == [1, 2]
         assert [one async for one in short] == []
         assert await waiting == [1]
         assert listeners(server, namespace) == 1
@@ -395,7 +397,7 @@ async def test_a_server_that_is_restarted(kind: Kind, own_server: Server) -> Non
         connecting(kind, own_server.url, "ms") as connect,
         (await connect(timeout=PATIENCE)).subscribe(TICKS) as feed,
     ):
-        hasty = await connect(timeout=0.3)
+        hasty = await connect(timeout=1)
         gone = await hasty.subscribe(TICKS).__aenter__()
         publisher = await connect(timeout=PATIENCE)
         await publisher.publish(TICKS, 1)
