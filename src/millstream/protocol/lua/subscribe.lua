@@ -1,6 +1,6 @@
 -- Make a subscription of a topic, and perhaps a consumer of it; one that exists keeps its place.
 -- KEYS[1] log  KEYS[2] front  KEYS[3] suspect  KEYS[4] wake  KEYS[5] consumers
--- KEYS[6] paused  KEYS[7] config  KEYS[8] subscriptions
+-- KEYS[6] paused  KEYS[7] config  KEYS[8] subscriptions  KEYS[9] idle
 -- ARGV[1] its name, and that of its groups  ARGV[2] consumer or ''  ARGV[3] lease in ms
 -- ARGV[4] the last entry that is not for it, or '$': the last one there is
 -- ARGV[5] JSON: filter, expires (in ms); what there is of them
@@ -32,5 +32,7 @@ if not text or found.expires ~= declared.expires then
   found.filter, found.expires = declared.filter, declared.expires
   redis.call('HSET', KEYS[8], ARGV[1], cjson.encode(found))
 end
+-- It is in use; and it may live shorter than the others, so the next look is to be soon.
+redis.call('HDEL', KEYS[9], ARGV[1], '')
 if ARGV[2] ~= '' then redis.pcall('HSET', KEYS[5], ARGV[2], ARGV[3]) end
 return { partitions, declared.filter or '', 1 }
