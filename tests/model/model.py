@@ -22,6 +22,8 @@ class Message:
     owner: str = ""
     token: bytes = b""
     expired: bool = False
+    gone: bool = False
+    """Retention has deleted its entry while it was in flight: it can be acknowledged only."""
 
 
 @dataclass
@@ -34,6 +36,8 @@ class Model:
     paused: bool = False
     home: str = ""
     """The lane where a message goes whose time has come."""
+    trimmed: int = 0
+    """Messages that retention has taken away."""
 
     def at(self, *places: str) -> dict[str, Message]:
         return {id: one for id, one in self.messages.items() if one.place in places}
@@ -48,6 +52,9 @@ class Model:
 
     def end(self, id: str, verb: str, delay_ms: int = 0) -> None:
         one = self._take(id)
+        if one.gone and verb != "ack":
+            self.miss(id)
+            return
         one.attempts += verb == "retry"
         if verb == "ack":
             self.remove([id])
@@ -62,6 +69,10 @@ class Model:
         for id in ids:
             del self.messages[id]
 
+    def miss(self, id: str) -> None:
+        self.remove([id])
+        self.trimmed += 1
+
     def bury(self, id: str) -> None:
         self.messages[id].place = "dead"
 
@@ -70,6 +81,9 @@ class Model:
 
     def crash(self, id: str, *, blame: bool = True) -> None:
         one = self._take(id)
+        if one.gone:
+            self.miss(id)
+            return
         one.crashes += blame
         if one.crashes > POLICY.max_crashes:
             self.bury(id)
@@ -79,7 +93,7 @@ class Model:
     def cancel(self, id: str) -> bool:
         """Whether it was there."""
         one = self.messages.get(id)
-        if one is None or one.place == "dead":
+        if one is None or one.place == "dead" or one.gone:
             return False
         if one.place == "flying":
             self._take(id)

@@ -1,4 +1,7 @@
-"""A topic with three subscriptions beside three models: each gets each message, and none disturbs another."""
+"""A topic with three subscriptions beside three models: each gets each message, and none disturbs another.
+
+Meanwhile the topic is trimmed: what may go is what the models say.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,35 @@ from hypothesis.stateful import initialize, invariant, rule
 
 from millstream import UsageError
 from millstream.driver.blocking import BlockingDriver
+from millstream.policy import Retain
 from millstream.protocol import admin, consume, control
 from millstream.protocol.envelope import Envelope
 from millstream.protocol.keys import topic_keys
 from millstream.protocol.op import Command, Op
 from millstream.protocol.publish import publish
+from millstream.protocol.retention import retain, trim
 from millstream.protocol.subscriptions import subscribe, topic_stats
 from millstream.topic import EARLIEST, Subscription, Topic
-from tests.model.machine import CONSUMERS, LEASE_MS, SWEEPER, QueueMachine
+from tests.model.machine import (
+    CONSUMERS,
+    LEASE_MS,
+    SWEEPER,
+    QueueMachine,
+    consumers,
+    lane_of,
+    some_of,
+)
 from tests.model.model import Message, Model
 
 NAMES = ("one", "two", "three")
+POLICIES = (
+    Retain(),
+    Retain(max_age=60),
+    Retain(max_length=5),
+    Retain(max_age=60, max_length=8),
+    Retain(max_length=5, until_consumed=False),
+    Retain(max_age=60, max_length=8, until_consumed=False),
+)
 
 
 class TopicMachine(QueueMachine):
@@ -33,6 +54,7 @@ class TopicMachine(QueueMachine):
         self.models = {name: Model(home="f") for name in NAMES}
         self.seen: dict[str, set[bytes]] = {name: set() for name in NAMES}
         self.published = 0
+        self.log: list[str] = []
         self.turn_to("one")
 
     def turn_to(self, name: str) -> None:
@@ -69,10 +91,75 @@ class TopicMachine(QueueMachine):
         if repeated:
             assert self.run(publish(self.topic, "p", number, bodies)) == first
         self.published += count
+        self.log += [receipt.id for receipt in first]
         for model in self.models.values():
             for receipt, body in zip(first, bodies, strict=True):
                 assert receipt.id not in model.messages
                 model.messages[receipt.id] = Message(body)
+
+    @rule(consumer=consumers, data=st.data())
+    def go_through_the_log(self, consumer: str, data: st.DataObject) -> None:
+        """Everybody reads most of it, and acknowledges most of that."""
+        mine = self.name
+        for name in NAMES:
+            self.turn_to(name)
+            there = 0 if self.model.paused else len(self.model.at(""))
+            count = there - data.draw(st.sampled_from([0, 0, 0, 1]), label="unread")
+            if count <= 0:
+                continue
+            self.fetch_some(consumer, count)
+            held = [token for token in self.model.held(consumer) if lane_of(token) == ""]
+            kept = data.draw(some_of(held), label="kept")[:1]
+            acks = [token for token in held if token not in kept]
+            ids = self.model.held(consumer)
+            for token in acks:
+                self.model.end(ids[token], "ack")
+            assert self.settle_all(consumer, [], acks) == []
+        self.turn_to(mine)
+
+    def fetch_some(self, consumer: str, count: int) -> None:
+        reads = [("", count)]
+        found = self.run(consume.fetch(self.keys, consumer, reads=reads, now_ms=self.model.now))
+        self.model.promote()
+        self.compare(found, reads, consumer)
+
+    @rule(policy=st.sampled_from(POLICIES), age=st.floats(0, 1))
+    def trim(self, policy: Retain, age: float) -> None:
+        """Above a bound is what is older than some entry of the log, or what is too many."""
+        self.run(retain(self.topic, policy))
+        oldest = int(self.log[int(age * (len(self.log) - 1))].split("-")[0]) if self.log else 0
+        handled = [id for id in self.log if not self.wanted(id)]
+        first = next((n for n, id in enumerate(self.log) if self.wanted(id)), len(self.log))
+        may_go = first if policy.until_consumed else len(self.log)
+        goes = 0
+        if not policy.bounded:
+            goes = may_go
+        if policy.max_age_ms is not None:
+            goes = max(goes, sum(int(id.split("-")[0]) < oldest for id in self.log))
+        if policy.max_length is not None:
+            goes = max(goes, len(self.log) - policy.max_length)
+        gone, self.log = self.log[: min(goes, may_go)], self.log[min(goes, may_go) :]
+
+        done = self.run(trim(self.topic, now_ms=oldest + (policy.max_age_ms or 0)))
+
+        assert (done.deleted, done.more) == (len(gone), False)
+        assert not policy.until_consumed or {*gone} <= {*handled}
+        for model in self.models.values():
+            self.take_away(model, gone)
+
+    def wanted(self, id: str) -> bool:
+        """Whether somebody has not handled this entry, and has no copy."""
+        return any(in_log(model.messages.get(id)) for model in self.models.values())
+
+    def take_away(self, model: Model, gone: list[str]) -> None:
+        for id in gone:
+            one = model.messages.get(id)
+            if one is None or not in_log(one):
+                continue
+            if one.place == "flying":
+                one.gone = True
+            else:
+                model.miss(id)
 
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
@@ -94,10 +181,11 @@ class TopicMachine(QueueMachine):
             super().counts_add_up()
         self.turn_to(mine)
         stats = self.drive(topic_stats(self.topic))
-        assert (stats.length, stats.published) == (self.published, self.published)
+        assert (stats.length, stats.published) == (len(self.log), self.published)
         for one in stats.subscriptions:
             at = self.models[one.name].at
             assert one.lag == len(at("", "f", "s"))
+            assert one.trimmed == self.models[one.name].trimmed
             waits = at("", "f", "s", "flying", "delayed")
             assert (one.oldest_unhandled is None) == (not waits)
 
@@ -112,7 +200,17 @@ class TopicMachine(QueueMachine):
     def of_this(self, place: str, page: list[Envelope]) -> list[Envelope]:
         if place != "":
             return page
+        assert [one.token.decode() for one in page] == self.log
         unread = {one.token for one in self.run(admin.peek_ready(self.keys, 1000))}
         pending = Command(("XPENDING", self.keys.ready, self.keys.group, "-", "+", 1000))
         unread |= {row[0] for row in self.run(Op((pending,), decode=lambda replies: replies[0]))}
-        return [one for one in page if one.token in unread]
+        flying = self.model.at("flying").values()
+        gone = [Envelope(one.token, [b"b", one.body]) for one in flying if one.gone]
+        return [one for one in page if one.token in unread] + gone
+
+
+def in_log(one: Message | None) -> bool:
+    """Whether a message is nowhere else."""
+    if one is None or one.gone:
+        return False
+    return one.place == "" or (one.place == "flying" and lane_of(one.token) == "")

@@ -96,7 +96,7 @@ def test_subscriptions_share_the_log() -> None:
     keys = [key for one in own for name, key in one.items() if name not in shared]
 
     assert {one["ready"] for one in own} == {topic.log}
-    assert len({*keys, *all_keys(topic).values()}) == 3 * 23 + 7
+    assert len({*keys, *all_keys(topic).values()}) == 3 * 23 + 8
 
 
 def test_lanes() -> None:

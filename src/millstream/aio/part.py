@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Generic, TypeVar
 
 from millstream.aio.delivery import Delivery
+from millstream.aio.retention import tend
 from millstream.driver.aio import AsyncDriver
 from millstream.driver.lease_keeper import Held, LeaseKeeper
 from millstream.errors import ServerRefused, Undecodable
@@ -160,7 +161,10 @@ class Part(Generic[T]):
                 max_crashes=queue.retry.max_crashes,
             )
         )
-        self.reading.sweep_at = time.monotonic() + swept.wait_ms / 1000
+        wait = swept.wait_ms / 1000
+        if swept.elected and self.keys.subscription:
+            wait = min(wait, await tend(self._driver, self.keys.topic))
+        self.reading.sweep_at = time.monotonic() + wait
 
     async def recover(self) -> None:
         """After a loss: find what was delivered to us without arriving."""

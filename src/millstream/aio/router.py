@@ -17,7 +17,7 @@ from millstream.protocol.keys import QueueKeys
 from millstream.protocol.partitions import partition_of, public_id
 from millstream.protocol.place import Placement, placing
 from millstream.protocol.publish import Publication
-from millstream.protocol.send import Batch, sending
+from millstream.protocol.send import sending
 
 __all__ = ["Placer", "QueueSender", "placer_of", "publisher_of", "sender_of"]
 
@@ -88,38 +88,28 @@ Placer = QueueSender | BoundedSender
 
 def sender_of(driver: AsyncDriver, keys: Sequence[QueueKeys]) -> QueueSender:
     """Return what sends plain messages to a queue with these partitions."""
-    return _routed(driver, [sending(one) for one in keys], _nothing)
+    return _routed([driver.sender(sending(one)) for one in keys], _nothing)
 
 
 def placer_of(driver: AsyncDriver, keys: Sequence[QueueKeys], queue: Queue[Any]) -> Placer:
     """Return what sends other messages to a queue with these partitions."""
     if queue.bound is not None:
         return BoundedSender(driver, keys[0], queue.bound, in_order=queue.ordered)
-    return _routed(driver, [placing(one) for one in keys], _key_of, in_order=queue.ordered)
+    senders = [driver.sender(placing(one), in_order=queue.ordered) for one in keys]
+    return _routed(senders, _key_of)
 
 
-def publisher_of(
-    driver: AsyncDriver, partitions: Sequence[Batch[Receipt]], *, keyed: bool, in_order: bool
-) -> QueueSender:
-    """Return what publishes to a topic with these partitions.
+def publisher_of(senders: Sequence[AsyncSender[Receipt]], *, keyed: bool) -> QueueSender:
+    """Return what publishes to a topic.
 
     Args:
-        driver: of the client.
-        partitions: what makes the batches of each.
+        senders: one for each partition.
         keyed: whether messages may have keys.
-        in_order: whether batches must not overtake each other, whatever happens.
     """
-    return _routed(driver, partitions, _key if keyed else _nothing, in_order=in_order)
+    return _routed(senders, _key if keyed else _nothing)
 
 
-def _routed(
-    driver: AsyncDriver,
-    partitions: Sequence[Batch[Receipt]],
-    name_of: Callable[[Any], str],
-    *,
-    in_order: bool = False,
-) -> QueueSender:
-    senders = [driver.sender(one, in_order=in_order) for one in partitions]
+def _routed(senders: Sequence[AsyncSender[Receipt]], name_of: Callable[[Any], str]) -> QueueSender:
     return senders[0] if len(senders) == 1 else Router(senders, name_of)
 
 

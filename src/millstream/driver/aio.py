@@ -11,7 +11,7 @@ from redis import exceptions
 from millstream.driver.aio_ahead import AsyncAhead
 from millstream.driver.aio_listener import AsyncListener
 from millstream.driver.aio_pubsub import AsyncPubSub
-from millstream.driver.aio_sender import AsyncSender
+from millstream.driver.aio_sender import AsyncSender, Run
 from millstream.driver.aio_waiting import AsyncWaitingSender
 from millstream.driver.aio_wire import AsyncWire
 from millstream.driver.blocking import BlockingDriver
@@ -147,7 +147,7 @@ class AsyncDriver:
                 load = Command(("SCRIPT", "LOAD", script.source))
                 payload = pack([load, op.commands[index]])
                 replies[index] = (await wire.call(payload, 2))[1]
-            if isinstance(replies[index], ERROR_REPLIES):
+            if isinstance(replies[index], ERROR_REPLIES) and not op.commands[index].optional:
                 error: Exception = replies[index]
                 return error
         return None
@@ -184,9 +184,11 @@ class AsyncDriver:
         """Wait, as this driver's users do."""
         await asyncio.sleep(seconds)
 
-    def sender(self, batch: Batch[T], *, in_order: bool = False) -> AsyncSender[T]:
+    def sender(
+        self, batch: Batch[T], *, in_order: bool = False, run: Run | None = None
+    ) -> AsyncSender[T]:
         """Return what gathers the sends of many tasks into batches; see ``AsyncSender``."""
-        return AsyncSender(self.run, batch, in_order=in_order)
+        return AsyncSender(run or self.run, batch, in_order=in_order)
 
     def waiting_sender(self, keys: QueueKeys, bound: Bound) -> AsyncWaitingSender:
         """Return what has sends to a full queue wait."""

@@ -18,7 +18,7 @@ from millstream.errors import QueueFull
 from millstream.protocol.op import Op
 from millstream.protocol.send import Batch, chunks
 
-__all__ = ["AsyncSender"]
+__all__ = ["AsyncSender", "Run"]
 
 Lane = tuple[str, "itertools.count[int]"]
 R = TypeVar("R")

@@ -12,7 +12,7 @@ from redis import exceptions
 from millstream.driver.blocking_ahead import BlockingAhead
 from millstream.driver.blocking_listener import BlockingListener
 from millstream.driver.blocking_pubsub import BlockingPubSub
-from millstream.driver.blocking_sender import BlockingSender
+from millstream.driver.blocking_sender import BlockingSender, Run
 from millstream.driver.blocking_waiting import BlockingWaitingSender
 from millstream.driver.faults import (
     CONNECTION_LOSS,
@@ -251,7 +251,7 @@ class BlockingDriver:
             if isinstance(reply, exceptions.NoScriptError) and script is not None:
                 load = Command(("SCRIPT", "LOAD", script.source))
                 replies[index] = wire.call(pack([load, op.commands[index]]), 2)[1]
-            if isinstance(replies[index], ERROR_REPLIES):
+            if isinstance(replies[index], ERROR_REPLIES) and not op.commands[index].optional:
                 error: Exception = replies[index]
                 return error
         return None
@@ -288,9 +288,15 @@ class BlockingDriver:
         """Wait, as this driver's users do."""
         time.sleep(seconds)
 
-    def sender(self, batch: Batch[T], *, in_order: bool = False) -> BlockingSender[T]:  # noqa: ARG002 - they always are
+    def sender(
+        self,
+        batch: Batch[T],
+        *,
+        in_order: bool = False,  # noqa: ARG002 - they always are
+        run: Run | None = None,
+    ) -> BlockingSender[T]:
         """Return what gathers the sends of many threads into batches, in their order."""
-        return BlockingSender(self.run, batch)
+        return BlockingSender(run or self.run, batch)
 
     def waiting_sender(self, keys: QueueKeys, bound: Bound) -> BlockingWaitingSender:
         """Return what has sends to a full queue wait."""

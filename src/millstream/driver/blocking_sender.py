@@ -17,7 +17,7 @@ from millstream.errors import NotConnected, QueueFull, UsageError
 from millstream.protocol.op import Op
 from millstream.protocol.send import Batch, chunks
 
-__all__ = ["BlockingSender"]
+__all__ = ["BlockingSender", "Run"]
 
 R = TypeVar("R")
 Run = Callable[[Op[Any]], Any]

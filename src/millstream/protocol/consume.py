@@ -40,6 +40,7 @@ __all__ = [
     "wait_any",
 ]
 
+_EXTEND = load_script("extend")
 _REGISTER = load_script("register")
 _SETTLE = load_script("settle")
 _START = load_script("start")
@@ -275,7 +276,12 @@ def extend(
         by_lane.setdefault(prefix, []).append(token[len(prefix) :])
     options = ("IDLE", idle_ms, "JUSTID")
     commands = tuple(
-        Command(("XCLAIM", keys.lane(prefix.decode()), keys.group, consumer, 0, *ids, *options))
+        # Retention may have deleted some of them.
+        _EXTEND.call([keys.ready], [keys.group, consumer, idle_ms, *ids])
+        if keys.subscription and not prefix
+        else Command(
+            ("XCLAIM", keys.lane(prefix.decode()), keys.group, consumer, 0, *ids, *options)
+        )
         for prefix, ids in by_lane.items()
     )
 

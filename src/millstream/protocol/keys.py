@@ -240,9 +240,11 @@ class TopicKeys:
         counters: hash of totals; a queue may have the same name.
         subscriptions: hash, name of a subscription -> JSON: how it is declared; the same in each
             partition.
-        config: hash, into how many partitions it is divided; in partition 0 only.
+        config: hash, what it keeps; in partition 0 also, into how many partitions it is divided.
         sleepers: hash, name of a subscription with a reader that sleeps -> until when, and for what
             subjects; it expires.
+        idle: hash, name of a subscription without a consumer -> since when; the empty name: when
+            to look again.
         channel: of Pub/Sub, for a topic that keeps nothing; no key.
         prefix: of all of them.
     """
@@ -255,6 +257,7 @@ class TopicKeys:
     subscriptions: str
     config: str
     sleepers: str
+    idle: str
     channel: str
     prefix: str
 
@@ -292,6 +295,7 @@ def topic_keys(namespace: str, name: str, partition: int = 0) -> TopicKeys:
         subscriptions=f"{prefix}:subscriptions",
         config=f"{prefix}:log-config",
         sleepers=f"{prefix}:sleepers",
+        idle=f"{prefix}:idle",
         channel=f"{prefix}:channel",
         prefix=prefix,
     )

@@ -50,10 +50,18 @@ class Script:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command, ready to be packed; with its script when it runs one."""
+    """One command, ready to be packed.
+
+    Args:
+        arguments: its name, and what it is given.
+        script: that it runs, if any.
+        optional: whether the others of its operation count without it: an error is left among
+            the replies, where it would be raised otherwise.
+    """
 
     arguments: Sequence[Argument]
     script: Script | None = None
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)

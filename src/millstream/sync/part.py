@@ -24,6 +24,7 @@ from millstream.protocol.reading import Reading
 from millstream.protocol.recover import leave, sweep
 from millstream.protocol.settlement import Settlement, expire, reject, release
 from millstream.sync.delivery import SyncDelivery
+from millstream.sync.retention import tend
 from millstream.topic import Source
 
 __all__ = ["Part"]
@@ -161,7 +162,10 @@ class Part(Generic[T]):
                 max_crashes=queue.retry.max_crashes,
             )
         )
-        self.reading.sweep_at = time.monotonic() + swept.wait_ms / 1000
+        wait = swept.wait_ms / 1000
+        if swept.elected and self.keys.subscription:
+            wait = min(wait, tend(self._driver, self.keys.topic))
+        self.reading.sweep_at = time.monotonic() + wait
 
     def recover(self) -> None:
         """After a loss: find what was delivered to us without arriving."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from millstream.checks import check_retain
 from millstream.driver.blocking import BlockingDriver
-from millstream.protocol.keys import TopicKeys, topic_keys
+from millstream.policy import Retain
+from millstream.protocol.keys import topic_keys
 from millstream.protocol.partitions import check_not_ordered, declare
 from millstream.protocol.publish import publishing, publishing_some
+from millstream.protocol.retention import retain
+from millstream.sync.retention import Trimmer
 from millstream.sync.router import QueueSender, publisher_of
 from millstream.topic import Topic
 
@@ -29,6 +31,9 @@ class Publishers:
         self._namespace = namespace
         self._plain: dict[str, QueueSender] = {}
         self._special: dict[str, QueueSender] = {}
+        self._trimmers: dict[str, list[Trimmer]] = {}
+        # What was said of topics last.
+        self._retained: dict[str, Retain] = {}
 
     def plain(self, topic: Topic[Any]) -> QueueSender:
         """Return what publishes bodies and headers.
@@ -37,10 +42,12 @@ class Publishers:
             UsageError: others have divided the topic in another way.
         """
         sender = self._plain.get(topic.place)
-        if sender is None:
-            partitions = [publishing(one) for one in self._declare(topic)]
-            made = publisher_of(self._driver, partitions, keyed=False, in_order=False)
-            sender = self._plain.setdefault(topic.place, made)
+        if sender is None or self._is_news(topic):
+            trimmers = self._declare(topic)
+            if sender is None:
+                senders = [one.sender(publishing(one.keys), in_order=False) for one in trimmers]
+                made = publisher_of(senders, keyed=False)
+                sender = self._plain.setdefault(topic.place, made)
         return sender
 
     def special(self, topic: Topic[Any]) -> QueueSender:
@@ -50,22 +57,40 @@ class Publishers:
             UsageError: others have declared the topic in another way.
         """
         sender = self._special.get(topic.place)
-        if sender is None:
-            keys = self._declare(topic)
-            if not topic.ordered:
-                self._driver.run(check_not_ordered(keys[0]))
-            partitions = [publishing_some(one) for one in keys]
-            made = publisher_of(self._driver, partitions, keyed=True, in_order=topic.ordered)
-            sender = self._special.setdefault(topic.place, made)
+        if sender is None or self._is_news(topic):
+            trimmers = self._declare(topic)
+            if sender is None:
+                if not topic.ordered:
+                    self._driver.run(check_not_ordered(trimmers[0].keys))
+                senders = [
+                    one.sender(publishing_some(one.keys), in_order=topic.ordered)
+                    for one in trimmers
+                ]
+                made = publisher_of(senders, keyed=True)
+                sender = self._special.setdefault(topic.place, made)
         return sender
 
-    def _declare(self, topic: Topic[Any]) -> list[TopicKeys]:
-        check_retain(topic)
-        keys = topic_keys(self._namespace, topic.name)
-        self._driver.open()
-        if topic.ordered:
-            self._driver.run(declare(keys, topic.partitions))
-        return [keys.at(number) for number in range(topic.partitions)]
+    def _declare(self, topic: Topic[Any]) -> list[Trimmer]:
+        """Say how the topic is divided and what it keeps, once."""
+        trimmers = self._trimmers.get(topic.place)
+        if trimmers is None:
+            keys = topic_keys(self._namespace, topic.name)
+            self._driver.open()
+            if topic.ordered:
+                self._driver.run(declare(keys, topic.partitions))
+            made = [Trimmer(self._driver, keys.at(number)) for number in range(topic.partitions)]
+            trimmers = self._trimmers.setdefault(topic.place, made)
+        if topic.retain is not None:
+            if self._retained.get(topic.place) != topic.retain:
+                for one in trimmers:
+                    self._driver.run(retain(one.keys, topic.retain))
+            self._retained[topic.place] = topic.retain
+        return trimmers
+
+    def _is_news(self, topic: Topic[Any]) -> bool:
+        """Tell whether the server may not know what the topic keeps, at next to no cost."""
+        retained = topic.retain
+        return retained is not None and self._retained.get(topic.place) is not retained
 
     def close(self) -> None:
         """Wait for what is on its way."""

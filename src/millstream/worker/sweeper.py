@@ -1,10 +1,14 @@
-"""Offers to take over expired leases of a queue; one worker at a time is elected to do so."""
+"""Offers to take over expired leases of a queue; one worker at a time is elected to do so.
+
+For a subscription it also trims the topic, for there may be nobody who publishes to it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 
+from millstream.aio.retention import tend
 from millstream.driver.aio import AsyncDriver
 from millstream.errors import BrokerError
 from millstream.protocol.keys import QueueKeys
@@ -43,4 +47,6 @@ async def run_sweeper(
                     "%s: took over %d deliveries of dead consumers, %d to the dead letters",
                     *(keys.name, swept.moved, swept.died),
                 )
+            if swept.elected and keys.subscription:
+                pause = min(pause, await tend(driver, keys.topic))
         await asyncio.sleep(pause)

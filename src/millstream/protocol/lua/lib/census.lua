@@ -1,8 +1,8 @@
 -- Counting a queue's messages by state. Include group before it.
 
--- How many entries of a log a group has not read. The server's own count (from 7.0 on) is exact only
--- while nothing was deleted among those, by retention or by somebody else.
-local function count_unread(log, group, paused, counters)
+-- How many entries of a log a group has not read. The server's own count (from 7.0 on) is exact while
+-- nobody has deleted single entries; retention corrects it where it deletes what is unread.
+local function count_unread(log, group, paused)
   local length = redis.call('XLEN', log)
   if length == 0 or not group then return length end
   local from = unread_from(group, log, paused)
@@ -10,7 +10,7 @@ local function count_unread(log, group, paused, counters)
   if #redis.call('XRANGE', log, '-', string.sub(from, 2), 'COUNT', 1) == 0 then return length end
   local read = group['entries-read']
   if group['last-delivered-id'] == NOWHERE then read = redis.call('HGET', paused, 'read') end
-  if read and redis.call('HEXISTS', counters, 'trimmed') == 0 then
+  if read then
     local info = stream_info(log)
     if info['max-deleted-entry-id'] == '0-0' then return info['entries-added'] - read end
   end
@@ -37,7 +37,7 @@ local function census(keys, name, known)
     local pending = group and group.pending or 0
     in_flight = in_flight + pending
     if lane_name(lane) == 'log' then
-      waiting = waiting + count_unread(lane, group, paused, counters)
+      waiting = waiting + count_unread(lane, group, paused)
     else
       waiting = waiting + math.max(0, redis.call('XLEN', lane) - pending)
     end

@@ -8,7 +8,7 @@ local function settle_and_promote(first, now)
   local acks = tonumber(ARGV[first - 1])
   local has_others = #ARGV >= first + acks
   local lost, kept, woken = {}, {}, 0
-  local counts = { acked = ack_all(first, acks, lost), retried = 0, died = 0 }
+  local counts = { acked = ack_all(first, acks, lost), retried = 0, died = 0, trimmed = 0 }
   local verbs = { ack = ack, retry = retry, reject = reject, release = release, expire = expire }
   local first_due = has_others and next_due()
   for i = first + acks, #ARGV, 5 do
@@ -20,6 +20,8 @@ local function settle_and_promote(first, now)
       if not finish_and_ack(lane, id, now, counts) then lost[#lost + 1] = ARGV[i + 1] end
     elseif not owned(lane, id) then
       lost[#lost + 1] = ARGV[i + 1]
+    elseif ARGV[i] ~= 'ack' and is_trimmed(lane, id) then
+      miss(lane, id, now, counts)
     else
       -- Acks come first: they free the memory that the others may need.
       local problem = verbs[ARGV[i]](lane, id, i, now, counts)

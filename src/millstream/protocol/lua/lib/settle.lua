@@ -4,6 +4,18 @@ local function owned(lane, id)
   return pending and pending[2] == ARGV[2]
 end
 
+-- Retention may have deleted from the log what somebody has in hand: it can be acknowledged, and there is
+-- nothing left of it that could go on in another way.
+local function is_trimmed(lane, id)
+  return lane == log and #redis.call('XRANGE', lane, id, id) == 0
+end
+
+local function miss(lane, id, now, counts)
+  remove(lane, ARGV[1], id)
+  counts.trimmed = counts.trimmed + 1
+  finish_trimmed(id, now)
+end
+
 -- An id in ready has one owner in its life: a message that changes hands gets a new entry. So
 -- XACK refuses a late owner by itself, and only a short count asks for a closer look.
 local function ack_all(first, number, lost)
@@ -42,7 +54,10 @@ local function finish_and_ack(lane, id, now, counts)
   if redis.call('XACK', lane, ARGV[1], id) == 0 then return false end
   if lane ~= log then redis.call('XDEL', lane, id) end
   counts.acked = counts.acked + 1
-  if not entry then return true end
+  if not entry then
+    if lane == log then finish_trimmed(id, now) end
+    return true
+  end
   local it = named(entry[2])
   -- Reading all of the state is for those that have been through something.
   local own = it.s and string.match(it.s, '^{"id":"(%d+%-%d+)"}$') or state_of(id, entry[2]).id

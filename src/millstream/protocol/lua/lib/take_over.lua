@@ -5,7 +5,7 @@ local function take_over(lane, group, id, blame, max_crashes, now)
   local outcome = 'moved'
   local reply
   if not state then
-    -- Somebody deleted the entry; only the pending record is left.
+    -- Retention or somebody else deleted the entry; only the pending record is left.
     outcome = 'gone'
   else
     if blame then state.crashes = state.crashes + 1 end
@@ -21,6 +21,10 @@ local function take_over(lane, group, id, blame, max_crashes, now)
   if failed(reply) then return 'kept' end
   remove(lane, group, id)
   if outcome == 'died' then finish(state.id, rest, now) end
+  if outcome == 'gone' and lane == log then
+    redis.pcall('HINCRBY', KEYS[5], 'trimmed', 1)
+    finish_trimmed(id, now)
+  end
   return outcome
 end
 
