@@ -122,8 +122,13 @@ class Part(Generic[T]):
         *,
         urgent: str = "",
     ) -> Op[Fetched]:
-        limits = self._queue.limits
-        return consume.fetch(self.keys, self._consumer, ends, reads, urgent=urgent, limits=limits)
+        queue = self._queue
+        return consume.fetch(
+            *(self.keys, self._consumer, ends, reads),
+            urgent=urgent,
+            limits=queue.limits,
+            keep=queue.keep,
+        )
 
     def woke(self, found: Fetched) -> None:
         """Take what a sleeping read has brought."""
@@ -267,7 +272,8 @@ class Part(Generic[T]):
 
     def settle(self, end: Settlement) -> bool:
         """End a delivery; False: it was not ours any more."""
-        op = consume.settle(self.keys, self._consumer, end, limits=self._queue.limits)
+        queue = self._queue
+        op = consume.settle(self.keys, self._consumer, end, limits=queue.limits, keep=queue.keep)
         owned = self._driver.drive(op)
         self._forget([end.token])
         return owned

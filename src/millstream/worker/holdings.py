@@ -78,7 +78,7 @@ class Holdings:
         self._consumer = consumer
         self._prefetch = prefetch
         self._loop = asyncio.get_running_loop()
-        self.outbox = Outbox()
+        self.outbox = Outbox(keeps=queue.keep is not None)
         self.held = Held(keys, consumer, queue.lease_ms, until={}, on_lost=self._lost_in_thread)
         # Whether a delivery is still ours.
         self.holds = self.held.until.__contains__
