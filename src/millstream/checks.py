@@ -17,6 +17,7 @@ __all__ = [
     "check_ephemeral",
     "check_headers",
     "check_ids",
+    "check_keeps",
     "check_limit",
     "check_prefetch",
     "check_queue",
@@ -67,6 +68,13 @@ def check_topic(topic: object) -> None:
         raise UsageError(message)
     if not isinstance(topic, Topic):
         message = f"expected a Topic, not {_shown(topic)}"
+        raise UsageError(message)
+
+
+def check_keeps(queue: Queue[Any]) -> None:
+    """Refuse a queue that cannot keep what it has handled."""
+    if queue.store == "list":
+        message = f"{queue.title} is in a list, which keeps nothing of what was handled"
         raise UsageError(message)
 
 

@@ -20,6 +20,7 @@ PERMANENT = frozenset(
         "due",
         "front",
         "idle",  # subscriptions without a consumer, until they are removed
+        "kept",  # what was handled, as long as the queue's declaration lets it
         "landing",  # what a sleeping read brought; the next look at the queue takes it
         "leases",  # of a list queue: only while something is in flight, as `processing` is
         "list",

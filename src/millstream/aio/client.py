@@ -346,6 +346,7 @@ class AsyncClient:
     # Reading again what is kept
 
     replay = _replay.replay
+    resend = _replay.resend
 
     # Operating
 
@@ -364,6 +365,7 @@ class AsyncClient:
     topics = _topics.topics
     subscriptions = _topics.subscriptions
     unsubscribe = _topics.unsubscribe
+    seek = _topics.seek
 
     schedules = _schedules.schedules
     pause_schedule = _schedules.pause_schedule

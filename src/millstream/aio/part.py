@@ -78,6 +78,7 @@ class Part(Generic[T]):
         self._sure_of = 0
         self._sure_until = 0.0
         self._handed_out: set[bytes] = set()
+        self._again: list[bytes] = []
         self._left = False
         self._suspect_until = 0.0
         self._held = Held(keys, consumer, queue.lease_ms, until={}, on_lost=self._forget)
@@ -112,6 +113,7 @@ class Part(Generic[T]):
         reading.heard(found.now_ms, asked)
         reading.fetched(found, reads, time.monotonic())
         self._keep(found)
+        await self._rename()
 
     def _fetch(
         self,
@@ -120,8 +122,13 @@ class Part(Generic[T]):
         *,
         urgent: str = "",
     ) -> Op[Fetched]:
-        limits = self._queue.limits
-        return consume.fetch(self.keys, self._consumer, ends, reads, urgent=urgent, limits=limits)
+        queue = self._queue
+        return consume.fetch(
+            *(self.keys, self._consumer, ends, reads),
+            urgent=urgent,
+            limits=queue.limits,
+            keep=queue.keep,
+        )
 
     def woke(self, found: Fetched) -> None:
         """Take what a sleeping read has brought."""
@@ -135,9 +142,14 @@ class Part(Generic[T]):
             await self._driver.run(self._fetch([Settlement("woken", entry) for entry in woken]))
 
     def _keep(self, found: Fetched) -> None:
+        envelopes = found.envelopes
+        if self.keys.subscription:
+            # Only after a seek it brings what is here already: what is here is over.
+            self._again += [one.token for one in envelopes if self._has(one.token)]
+            envelopes = [one for one in envelopes if one.token not in self._again]
         if not self._buffer:
-            self._be_sure_of(len(found.envelopes))
-        for envelope in found.envelopes:
+            self._be_sure_of(len(envelopes))
+        for envelope in envelopes:
             self._held.until[envelope.token] = math.inf
             self._buffer.append(envelope)
 
@@ -180,6 +192,7 @@ class Part(Generic[T]):
 
     async def take(self) -> Delivery[T] | None:
         """Return the next delivery of what was fetched; None when there is none."""
+        await self._rename()
         decode = self._queue.codec.decode
         while self._buffer:
             if self._sure_of <= 0 or time.monotonic() > self._sure_until:
@@ -217,6 +230,18 @@ class Part(Generic[T]):
         """Look again before the next message is handed out: something has changed."""
         self._sure_of = 0
 
+    def _has(self, token: bytes) -> bool:
+        return token in self._held.until or token in self._handed_out
+
+    async def _rename(self) -> None:
+        """Hand back what has come under the name of a delivery that is over: it gets another name."""
+        while self._again:
+            token = self._again.pop()
+            self._buffer = deque(one for one in self._buffer if one.token != token)
+            self._forget([token])
+            await self._release([token])
+            self.reading.more = True
+
     def _be_sure_of(self, count: int) -> None:
         self._sure_of = count
         self._sure_until = time.monotonic() + min(LOOK_AGAIN, self._queue.lease_ms / 4000)
@@ -250,7 +275,8 @@ class Part(Generic[T]):
 
     async def settle(self, end: Settlement) -> bool:
         """End a delivery; False: it was not ours any more."""
-        op = consume.settle(self.keys, self._consumer, end, limits=self._queue.limits)
+        queue = self._queue
+        op = consume.settle(self.keys, self._consumer, end, limits=queue.limits, keep=queue.keep)
         owned = await self._driver.drive(op)
         self._forget([end.token])
         return owned

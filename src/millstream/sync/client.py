@@ -344,6 +344,7 @@ class Client:
     # Reading again what is kept
 
     replay = _replay.replay
+    resend = _replay.resend
 
     # Operating
 
@@ -362,6 +363,7 @@ class Client:
     topics = _topics.topics
     subscriptions = _topics.subscriptions
     unsubscribe = _topics.unsubscribe
+    seek = _topics.seek
 
     schedules = _schedules.schedules
     pause_schedule = _schedules.pause_schedule

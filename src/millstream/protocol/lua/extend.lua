@@ -1,16 +1,20 @@
--- Begin the leases of a subscription's deliveries anew, but not of those that retention has deleted from
--- the log: from 7.0 on XCLAIM drops them, and nobody could acknowledge them any more.
--- KEYS[1] log
+-- Begin the leases of a subscription's deliveries anew.
+-- KEYS[1] log  KEYS[2] counters
 -- ARGV[1] group  ARGV[2] consumer  ARGV[3] ms of the lease that are used up  ARGV[4..] ids of entries
 -- Returns the ids that the consumer still owns.
 -- @include ids
 local front = sortable(first_id(KEYS[1], '-'))
+-- XCLAIM takes an entry from others, too. After a seek another consumer may have it under the same id.
+local sought = redis.call('HEXISTS', KEYS[2], 'sought') == 1
 local there, owned = {}, {}
 for i = 4, #ARGV do
-  if sortable(ARGV[i]) >= front then
-    there[#there + 1] = ARGV[i]
-  elseif #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1, ARGV[2]) > 0 then
-    owned[#owned + 1] = ARGV[i]
+  -- What retention has deleted from the log is not claimed: from 7.0 on XCLAIM drops it, and nobody
+  -- could acknowledge it any more.
+  local gone = sortable(ARGV[i]) < front
+  local unsure = gone or sought
+  if not unsure or #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1, ARGV[2]) > 0 then
+    local ids = gone and owned or there
+    ids[#ids + 1] = ARGV[i]
   end
 end
 for from = 1, #there, 1000 do

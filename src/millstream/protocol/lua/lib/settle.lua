@@ -1,4 +1,9 @@
 -- The ways in which a delivery ends.
+
+-- A seek has entries of a log read again, under the ids that they had: who had one before must not end
+-- the delivery of another consumer.
+local sought = log and redis.call('HEXISTS', KEYS[5], 'sought') == 1
+
 local function owned(lane, id)
   local pending = redis.call('XPENDING', lane, ARGV[1], id, id, 1)[1]
   return pending and pending[2] == ARGV[2]
@@ -22,7 +27,7 @@ local function ack_all(first, number, lost)
   local settled, last = 0, first + number - 1
   -- In a log nothing else tells which of many were refused.
   for i = first, log and last or 0 do
-    local acked = redis.call('XACK', log, ARGV[1], ARGV[i])
+    local acked = (not sought or owned(log, ARGV[i])) and redis.call('XACK', log, ARGV[1], ARGV[i]) or 0
     settled = settled + acked
     if acked == 0 then lost[#lost + 1] = ARGV[i] end
   end
@@ -47,10 +52,11 @@ local function ack(lane, id, _, _, counts)
   counts.acked = counts.acked + 1
 end
 
--- The ack of a message that has a unique key, or a gate that others wait at. Returns whether it was
+-- The ack of a message that has a unique key, or a gate that others wait at, or is kept. Returns whether it was
 -- owned: here, too, XACK refuses a late owner by itself.
 local function finish_and_ack(lane, id, now, counts)
   local entry = redis.call('XRANGE', lane, id, id)[1]
+  if sought and not owned(lane, id) then return false end
   if redis.call('XACK', lane, ARGV[1], id) == 0 then return false end
   if lane ~= log then redis.call('XDEL', lane, id) end
   counts.acked = counts.acked + 1
@@ -61,6 +67,7 @@ local function finish_and_ack(lane, id, now, counts)
   local it = named(entry[2])
   -- Reading all of the state is for those that have been through something.
   local own = it.s and string.match(it.s, '^{"id":"(%d+%-%d+)"}$') or state_of(id, entry[2]).id
+  keep_handled(id, entry[2], it)
   finish_named(own, it, now)
   return true
 end
