@@ -5,17 +5,31 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack, overload
 
 from millstream.codec import Codec, CodecName, codec_for
 from millstream.errors import UsageError
-from millstream.policy import Bound, Duration, Limits, Rate, Retry, check_count, milliseconds
+from millstream.policy import (
+    AtMostOnce,
+    Bound,
+    Duration,
+    Limits,
+    Rate,
+    Retry,
+    check_count,
+    milliseconds,
+)
 
 __all__ = ["DEFAULT_MAX_BODY", "Queue", "check_name", "check_partitions"]
 
 T = TypeVar("T")
 
 Store = Literal["stream", "list"]
+Guarantee = Literal["at_least_once", "at_most_once"]
+
+_DEFAULT_LEASE = timedelta(seconds=30)
+"""An object of its own: it tells that nobody has asked for a lease."""
 
 # Braces would change the hash tag, a slash separates partitions; both would move keys to another
 # slot of a cluster. Whitespace and control characters make names that nobody can type, and lone
@@ -95,11 +109,12 @@ class QueueOptions(TypedDict, total=False):
     max_running: int | None
     bound: Bound | None
     store: Store
+    delivery: Guarantee
 
 
 @dataclass(frozen=True, slots=True, init=False)
 class Queue(Generic[T]):
-    """A point-to-point queue: each message is handled by one consumer, at least once.
+    """A point-to-point queue: each message is handled by one consumer, at least once by default.
 
     Args:
         name: 1 to 200 characters; producers and workers in any language share it.
@@ -130,6 +145,10 @@ class Queue(Generic[T]):
             Producers say it, and should agree. Not together with partitions. Default: any number.
         store: ``stream`` (default): a Redis Stream; ``list``: a Redis List, which old tools can push
             to and which can do less (docs/lists.md). All users of a queue must agree.
+        delivery: ``at_least_once`` (default); ``at_most_once``: what a consumer takes is deleted in
+            the same step, so nothing is handled twice, a consumer that dies loses what it had
+            taken, and there are no retries and no leases (docs/at-most-once.md). The consumers'
+            declaration counts; all users of a queue should agree.
 
     Raises:
         UsageError: a parameter does not make sense; it names the parameter.
@@ -149,6 +168,7 @@ class Queue(Generic[T]):
     max_running: int | None
     bound: Bound | None
     store: Store
+    delivery: Guarantee
     codec: Codec[T] = field(repr=False, compare=False)
     # What a client remembers its way to the queue by.
     place: str = field(repr=False, compare=False)
@@ -168,7 +188,7 @@ class Queue(Generic[T]):
         body_type: Any = Any,
         *,
         retry: Retry | None = None,
-        lease: Duration = 30.0,
+        lease: Duration = _DEFAULT_LEASE,
         codec: CodecName = "json",
         max_body: int = DEFAULT_MAX_BODY,
         ordered: bool = False,
@@ -180,6 +200,7 @@ class Queue(Generic[T]):
         max_running: int | None = None,
         bound: Bound | None = None,
         store: Store = "stream",
+        delivery: Guarantee = "at_least_once",
     ) -> None:
         check_name(name, "the queue's name")
         if retry is not None and not isinstance(retry, Retry):
@@ -206,11 +227,13 @@ class Queue(Generic[T]):
         put(self, "partitions", partitions)
         put(self, "bound", bound)
         put(self, "store", store)
+        put(self, "delivery", delivery)
         put(self, "place", _place(name, partitions if ordered else None, bound, store))
         put(self, "rate", rate)
         put(self, "max_running", max_running)
         put(self, "codec", codec_for(body_type, self.title, codec))
         _check_store(self)
+        _check_delivery(self, retry=retry, lease=None if lease is _DEFAULT_LEASE else lease)
 
     @property
     def title(self) -> str:
@@ -218,8 +241,10 @@ class Queue(Generic[T]):
         return f"queue {self.name!r}"
 
     @property
-    def limits(self) -> Limits | None:
-        """What bounds its deliveries; None: nothing does."""
+    def limits(self) -> Limits | AtMostOnce | None:
+        """What bounds its deliveries, or makes them final; None: nothing does."""
+        if self.delivery == "at_most_once":
+            return AtMostOnce()
         if self.rate is None and self.max_running is None:
             return None
         return Limits(self.rate, self.max_running)
@@ -303,6 +328,30 @@ def _check_store(queue: Queue[Any]) -> None:
             "the order in which they came: use a stream queue"
         )
         raise UsageError(message)
+
+
+NOT_AT_MOST_ONCE = {
+    "ordered": "order is kept through retries and crashes, and here are none of either",
+    "max_running_per_key": "nobody knows how many run of what is gone from the queue",
+    "rate": "deliveries are not counted before they are handed out",
+    "max_running": "nobody knows how many run of what is gone from the queue",
+    "retry": "what is taken is gone, so nothing is tried again",
+    "lease": "what is taken is gone, so nobody else could take it over",
+}
+"""What means nothing where a message is taken for good -> why."""
+
+
+def _check_delivery(queue: Queue[Any], **given: object) -> None:
+    """Refuse what makes no sense; ``given``: parameters that have a value in any case."""
+    choices = ("at_least_once", "at_most_once")
+    _check_choice(queue.delivery, f"queue {queue.name!r}: delivery", choices)
+    if queue.delivery == "at_least_once":
+        return
+    for parameter, reason in NOT_AT_MOST_ONCE.items():
+        value = given[parameter] if parameter in given else getattr(queue, parameter)
+        if value not in (None, False):
+            message = f'queue {queue.name!r}: {parameter} does not go with delivery="at_most_once": {reason}'
+            raise UsageError(message)
 
 
 def _place(name: str, partitions: int | None, bound: Bound | None, store: Store) -> str:

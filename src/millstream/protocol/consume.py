@@ -11,8 +11,8 @@ from functools import partial
 from typing import Any
 
 from millstream.errors import NotConnected, ServerRefused, TimedOut
-from millstream.policy import Limits, Sieve
-from millstream.protocol import lists
+from millstream.policy import AtMostOnce, Limits, Sieve
+from millstream.protocol import lists, popping
 from millstream.protocol.envelope import Envelope, entries_of
 from millstream.protocol.fetched import Fetched, fetched, taken
 from millstream.protocol.keys import LANES, QueueKeys
@@ -76,6 +76,7 @@ def register(
         return register_at(keys, source, consumer, lease_ms)
     if keys.store == "list":
         return lists.register(keys, consumer, lease_ms)
+    pops = source is not None and isinstance(source.limits, AtMostOnce)
     command = _REGISTER.call(
         [*keys.lanes, keys.wake, keys.consumers, keys.paused, keys.config],
         [keys.group, consumer, lease_ms],
@@ -86,7 +87,9 @@ def register(
         if partitions is not None and stored is not None:
             check_number(keys.title, partitions, int(stored))
 
-    return Op((command,), decode)
+    # Nobody sweeps where nothing is in flight: who starts looks for those that are gone.
+    tidying = (popping.tidy(keys, consumer),) if pops else ()
+    return Op((command, *tidying), decode)
 
 
 def fetch(
@@ -98,7 +101,7 @@ def fetch(
     acks: Sequence[bytes] = (),
     wake: bool = False,
     urgent: str = "",
-    limits: Limits | Sieve | None = None,
+    limits: Limits | Sieve | AtMostOnce | None = None,
     now_ms: int | None = None,
 ) -> Op[Fetched]:
     """Settle, promote and read, in one round trip.
@@ -115,12 +118,15 @@ def fetch(
             from the highest on, or how many of each priority (``"9=3 5=2"``). With limits: as many
             as may be read (``"all"``), or those and a place in the rounding (``"9 5 0 +0.6"``).
         limits: of the queue, or what a subscription lets through; with them, less may come than was
-            asked for.
+            asked for. Or that what is read is gone from the queue: then ``settlements`` say what
+            comes back (see ``popping``).
         now_ms: the time, for tests; None: the server's clock.
 
     Guarantee: a delivery that this consumer does not own any more is not settled, but reported
     as lost. It is not repeatable: a lost reply may have brought messages (see ``own_pending``).
     """
+    if isinstance(limits, AtMostOnce):
+        return popping.pop(keys, consumer, settlements, reads, urgent=urgent, now_ms=now_ms)
     if keys.store == "list":
         return lists.fetch(keys, consumer, settlements, reads, acks=acks, wake=wake, now_ms=now_ms)
     time = "" if now_ms is None else now_ms
@@ -339,7 +345,11 @@ def owns(keys: QueueKeys, consumer: str, token: bytes) -> Op[bool]:
 
 
 def settle(
-    keys: QueueKeys, consumer: str, settlement: Settlement, *, limits: Limits | Sieve | None = None
+    keys: QueueKeys,
+    consumer: str,
+    settlement: Settlement,
+    *,
+    limits: Limits | Sieve | AtMostOnce | None = None,
 ) -> Plan[bool]:
     """End one delivery; the result is whether this consumer still owned it.
 

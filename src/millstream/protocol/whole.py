@@ -43,7 +43,7 @@ HEARD_OF = 60.0
 
 SUMS = (
     *("ready", "delayed", "in_flight", "dead"),
-    *("sent", "acked", "retried", "died", "crashed", "dropped", "cancelled"),
+    *("sent", "acked", "retried", "died", "crashed", "dropped", "cancelled", "failed"),
 )
 
 
