@@ -63,6 +63,12 @@ def _check_choice(value: object, name: str, choices: Sequence[str]) -> None:
         raise UsageError(message)
 
 
+def _check_retry(name: str, retry: object) -> None:
+    if retry is not None and not isinstance(retry, Retry):
+        message = f"queue {name!r}: retry must be a Retry, not {retry!r}"
+        raise UsageError(message)
+
+
 def _check_order(name: str, ordered: object, max_running_per_key: object) -> None:
     if not isinstance(ordered, bool):
         message = f"queue {name!r}: ordered must be True or False, not {ordered!r}"
@@ -203,9 +209,7 @@ class Queue(Generic[T]):
         delivery: Guarantee = "at_least_once",
     ) -> None:
         check_name(name, "the queue's name")
-        if retry is not None and not isinstance(retry, Retry):
-            message = f"queue {name!r}: retry must be a Retry, not {retry!r}"
-            raise UsageError(message)
+        _check_retry(name, retry)
         check_count(max_body, f"queue {name!r}: max_body")
         _check_order(name, ordered, max_running_per_key)
         _check_choice(priorities, f"queue {name!r}: priorities", ("strict", "weighted"))

@@ -118,8 +118,7 @@ def fetch(
             from the highest on, or how many of each priority (``"9=3 5=2"``). With limits: as many
             as may be read (``"all"``), or those and a place in the rounding (``"9 5 0 +0.6"``).
         limits: of the queue, or what a subscription lets through; with them, less may come than was
-            asked for. Or that what is read is gone from the queue: then ``settlements`` say what
-            comes back (see ``popping``).
+            asked for. ``AtMostOnce``: what is read is gone, and ``settlements`` bring some back.
         now_ms: the time, for tests; None: the server's clock.
 
     Guarantee: a delivery that this consumer does not own any more is not settled, but reported
@@ -138,12 +137,11 @@ def fetch(
         command = _reading(keys, limits, reads, head, ends)
         return Op((command,), decode=taken, repeatable=False)
     commands = [_SETTLE.call([*keys.common, *keys.queueing], [*head, *ends])]
-    prefixes = []
     for prefix, count in reads:
-        prefixes.append(prefix.encode())
         read = ("XREADGROUP", "GROUP", keys.group, consumer, "COUNT", count, "STREAMS")
         commands.append(Command((*read, keys.lane(prefix), ">")))
-    return Op(tuple(commands), partial(fetched, prefixes), repeatable=False)
+    decode = partial(fetched, [prefix.encode() for prefix, _ in reads])
+    return Op(tuple(commands), decode, repeatable=False)
 
 
 def _reading(

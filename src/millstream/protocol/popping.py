@@ -10,7 +10,8 @@ has a number; a call that is repeated after a lost reply does nothing twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from functools import partial
 from typing import Any
 
 from millstream.protocol.envelope import Envelope, entries_of
@@ -65,34 +66,35 @@ def pop(
         return _pop_list(keys, consumer, reads, [consumer, time, PROMOTED_AT_ONCE], ends, tokens)
     arguments = [keys.group, consumer, time, PROMOTED_AT_ONCE, urgent, *ends]
     commands = [_BEGIN.call([*keys.common, keys.returned(consumer)], arguments)]
-    prefixes = []
     for prefix, count in reads:
-        prefixes.append(prefix.encode())
         read = ("XREADGROUP", "GROUP", keys.group, consumer, "COUNT", count, "NOACK", "STREAMS")
         commands.append(Command((*read, keys.lane(prefix), ">")))
     commands.append(_END.call([*keys.common, *keys.queueing], [keys.group, time]))
-
-    def decode(replies: list[Any]) -> Fetched:
-        (kept, refused), *read, told = replies
-        due, front, suspect, ready, now, priorities, since = told
-        envelopes: list[Envelope] = []
-        for prefix, reply in zip(prefixes, read, strict=True):
-            if reply:
-                envelopes += entries_of(reply[0][1], prefix)
-        more = front or suspect or ready or priorities
-        return Fetched(
-            envelopes=envelopes,
-            kept=_kept(kept, tokens),
-            # Without memory for what is due the consumer must not spin.
-            next_due_ms=1000 if refused else None if due < 0 else due / 1000,
-            front=front,
-            suspect=suspect,
-            now_ms=now,
-            priorities=() if refused else priorities,
-            outlook=Outlook("more" if more and not refused else "empty", 0, tuple(since)),
-        )
-
+    decode = partial(_popped, [prefix.encode() for prefix, _ in reads], tokens)
     return Op(tuple(commands), decode, repeatable=False, atomic=True)
+
+
+def _popped(prefixes: Sequence[bytes], tokens: Mapping[int, bytes], replies: list[Any]) -> Fetched:
+    """Read what the scripts answered, and the reads between them."""
+    (kept, refused), *read, told = replies
+    due, front, suspect, ready, now, priorities, since = told
+    envelopes: list[Envelope] = []
+    for prefix, reply in zip(prefixes, read, strict=True):
+        if reply:
+            envelopes += entries_of(reply[0][1], prefix)
+    # Without memory for what is due or urgent the consumer must not spin.
+    due_ms = 1000 if refused else None if due < 0 else due / 1000
+    more = front or suspect or ready or (priorities and not refused)
+    return Fetched(
+        envelopes=envelopes,
+        kept=_kept(kept, tokens),
+        next_due_ms=due_ms,
+        front=front,
+        suspect=suspect,
+        now_ms=now,
+        priorities=() if refused else priorities,
+        outlook=Outlook("more" if more else "empty", 0, tuple(since)),
+    )
 
 
 def _pop_list(
@@ -101,7 +103,7 @@ def _pop_list(
     reads: Sequence[tuple[str, int]],
     head: Sequence[Argument],
     ends: Sequence[Argument],
-    tokens: dict[int, bytes],
+    tokens: Mapping[int, bytes],
 ) -> Op[Fetched]:
     most = sum(count for _, count in reads)
     command = _LIST.call([*keys.listed, keys.returned(consumer)], [*head, most, *ends])
@@ -140,7 +142,7 @@ def _told(end: Settlement) -> tuple[Argument, ...]:
     return end.number, end.verb, envelope.state.id, end.note, len(fields), *fields
 
 
-def _kept(kept: Sequence[tuple[int, bytes]], tokens: dict[int, bytes]) -> dict[bytes, str]:
+def _kept(kept: Sequence[tuple[int, bytes]], tokens: Mapping[int, bytes]) -> dict[bytes, str]:
     return {tokens[number]: problem.decode("utf-8", "replace") for number, problem in kept}
 
 

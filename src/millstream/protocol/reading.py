@@ -78,11 +78,14 @@ class Reading:
     @classmethod
     def of(cls, source: Source[Any]) -> Self:
         """Return the state of a reader that begins."""
+        popping = isinstance(source.limits, AtMostOnce)
         return cls(
             weighted=source.priorities == "weighted",
             limited=isinstance(source.limits, Limits),
             sieved=isinstance(source.limits, Sieve),
-            popping=isinstance(source.limits, AtMostOnce),
+            popping=popping,
+            # Nobody else has anything of what it takes.
+            sweep_at=math.inf if popping else -math.inf,
         )
 
     @property

@@ -41,5 +41,5 @@ elseif most > 0 then
   if redis.call('EXISTS', KEYS[2], KEYS[13]) > 0 then nudge() end
 end
 redis.pcall('ZADD', KEYS[10], 'XX', now, consumer)
-forget_one(now - 300000)
+forget_silent(now - 300000)
 return { kept, microseconds(now, due), now, paused, taken }

@@ -24,11 +24,12 @@ end
 -- @include give_back
 -- @include life
 local now = clock(ARGV[3])
-show_life()
 local kept = give_back(6, KEYS[14], now)
 local due = next_due()
 local refused = due and due <= now and promote(now, ARGV[4])
 local left, denied = raise(ARGV[5], now)
 -- Those behind are left for other readers, who may be asleep.
 if left then redis.pcall('XADD', KEYS[8], 'MAXLEN', 16, '*', 'priority', 'more') end
+-- Behind all that a full server may refuse, which it does only before the first write of a script.
+show_life()
 return { kept, (refused or denied) and 1 or 0 }

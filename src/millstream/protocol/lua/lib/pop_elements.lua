@@ -25,11 +25,12 @@ local function pop(list, most, taken, now)
   end
 end
 
--- Nobody sweeps where nothing is in flight: each call may remove one consumer that is long gone.
-local function forget_one(before)
-  local silent = redis.call('ZRANGEBYSCORE', KEYS[10], '-inf', before, 'LIMIT', 0, 1)[1]
-  if silent and redis.call('EXISTS', processing(silent)) == 0 then
-    redis.call('HDEL', KEYS[9], silent)
-    redis.call('ZREM', KEYS[10], silent)
+-- Nobody sweeps where nothing is in flight: each call removes some consumers that are long gone.
+local function forget_silent(before)
+  for _, consumer in ipairs(redis.call('ZRANGEBYSCORE', KEYS[10], '-inf', before, 'LIMIT', 0, 100)) do
+    if redis.call('EXISTS', processing(consumer)) == 0 then
+      redis.call('HDEL', KEYS[9], consumer)
+      redis.call('ZREM', KEYS[10], consumer)
+    end
   end
 end
