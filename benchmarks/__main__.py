@@ -19,6 +19,7 @@ from benchmarks import (
     latency,
     memory,
     sending,
+    topics,
 )
 from benchmarks.measure import Bench, Row, Sizes, Topic
 from benchmarks.report import WIDTH, as_json, machine, print_table
@@ -31,6 +32,7 @@ TOPICS: Mapping[str, Topic] = {
     "consuming": consuming.TOPIC,
     "end-to-end": end_to_end.TOPIC,
     "features": features.TOPIC,
+    "topics": topics.TOPIC,
     "latency": latency.TOPIC,
     "memory": memory.TOPIC,
     "delays": delays.TOPIC,

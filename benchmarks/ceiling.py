@@ -12,15 +12,15 @@ from benchmarks.measure import Bench, Sample, Stopwatch
 from benchmarks.messages import BODIES, KEY
 from benchmarks.server import pack
 
-__all__ = ["BATCH", "consume", "fill", "send", "send_singly"]
+__all__ = ["BATCH", "consume", "fill", "read_all", "send", "send_singly"]
 
 BATCH = 500
 
 
-def fill(bench: Bench, count: int) -> None:
-    """Put messages into the queue: a plain XADD is a valid send."""
+def fill(bench: Bench, count: int, key: str = KEY) -> None:
+    """Put messages into the queue, or another stream: a plain XADD is a valid send."""
     for size, bodies in _batches(count):
-        payload = [pack(("XADD", KEY, "*", "b", body)) for body in bodies]
+        payload = [pack(("XADD", key, "*", "b", body)) for body in bodies]
         bench.bare.write(b"".join(payload))
         bench.bare.read(size)
 
@@ -61,6 +61,20 @@ def consume(bench: Bench, count: int) -> Sample:
             bare.write(ack + delete + read)
             reply = bare.read(3)[2]
     bench.expect(0)
+    return watch.sample(count)
+
+
+def read_all(bench: Bench, count: int, key: str) -> Sample:
+    """Read a stream from its first entry to its last, a batch a round trip."""
+    fill(bench, count, key)
+    bare, start, found = bench.bare, b"-", 0
+    with Stopwatch(bench.bare) as watch:
+        while page := bare.ask("XRANGE", key, start, "+", "COUNT", BATCH):
+            found += len(page)
+            start = b"(" + page[-1][0]
+    if found != count:
+        error = f"{found} entries were read, there should be {count}"
+        raise RuntimeError(error)
     return watch.sample(count)
 
 

@@ -52,6 +52,14 @@ FEATURES: Mapping[str, Feature] = {
         _key,
     ),
     "list": Feature("in a list", ms.Queue("bench", Order, store="list")),
+    "at_most_once": Feature(
+        "at most once", ms.Queue("bench", Order, delivery="at_most_once"), sends_alike=True
+    ),
+    "list_at_most_once": Feature(
+        "in a list, at most once",
+        ms.Queue("bench", Order, store="list", delivery="at_most_once"),
+        sends_alike=True,
+    ),
     "bound": Feature("with a bound", ms.Queue("bench", Order, bound=ms.Bound(MANY))),
     "rate": Feature("with a rate", ms.Queue("bench", Order, rate=ms.Rate(MANY)), sends_alike=True),
     "max_running": Feature(

@@ -8,7 +8,18 @@ import msgspec
 
 import millstream as ms
 
-__all__ = ["BODIES", "KEY", "ORDERS", "QUEUE", "STAMPS", "STAMPS_KEY", "Order", "Stamp"]
+__all__ = [
+    "BODIES",
+    "KEY",
+    "LOG_KEY",
+    "ORDERS",
+    "QUEUE",
+    "STAMPS",
+    "STAMPS_KEY",
+    "TOPIC",
+    "Order",
+    "Stamp",
+]
 
 
 class Order(msgspec.Struct):
@@ -53,7 +64,9 @@ BODIES: Final = [msgspec.json.encode(order) for order in ORDERS]
 
 QUEUE: Final = ms.Queue("bench", Order)
 STAMPS: Final = ms.Queue("stamps", Stamp)
+TOPIC: Final = ms.Topic("bench", Order)
 
 KEY: Final = "ms:{bench}:ready"
 STAMPS_KEY: Final = "ms:{stamps}:ready"
-"""The streams of the queues, which any client may XADD to: docs/wire-format.md."""
+LOG_KEY: Final = "ms:{bench}:log"
+"""The streams of the queues and the topic, which any client may XADD to: docs/wire-format.md."""

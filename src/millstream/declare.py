@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack, overload
 
 from millstream.codec import Codec, CodecName, codec_for
 from millstream.errors import UsageError
 from millstream.policy import (
+    AtMostOnce,
     Bound,
     Duration,
     Limits,
@@ -19,12 +20,25 @@ from millstream.policy import (
     check_count,
     milliseconds,
 )
+from millstream.queue_checks import (
+    check_bound,
+    check_choice,
+    check_delivery,
+    check_limits,
+    check_order,
+    check_policies,
+    check_store,
+)
 
 __all__ = ["DEFAULT_MAX_BODY", "Queue", "check_name", "check_partitions"]
 
 T = TypeVar("T")
 
 Store = Literal["stream", "list"]
+Guarantee = Literal["at_least_once", "at_most_once"]
+
+_DEFAULT_LEASE = timedelta(seconds=30)
+"""An object of its own: it tells that nobody has asked for a lease."""
 
 # Braces would change the hash tag, a slash separates partitions; both would move keys to another
 # slot of a cluster. Whitespace and control characters make names that nobody can type, and lone
@@ -52,42 +66,6 @@ def check_name(name: object, kind: str) -> str:
     return name
 
 
-def _check_choice(value: object, name: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        message = f"{name} must be {' or '.join(map(repr, choices))}, not {value!r}"
-        raise UsageError(message)
-
-
-def _check_order(name: str, ordered: object, max_running_per_key: object) -> None:
-    if not isinstance(ordered, bool):
-        message = f"queue {name!r}: ordered must be True or False, not {ordered!r}"
-        raise UsageError(message)
-    if max_running_per_key is None:
-        return
-    check_count(max_running_per_key, f"queue {name!r}: max_running_per_key")
-    if ordered:
-        message = (
-            f"queue {name!r}: ordered runs one message of a key at a time already: "
-            "leave out max_running_per_key"
-        )
-        raise UsageError(message)
-
-
-def _check_limits(name: str, partitions: int, rate: object, max_running: object) -> None:
-    if rate is not None and not isinstance(rate, Rate):
-        message = f"queue {name!r}: rate must be a Rate, not {rate!r}"
-        raise UsageError(message)
-    if max_running is not None:
-        check_count(max_running, f"queue {name!r}: max_running")
-    if partitions > 1 and not (rate is None and max_running is None):
-        parameter = "max_running" if rate is None else "rate"
-        message = (
-            f"queue {name!r}: {parameter} holds for a whole queue and is counted in one place, so "
-            "it cannot be combined with partitions"
-        )
-        raise UsageError(message)
-
-
 class QueueOptions(TypedDict, total=False):
     """The keyword parameters of ``Queue``, for type checkers."""
 
@@ -105,11 +83,12 @@ class QueueOptions(TypedDict, total=False):
     bound: Bound | None
     store: Store
     keep: Retain | None
+    delivery: Guarantee
 
 
 @dataclass(frozen=True, slots=True, init=False)
 class Queue(Generic[T]):
-    """A point-to-point queue: each message is handled by one consumer, at least once.
+    """A point-to-point queue: each message is handled by one consumer, at least once by default.
 
     Args:
         name: 1 to 200 characters; producers and workers in any language share it.
@@ -143,6 +122,10 @@ class Queue(Generic[T]):
         keep: how long messages are kept once they are acknowledged, for ``replay`` and ``resend``
             (docs/replay.md): each bound holds, and ``max_age`` counts from then. The consumers'
             declaration counts. Default: not at all.
+        delivery: ``at_least_once`` (default); ``at_most_once``: what a consumer takes is deleted in
+            the same step, so nothing is handled twice, a consumer that dies loses what it had
+            taken, and there are no retries and no leases (docs/at-most-once.md). The consumers'
+            declaration counts; all users of a queue should agree.
 
     Raises:
         UsageError: a parameter does not make sense; it names the parameter.
@@ -163,6 +146,7 @@ class Queue(Generic[T]):
     bound: Bound | None
     store: Store
     keep: Retain | None
+    delivery: Guarantee
     codec: Codec[T] = field(repr=False, compare=False)
     # What a client remembers its way to the queue by.
     place: str = field(repr=False, compare=False)
@@ -182,7 +166,7 @@ class Queue(Generic[T]):
         body_type: Any = Any,
         *,
         retry: Retry | None = None,
-        lease: Duration = 30.0,
+        lease: Duration = _DEFAULT_LEASE,
         codec: CodecName = "json",
         max_body: int = DEFAULT_MAX_BODY,
         ordered: bool = False,
@@ -195,16 +179,17 @@ class Queue(Generic[T]):
         bound: Bound | None = None,
         store: Store = "stream",
         keep: Retain | None = None,
+        delivery: Guarantee = "at_least_once",
     ) -> None:
         check_name(name, "the queue's name")
-        _check_policies(name, retry, keep)
+        check_policies(name, retry, keep)
         check_count(max_body, f"queue {name!r}: max_body")
-        _check_order(name, ordered, max_running_per_key)
-        _check_choice(priorities, f"queue {name!r}: priorities", ("strict", "weighted"))
-        _check_choice(expired, f"queue {name!r}: expired", ("dead", "drop"))
+        check_order(name, ordered, max_running_per_key)
+        check_choice(priorities, f"queue {name!r}: priorities", ("strict", "weighted"))
+        check_choice(expired, f"queue {name!r}: expired", ("dead", "drop"))
         check_partitions(f"queue {name!r}", ordered, partitions)
-        _check_limits(name, partitions, rate, max_running)
-        _check_bound(name, bound, partitions)
+        check_limits(name, partitions, rate, max_running)
+        check_bound(name, bound, partitions)
         # The dataclass is frozen, so its own constructor sets fields in this way, too.
         put = object.__setattr__
         put(self, "name", name)
@@ -220,11 +205,13 @@ class Queue(Generic[T]):
         put(self, "bound", bound)
         put(self, "store", store)
         put(self, "keep", keep)
+        put(self, "delivery", delivery)
         put(self, "place", _place(name, partitions if ordered else None, bound, store))
         put(self, "rate", rate)
         put(self, "max_running", max_running)
         put(self, "codec", codec_for(body_type, self.title, codec))
-        _check_store(self)
+        check_store(self)
+        check_delivery(self, retry=retry, lease=None if lease is _DEFAULT_LEASE else lease)
 
     @property
     def title(self) -> str:
@@ -232,8 +219,10 @@ class Queue(Generic[T]):
         return f"queue {self.name!r}"
 
     @property
-    def limits(self) -> Limits | None:
-        """What bounds its deliveries; None: nothing does."""
+    def limits(self) -> Limits | AtMostOnce | None:
+        """What bounds its deliveries, or makes them final; None: nothing does."""
+        if self.delivery == "at_most_once":
+            return AtMostOnce()
         if self.rate is None and self.max_running is None:
             return None
         return Limits(self.rate, self.max_running)
@@ -275,70 +264,6 @@ def check_partitions(where: str, ordered: object, partitions: int) -> None:
         message = (
             f"{where}: partitions={partitions} needs ordered=True: any number of workers share what "
             "is not ordered as it is"
-        )
-        raise UsageError(message)
-
-
-def _check_bound(name: str, bound: object, partitions: int) -> None:
-    if bound is None:
-        return
-    if not isinstance(bound, Bound):
-        message = f"queue {name!r}: bound must be a Bound, not {bound!r}"
-        raise UsageError(message)
-    if partitions != 1:
-        message = (
-            f"queue {name!r}: bound={bound.length} and partitions={partitions} do not go together: "
-            "no partition knows how many messages the others have"
-        )
-        raise UsageError(message)
-
-
-def _check_policies(name: str, retry: object, keep: object) -> None:
-    if retry is not None and not isinstance(retry, Retry):
-        message = f"queue {name!r}: retry must be a Retry, not {retry!r}"
-        raise UsageError(message)
-    if keep is None:
-        return
-    if not isinstance(keep, Retain):
-        message = f"queue {name!r}: keep must be a Retain, not {keep!r}"
-        raise UsageError(message)
-    if not keep.bounded:
-        message = (
-            f"queue {name!r}: keep=Retain() without max_age, max_length or max_bytes would keep "
-            "nothing: give a bound"
-        )
-        raise UsageError(message)
-    if not keep.until_consumed:
-        message = (
-            f"queue {name!r}: keep: until_consumed is for topics. What a queue keeps has been handled, "
-            "so leave it out"
-        )
-        raise UsageError(message)
-
-
-NOT_IN_A_LIST = {
-    "ordered": "a list has no lines of keys beside it: pass ordered=True to a stream queue",
-    "max_running_per_key": "a list has no lines of keys beside it: use a stream queue",
-    "rate": "deliveries of a list are not counted: use a stream queue",
-    "max_running": "deliveries of a list are not counted: use a stream queue",
-    "bound": "whoever pushes to a list by other means is not held back: use a stream queue",
-    "keep": "what was handled would be kept in a stream, which a list queue does without: use a stream queue",
-}
-"""What a list queue cannot do -> why. Producers learn of the rest when they send."""
-
-
-def _check_store(queue: Queue[Any]) -> None:
-    _check_choice(queue.store, f"queue {queue.name!r}: store", ("stream", "list"))
-    if queue.store == "stream":
-        return
-    for parameter, reason in NOT_IN_A_LIST.items():
-        if getattr(queue, parameter) not in (None, False):
-            message = f'queue {queue.name!r}: {parameter} does not go with store="list": {reason}'
-            raise UsageError(message)
-    if queue.priorities != "strict":
-        message = (
-            f'queue {queue.name!r}: priorities do not go with store="list": it hands out messages in '
-            "the order in which they came: use a stream queue"
         )
         raise UsageError(message)
 

@@ -197,6 +197,9 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
         dropped: deleted so far because their time to live was over (``Queue(expired="drop")``), or
             to make room (``Bound(on_full="drop_oldest")``).
         cancelled: deleted by ``cancel`` so far, before a handler had them.
+        failed: lost with a handler that failed so far, in a queue with ``delivery="at_most_once"``.
+            There, ``acked`` counts what was handed out and has neither failed nor come back, and
+            nothing is ever in flight.
         consumers: who reads from the queue.
         paused: whether it is paused, so that nobody gets a message.
         partitions: the same of each partition, when the queue has several; they are counted one
@@ -218,6 +221,7 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
     dropped: int
     cancelled: int
     consumers: tuple[ConsumerStats, ...]
+    failed: int = 0
     paused: bool = False
     partitions: tuple[QueueStats, ...] = ()
     kept: int = 0

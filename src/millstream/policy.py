@@ -14,6 +14,7 @@ from typing import Literal
 from millstream.errors import UsageError
 
 __all__ = [
+    "AtMostOnce",
     "Backoff",
     "Bound",
     "Duration",
@@ -204,6 +205,11 @@ class Sieve:
 
     filter: str | None
     ordered: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AtMostOnce:
+    """What a consumer takes of a queue is gone from it, whatever becomes of the consumer."""
 
 
 def check_count(value: object, name: str) -> None:

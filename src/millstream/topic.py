@@ -288,6 +288,11 @@ class Subscription(Generic[T]):
         return "strict"
 
     @property
+    def delivery(self) -> Literal["at_least_once"]:
+        """Messages of a subscription are acknowledged."""
+        return "at_least_once"
+
+    @property
     def limits(self) -> Sieve | None:
         """What its readers are not given; None: they are given everything."""
         if self.filter is None and not self.topic.ordered:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
 
 from millstream.declare import DEFAULT_MAX_BODY, Queue, check_name
 from millstream.errors import UsageError
-from millstream.policy import Backoff, Bound, Limits, Rate, Retain, Retry
+from millstream.policy import AtMostOnce, Backoff, Bound, Limits, Rate, Retain, Retry
 
 
 class Order(msgspec.Struct):
@@ -150,12 +150,54 @@ def test_a_name_may_not_be(name: Any) -> None:
             {"keep": Retain(max_length=5, until_consumed=False)},
             "queue 'orders': keep: until_consumed is for topics",
         ),
+        ({"delivery": "exactly_once"}, "queue 'orders': delivery must be 'at_least_once' or"),
     ],
 )
 def test_a_parameter_that_makes_no_sense_is_refused(options: dict[str, Any], message: str) -> None:
     """The error names the queue and the parameter."""
     with pytest.raises(UsageError, match=f"^{message}"):
         Queue("orders", **options)
+
+
+@pytest.mark.parametrize("store", ["stream", "list"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ordered": True},
+        {"ordered": True, "partitions": 2},
+        {"max_running_per_key": 1},
+        {"rate": Rate(5)},
+        {"max_running": 1},
+        {"retry": Retry()},
+        {"lease": 30},
+    ],
+    ids=str,
+)
+def test_at_most_once_refuses_what_it_cannot_keep(
+    options: dict[str, Any], store: Literal["stream", "list"]
+) -> None:
+    """The error names the parameter and what it does not go with, whatever the value is."""
+    with pytest.raises(
+        UsageError, match=f"^queue 'orders': {next(iter(options))} does not go with"
+    ):
+        Queue("orders", delivery="at_most_once", store=store, **options)
+
+
+def test_at_most_once_goes_with_the_rest() -> None:
+    """What bounds or chooses messages before they are taken may be declared."""
+    queue: Queue[Any] = Queue(
+        "orders",
+        codec="msgpack",
+        max_body=10,
+        priorities="weighted",
+        expired="drop",
+        bound=Bound(10),
+        delivery="at_most_once",
+    )
+
+    assert queue.limits == AtMostOnce()
+    assert Queue("orders", store="list", delivery="at_most_once").delivery == "at_most_once"
+    assert Queue("orders").delivery == "at_least_once"
 
 
 @pytest.mark.parametrize("body_type", [bytes, str, Any])

@@ -7,11 +7,13 @@ from itertools import pairwise, permutations
 
 import pytest
 
+from millstream.declare import Queue
 from millstream.protocol.consume import Fetched
 from millstream.protocol.envelope import Envelope
+from millstream.protocol.keys import queue_keys
 from millstream.protocol.limits import Outlook
 from millstream.protocol.reading import Reading
-from millstream.protocol.watch import Watch
+from millstream.protocol.watch import Watch, listen
 
 
 def some(count: int, prefix: str = "") -> list[Envelope]:
@@ -330,3 +332,32 @@ class TestWatch:
         assert paused.covers(paused)
         assert not paused.covers(going)
         assert not going.covers(paused)
+
+
+def test_who_pops_sleeps_for_news_alone() -> None:
+    """No lane is in its sleep, paused or not: what a sleep brought would be lost with its reply."""
+    reading = Reading.of(Queue("orders", delivery="at_most_once"))
+    since = (b"1-0", b"2-0", b"3-0", b"4-0")
+    nothing = Fetched(envelopes=[], outlook=Outlook("empty", since=since))
+    reading.fetched(nothing, reading.reads(10), 0)
+
+    assert not reading.more
+    assert reading.sleep(0) == math.inf
+    for paused in (False, True):
+        reading.paused = paused
+        watch = reading.watch()
+        assert (watch.lanes, watch.since) == ((), since)
+        op = listen([(queue_keys("ms", "orders"), watch)], "w", 1000)
+        assert op.commands[0].arguments[0] == "XREAD"
+
+
+def test_who_pops_holds_no_suspect() -> None:
+    """It kills one consumer at most, so others may be taken meanwhile."""
+    reading = Reading.of(Queue("orders", delivery="at_most_once"))
+    reading.suspect = True
+    reads = reading.reads(10)
+    found = Fetched(envelopes=some(1, "s"), suspect=1, outlook=Outlook("more", since=(b"0-0",) * 4))
+    reading.fetched(found, reads, 0)
+
+    assert reads[0] == ("s", 1)
+    assert reading.reads(10)[0] == ("s", 1)

@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 
 from millstream.aio.delivery import Delivery
 from millstream.aio.part import Part
+from millstream.aio.popped import PoppedPart
 from millstream.aio.sleeper import Sleeper
 from millstream.driver.aio import AsyncDriver
 from millstream.driver.aio_listener import AsyncListener
@@ -57,10 +58,17 @@ class QueueReader(Generic[T]):
         self._driver = driver
         self._sleeper = Sleeper(driver, listener, keys=keys, consumer=consumer)
         self._title = queue.title
-        self._parts = [
-            Part(driver, keeper, queue=queue, keys=one, consumer=consumer, prefetch=prefetch)
-            for one in keys
-        ]
+        self._parts: list[Part[T] | PoppedPart[T]]
+        if queue.delivery == "at_most_once":
+            self._parts = [
+                PoppedPart(driver, queue=queue, keys=one, consumer=consumer, prefetch=prefetch)
+                for one in keys
+            ]
+        else:
+            self._parts = [
+                Part(driver, keeper, queue=queue, keys=one, consumer=consumer, prefetch=prefetch)
+                for one in keys
+            ]
         # Where to look first: behind the partition that the last fetch was from.
         self._first = 0
         # One of `next` and `aclose` at a time: a client may be closed while a receiver waits.

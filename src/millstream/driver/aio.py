@@ -16,7 +16,7 @@ from millstream.driver.aio_waiting import AsyncWaitingSender
 from millstream.driver.aio_wire import AsyncWire
 from millstream.driver.blocking import BlockingDriver
 from millstream.driver.faults import DEMOTED, ERROR_REPLIES, Tries, code_of, refusal, translate
-from millstream.driver.packing import pack
+from millstream.driver.packing import executed, pack, pack_op
 from millstream.driver.server_check import check_server, server_info
 from millstream.driver.target import Target, resolve
 from millstream.errors import BrokerError, NotConnected, TimedOut, UsageError
@@ -119,10 +119,12 @@ class AsyncDriver:
             message = "this client was made before a fork: make one in each process"
             raise UsageError(message)
         tries = Tries(clock() + self._timeout)
-        payload = pack(op.commands)
+        payload, count = pack_op(op)
         while True:
             try:
-                replies = await wire.call(payload, len(op.commands))
+                replies = executed(op, await wire.call(payload, count))
+                if replies is None:
+                    replies = await wire.call(pack(op.commands), len(op.commands))
                 error = await self._load_scripts(wire, op, replies)
                 if error is None:
                     return op.decode(replies)

@@ -23,7 +23,7 @@ from millstream.driver.faults import (
     refusal,
     translate,
 )
-from millstream.driver.packing import pack
+from millstream.driver.packing import executed, pack, pack_op
 from millstream.driver.server_check import check_server, server_info
 from millstream.driver.target import Target, resolve
 from millstream.errors import BrokerError, NotConnected, TimedOut, UsageError
@@ -224,10 +224,12 @@ class BlockingDriver:
             message = "this client was made before a fork: make one in each process"
             raise UsageError(message)
         tries = Tries(time.monotonic() + self._timeout)
-        payload = pack(op.commands)
+        payload, count = pack_op(op)
         while True:
             try:
-                replies = wire.call(payload, len(op.commands))
+                replies = executed(op, wire.call(payload, count))
+                if replies is None:
+                    replies = wire.call(pack(op.commands), len(op.commands))
                 error = self._load_scripts(wire, op, replies)
                 if error is None:
                     return op.decode(replies)

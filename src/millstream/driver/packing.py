@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import hiredis
+from redis import exceptions
 
-from millstream.protocol.op import Command
+from millstream.driver.faults import ERROR_REPLIES
+from millstream.protocol.op import Command, Op
 
-__all__ = ["pack"]
+__all__ = ["executed", "pack", "pack_op"]
+
+_BEGIN, _END = Command(("MULTI",)), Command(("EXEC",))
 
 # Its type hints know only tuples of one.
 _pack: Any = hiredis.pack_command
@@ -20,6 +24,28 @@ def pack(commands: Sequence[Command]) -> bytes:
     if len(commands) == 1:
         return _packed(commands[0])
     return b"".join([_packed(command) for command in commands])
+
+
+def pack_op(op: Op[Any]) -> tuple[bytes, int]:
+    """Return what goes over the wire for an operation, and how many replies come back."""
+    commands = (_BEGIN, *op.commands, _END) if op.atomic else op.commands
+    return pack(commands), len(commands)
+
+
+def executed(op: Op[Any], replies: list[Any]) -> list[Any] | None:
+    """Return the replies of an operation's commands; None: the server has no memory to run it as one.
+
+    When the server refuses a transaction for another reason, that is the one reply.
+    """
+    if not op.atomic:
+        return replies
+    result = replies[-1]
+    if isinstance(result, list):
+        return result
+    errors = [reply for reply in replies if isinstance(reply, ERROR_REPLIES)]
+    if any(isinstance(error, exceptions.OutOfMemoryError) for error in errors):
+        return None
+    return errors[:1]
 
 
 def _packed(command: Command) -> bytes:

@@ -61,6 +61,7 @@ def stats(keys: QueueKeys) -> Op[QueueStats]:
             crashed=int(totals.get(b"crashed", 0)),
             dropped=int(totals.get(b"dropped", 0)),
             cancelled=int(totals.get(b"cancelled", 0)),
+            failed=int(totals.get(b"failed", 0)),
             consumers=consumers_of(consumers),
             paused=bool(paused),
             kept=kept[0] if kept else 0,  # a list queue keeps nothing

@@ -11,8 +11,8 @@ from functools import partial
 from typing import Any
 
 from millstream.errors import NotConnected, ServerRefused, TimedOut
-from millstream.policy import Limits, Retain, Sieve
-from millstream.protocol import lists
+from millstream.policy import AtMostOnce, Limits, Retain, Sieve
+from millstream.protocol import lists, popping
 from millstream.protocol.envelope import Envelope, entries_of
 from millstream.protocol.fetched import Fetched, fetched, taken
 from millstream.protocol.kept import ends_of
@@ -78,6 +78,7 @@ def register(
         return register_at(keys, source, consumer, lease_ms)
     if keys.store == "list":
         return lists.register(keys, consumer, lease_ms)
+    pops = source is not None and isinstance(source.limits, AtMostOnce)
     command = _REGISTER.call(
         [*keys.lanes, keys.wake, keys.consumers, keys.paused, keys.config],
         [keys.group, consumer, lease_ms],
@@ -88,7 +89,9 @@ def register(
         if partitions is not None and stored is not None:
             check_number(keys.title, partitions, int(stored))
 
-    return Op((command,), decode)
+    # Nobody sweeps where nothing is in flight: who starts looks for those that are gone.
+    tidying = (popping.tidy(keys, consumer),) if pops else ()
+    return Op((command, *tidying), decode)
 
 
 def fetch(
@@ -100,7 +103,7 @@ def fetch(
     acks: Sequence[bytes] = (),
     wake: bool = False,
     urgent: str = "",
-    limits: Limits | Sieve | None = None,
+    limits: Limits | Sieve | AtMostOnce | None = None,
     keep: Retain | None = None,
     now_ms: int | None = None,
 ) -> Op[Fetched]:
@@ -118,13 +121,15 @@ def fetch(
             from the highest on, or how many of each priority (``"9=3 5=2"``). With limits: as many
             as may be read (``"all"``), or those and a place in the rounding (``"9 5 0 +0.6"``).
         limits: of the queue, or what a subscription lets through; with them, less may come than was
-            asked for.
+            asked for. ``AtMostOnce``: what is read is gone, and ``settlements`` bring some back.
         keep: what the queue keeps of what is acknowledged; None: nothing.
         now_ms: the time, for tests; None: the server's clock.
 
     Guarantee: a delivery that this consumer does not own any more is not settled, but reported
     as lost. It is not repeatable: a lost reply may have brought messages (see ``own_pending``).
     """
+    if isinstance(limits, AtMostOnce):
+        return popping.pop(keys, consumer, settlements, reads, urgent=urgent, now_ms=now_ms)
     if keys.store == "list":
         return lists.fetch(keys, consumer, settlements, reads, acks=acks, wake=wake, now_ms=now_ms)
     time = "" if now_ms is None else now_ms
@@ -135,12 +140,11 @@ def fetch(
         command = _reading(keys, limits, reads, head, ends, kept)
         return Op((command,), decode=taken, repeatable=False)
     commands = [_SETTLE.call([*keys.common, *keys.queueing, *kept], [*head, *ends])]
-    prefixes = []
     for prefix, count in reads:
-        prefixes.append(prefix.encode())
         read = ("XREADGROUP", "GROUP", keys.group, consumer, "COUNT", count, "STREAMS")
         commands.append(Command((*read, keys.lane(prefix), ">")))
-    return Op(tuple(commands), partial(fetched, prefixes), repeatable=False)
+    decode = partial(fetched, [prefix.encode() for prefix, _ in reads])
+    return Op(tuple(commands), decode, repeatable=False)
 
 
 def _reading(
@@ -352,7 +356,7 @@ def settle(
     consumer: str,
     settlement: Settlement,
     *,
-    limits: Limits | Sieve | None = None,
+    limits: Limits | Sieve | AtMostOnce | None = None,
     keep: Retain | None = None,
 ) -> Plan[bool]:
     """End one delivery; the result is whether this consumer still owned it.

@@ -75,6 +75,7 @@ class Envelope(msgspec.Struct, eq=False, gc=False):
 
     Args:
         token: prefix of the lane and id of the entry; it names the delivery when it is settled.
+            Slashes behind it tell apart those whose ids are equal (see ``popping``).
         fields: names and values in turn, as the server sends them.
     """
 
@@ -174,7 +175,7 @@ class Envelope(msgspec.Struct, eq=False, gc=False):
 def _parse(
     token: bytes, fields: Mapping[bytes, bytes]
 ) -> tuple[State, Mapping[str, str], str | None]:
-    entry_id = token.lstrip(b"fs").decode()
+    entry_id = token.lstrip(b"fs").rstrip(b"/").decode()
     state, headers, problem = State(id=entry_id), _NO_HEADERS, None
     if b"s" in fields:
         try:

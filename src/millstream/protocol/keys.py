@@ -196,6 +196,13 @@ class QueueKeys:
             *(self.paused, self.control, f"{self.prefix}:list-front"),
         )
 
+    def returned(self, consumer: str) -> str:
+        """Return the key with the number of the last message that a consumer handed back; it expires.
+
+        Only what was taken at most once comes back in this way.
+        """
+        return f"{self.prefix}:returned:{consumer}"
+
     @property
     def landing(self) -> str:
         """The list where the sleeping reads of a list queue put what woke them."""

@@ -72,11 +72,14 @@ class Op(Generic[T]):
         commands: in the order in which the server runs them. Their keys share one hash slot.
         decode: raw replies (RESP2 types, one for each command) to the result.
         repeatable: whether the driver may send it again when the reply was lost.
+        atomic: whether the server is to run all of the commands or none, with nothing in between. A
+            server without free memory takes no transactions; it gets them one after the other.
     """
 
     commands: tuple[Command, ...]
     decode: Callable[[list[Any]], T]
     repeatable: bool = True
+    atomic: bool = False
 
 
 @dataclass(frozen=True, slots=True)

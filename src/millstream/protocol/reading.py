@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from millstream.policy import Limits, Sieve
+from millstream.policy import AtMostOnce, Limits, Sieve
 from millstream.protocol.consume import Fetched
 from millstream.protocol.keys import is_suspect
 from millstream.protocol.limits import Outlook
@@ -47,6 +47,7 @@ class Reading:
         paused: whether the queue is known to be paused.
         limited: whether the queue has limits.
         sieved: whether a filter, or the gates of its keys, decide what it may be given.
+        popping: whether what it takes is gone from the queue: no sleep must bring it a message.
         tokens_at: when the rate of the queue allows a look; -inf: it does now.
         slot: whether as many deliveries run as may.
         since: what a queue with limits that has nothing to read is watched from.
@@ -69,6 +70,7 @@ class Reading:
     paused: bool = False
     limited: bool = False
     sieved: bool = False
+    popping: bool = False
     tokens_at: float = -math.inf
     slot: bool = False
     since: tuple[bytes, ...] = ()
@@ -76,10 +78,14 @@ class Reading:
     @classmethod
     def of(cls, source: Source[Any]) -> Self:
         """Return the state of a reader that begins."""
+        popping = isinstance(source.limits, AtMostOnce)
         return cls(
             weighted=source.priorities == "weighted",
             limited=isinstance(source.limits, Limits),
             sieved=isinstance(source.limits, Sieve),
+            popping=popping,
+            # Nobody else has anything of what it takes.
+            sweep_at=math.inf if popping else -math.inf,
         )
 
     @property
@@ -177,7 +183,11 @@ class Reading:
         # Whoever waits for tokens must not take wake-ups from those who wait for slots.
         since = (_FROM_NOW_ON,) if self.limited and self.more else self.since
         return Watch(
-            *(suspects, self.sieved), paused=self.paused, limited=self.limited, since=since
+            *(suspects, self.sieved),
+            paused=self.paused,
+            limited=self.limited,
+            popping=self.popping,
+            since=since,
         )
 
     def woke(self, found: Fetched) -> None:
@@ -224,6 +234,9 @@ class Reading:
         return max(0.0, min(self.due_at, self.sweep_at, tokens_at) - now)
 
     def _hold_suspects(self, found: Fetched) -> None:
+        if self.popping:
+            # It is gone: should it kill this consumer, it kills no other.
+            return
         for envelope in found.envelopes:
             if is_suspect(envelope.token):
                 self.suspect_held = envelope.token

@@ -12,9 +12,9 @@ import msgspec
 from millstream.policy import Retry
 from millstream.protocol.envelope import Envelope
 
-__all__ = ["Settlement", "ack", "describe", "expire", "failure", "reject", "release"]
+__all__ = ["Settlement", "ack", "describe", "expire", "fail", "failure", "reject", "release"]
 
-Verb = Literal["ack", "retry", "reject", "release", "expire", "finish", "woken"]
+Verb = Literal["ack", "retry", "reject", "release", "expire", "finish", "woken", "fail"]
 
 _LONGEST_TEXT = 2000
 _TRACEBACK_LINES = 5
@@ -34,6 +34,8 @@ class Settlement:
         delay_ms: for a retry: how long it waits.
         failed: whether the handler failed, which counts as an attempt.
         note: JSON object merged into the message's state: reason, error, traceback.
+        envelope: the message, when the server does not have it any more (see ``popping``).
+        number: of what a consumer hands back of those, counted from 1.
     """
 
     verb: Verb
@@ -41,6 +43,8 @@ class Settlement:
     delay_ms: int = 0
     failed: bool = False
     note: bytes = b"{}"
+    envelope: Envelope | None = None
+    number: int = 0
 
 
 def ack(token: bytes, *, plain: bool = True) -> Settlement:
@@ -56,6 +60,11 @@ def ack(token: bytes, *, plain: bool = True) -> Settlement:
 def release(token: bytes) -> Settlement:
     """Hand the message back at once, without blame."""
     return Settlement("release", token)
+
+
+def fail(token: bytes) -> Settlement:
+    """The message is lost with its handler: it is gone from the queue, so this only counts."""
+    return Settlement("fail", token)
 
 
 def expire(token: bytes) -> Settlement:

@@ -27,7 +27,9 @@ class Watch:
             in the lanes would bring a normal message then, though urgent ones wait.
         limited: whether the queue has limits: a message that a sleep brings could be above them,
             so the sleep only tells that it is time to look.
-        since: in a queue with limits: any entry behind these ids of wake, ready, front and
+        popping: whether what is read is gone: a sleep only tells that it is time to look, for what
+            it brought would be lost with its reply.
+        since: in a queue with limits, or where messages are popped: any entry behind these ids of wake, ready, front and
             suspect ends the sleep of every reader. With the first alone, messages do not end it:
             none may be read before the rate allows it. Empty: it waits for a slot; a wake-up ends
             the sleep of one reader, which has to follow it. In a list queue that is paused: the
@@ -38,6 +40,7 @@ class Watch:
     sieved: bool = False
     paused: bool = False
     limited: bool = False
+    popping: bool = False
     since: tuple[bytes, ...] = ()
 
     def covers(self, other: Watch) -> bool:
@@ -46,12 +49,12 @@ class Watch:
 
     @property
     def _kind(self) -> tuple[bool, bool, bool, int]:
-        return self.sieved, self.paused, self.limited, len(self.since)
+        return self.sieved, self.paused and not self.popping, self.limited, len(self.since)
 
     @property
     def lanes(self) -> Sequence[str]:
         """Prefixes of the lanes from which a sleep brings messages."""
-        if self.paused or self.limited:
+        if self.paused or self.limited or self.popping:
             return ()
         without = ("" if self.sieved else None, None if self.suspects else "s")
         return [prefix for prefix in LANES if prefix not in without]
@@ -72,7 +75,7 @@ def listen(
     keys, watch = places[0]
     if keys.store == "list":
         return lists.sleep(keys, watch.since, block_ms)
-    if watch.since and not watch.paused:
+    if watch.since and (watch.popping or not watch.paused):
         return Op((_news(keys, watch, block_ms),), decode=_signal, repeatable=False)
     return wait_any([(keys, watch.lanes) for keys, watch in places], consumer, block_ms)
 

@@ -44,7 +44,7 @@ HEARD_OF = 60.0
 
 SUMS = (
     *("ready", "delayed", "in_flight", "dead", "kept"),
-    *("sent", "acked", "retried", "died", "crashed", "dropped", "cancelled"),
+    *("sent", "acked", "retried", "died", "crashed", "dropped", "cancelled", "failed"),
 )
 
 

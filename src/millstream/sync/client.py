@@ -302,7 +302,9 @@ class Client:
             UsageError: prefetch or wait is out of bounds.
             NotConnected, TimedOut: the server was lost and did not come back within the timeout.
 
-        Guarantee: each message is delivered at least once. Bodies that do not decode go to the
+        Guarantee: each message is delivered at least once, or, from a queue with
+        ``delivery="at_most_once"``, at most once: what was taken dies with this process, the buffer
+        included, and the deliveries need not be settled. Bodies that do not decode go to the
         dead letters and are not yielded.
         """
         check_source(queue)

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Generic, Protocol, TypeVar
 
-from millstream.errors import LeaseLost
+from millstream.errors import LeaseLost, UsageError
 from millstream.message import time_of
 from millstream.policy import Duration, Retry, milliseconds
 from millstream.protocol import settlement
@@ -48,6 +49,9 @@ class SyncDelivery(Generic[T]):
 
     Whoever does not settle it loses it when the lease runs out; then it is delivered again, and
     counts as a crash.
+
+    From a queue with ``delivery="at_most_once"`` it is done already: ``ack`` says nothing to the
+    server, ``reject`` still moves it to the dead letters, and the others are refused.
 
     Attributes:
         body: the decoded body.
@@ -137,9 +141,10 @@ class SyncDelivery(Generic[T]):
             reason: why, kept with the message.
 
         Raises:
-            UsageError: the delay is no duration.
+            UsageError: the delay is no duration, or the queue delivers at most once.
             LeaseLost: another consumer owns it by now; nothing was done.
         """
+        self._check_kept("retry")
         delay_ms = None if delay is None else milliseconds(delay, "delay")
         self._settle(
             settlement.failure(
@@ -168,8 +173,10 @@ class SyncDelivery(Generic[T]):
         """Hand it back at once, without blame: another consumer gets it next.
 
         Raises:
+            UsageError: the queue delivers at most once.
             LeaseLost: another consumer owns it by now; nothing was done.
         """
+        self._check_kept("release")
         self._settle(settlement.release(self.envelope.token))
 
     def extend(self, seconds: Duration) -> None:
@@ -183,14 +190,29 @@ class SyncDelivery(Generic[T]):
             seconds: from now; may be shorter than the rest of the lease.
 
         Raises:
-            UsageError: seconds is no duration.
+            UsageError: seconds is no duration, or the queue delivers at most once.
             LeaseLost: another consumer owns it by now.
         """
+        self._check_kept("extend")
         lease_ms = milliseconds(seconds, "seconds")
         if not self._owner.extend(self.envelope.token, lease_ms):
             raise self._lost()
 
+    def _check_kept(self, verb: str) -> None:
+        """Refuse what needs a message that the server still has."""
+        if self._queue.delivery == "at_most_once":
+            message = (
+                f'{self._queue.title} is declared with delivery="at_most_once": message {self.id} is '
+                f"gone from it, and nobody else may get it, so there is no {verb}()"
+            )
+            raise UsageError(message)
+
     def _settle(self, end: Settlement) -> None:
+        if self._queue.delivery == "at_most_once":
+            if self._settled:
+                raise self._lost()
+            # The server does not have it any more.
+            end = replace(end, envelope=self.envelope)
         if not self._owner.settle(end):
             raise self._lost()
         self._settled = True

@@ -16,6 +16,7 @@ from millstream.protocol.consume import Fetched
 from millstream.protocol.keys import QueueKeys
 from millstream.sync.delivery import SyncDelivery
 from millstream.sync.part import Part
+from millstream.sync.popped import PoppedPart
 from millstream.sync.sleeper import Sleeper
 from millstream.topic import Source
 
@@ -58,10 +59,17 @@ class QueueReader(Generic[T]):
         self._driver = driver
         self._sleeper = Sleeper(driver, listener, keys=keys, consumer=consumer)
         self._title = queue.title
-        self._parts = [
-            Part(driver, keeper, queue=queue, keys=one, consumer=consumer, prefetch=prefetch)
-            for one in keys
-        ]
+        self._parts: list[Part[T] | PoppedPart[T]]
+        if queue.delivery == "at_most_once":
+            self._parts = [
+                PoppedPart(driver, queue=queue, keys=one, consumer=consumer, prefetch=prefetch)
+                for one in keys
+            ]
+        else:
+            self._parts = [
+                Part(driver, keeper, queue=queue, keys=one, consumer=consumer, prefetch=prefetch)
+                for one in keys
+            ]
         # Where to look first: behind the partition that the last fetch was from.
         self._first = 0
         # One of `next` and `close` at a time: a client may be closed while a receiver waits.

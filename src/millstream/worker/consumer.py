@@ -144,6 +144,10 @@ class Consumer:
 
     async def run(self) -> None:
         """Work until stopped."""
+        if self.handler.queue.delivery == "at_most_once":
+            # It has nothing that others could take over, and what others have is theirs.
+            await self._reader.run()
+            return
         keys = self._reader.keys
         sweeper = asyncio.create_task(
             run_sweeper(self._mq.driver, keys, self.name, self.handler), name="millstream-sweeper"

@@ -113,6 +113,12 @@ def declare_handler(
     if retry is not None and not isinstance(retry, Retry):
         message = f"worker.on({name}): retry must be a Retry, not {retry!r}"
         raise UsageError(message)
+    if retry is not None and queue.delivery == "at_most_once":
+        message = (
+            f"worker.on({name}): retry does not go with {queue.title}: it is declared with "
+            'delivery="at_most_once", so nothing is tried again'
+        )
+        raise UsageError(message)
     if timeout is not None:
         timeout = milliseconds(timeout, f"worker.on({name}): timeout", minimum=0.001) / 1000
     if wait is not None:

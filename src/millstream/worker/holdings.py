@@ -292,8 +292,8 @@ class Holdings:
         for token in self.slots.drop_waiting():
             self.end(release(token))
 
-    def confirm(self, parcel: Parcel, found: Fetched) -> None:
-        """Let go of what the server has settled, and say what it refused."""
+    def confirm(self, parcel: Parcel, found: Fetched) -> int:
+        """Let go of what the server has settled, and say what it refused; return how many ended."""
         until = self.held.until
         for token in parcel.acks:
             until.pop(token, None)
@@ -316,6 +316,7 @@ class Holdings:
                 *(self._queue.title, len(kept), problem),
             )
             self._loop.call_later(STORE_AGAIN, self._settle_again, kept)
+        return len(parcel)
 
     def _settle_again(self, kept: list[Settlement]) -> None:
         for end in kept:

@@ -49,6 +49,8 @@ def ends_of(
     if isinstance(error, Reject):
         return [settlement.reject(one.envelope.token, error.reason) for one in deliveries]
     failure = _read(error)
+    if deliveries[0].queue.delivery == "at_most_once":
+        return _lost(deliveries, error, failure)
     ends = [
         settlement.failure(
             one.envelope,
@@ -70,6 +72,26 @@ def ends_of(
         exc_info=error if failure.line else None,
     )
     return ends
+
+
+def _lost(
+    deliveries: Sequence[Delivery[Any]], error: BaseException, failure: _Failure
+) -> list[Settlement]:
+    """What was taken at most once is gone; that it has failed is said and counted, and no more."""
+    first, others = deliveries[0], len(deliveries) - 1
+    problem = failure.line or (
+        f'RetryLater ({failure.reason}): the queue is declared with delivery="at_most_once", so '
+        "nothing can be tried again"
+    )
+    logger.warning(
+        "%s: message %s%s: %s (lost: taken at most once)",
+        first.queue.title,
+        first.id,
+        f", and {others} more of its batch" if others else "",
+        problem,
+        exc_info=error if failure.line else None,
+    )
+    return [settlement.fail(one.envelope.token) for one in deliveries]
 
 
 def _read(error: BaseException) -> _Failure:

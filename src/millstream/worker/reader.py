@@ -26,6 +26,7 @@ from millstream.protocol.recover import leave
 from millstream.protocol.settlement import Settlement
 from millstream.topic import Source
 from millstream.worker.holdings import Holdings
+from millstream.worker.popped import Popped
 from millstream.worker.prefetch import Prefetch
 
 __all__ = ["Reader"]
@@ -77,16 +78,23 @@ class Reader:
         self._event = asyncio.Event()
         listener.on_end = self._event.set
         self._sleeper = Sleeper(driver, listener, keys=[keys], consumer=consumer)
-        self.holdings = Holdings(
-            driver,
-            keeper,
-            self._reading,
-            self._event.set,
-            queue=queue,
-            keys=keys,
-            consumer=consumer,
-            prefetch=prefetch,
-        )
+        self.holdings: Holdings | Popped
+        if self._reading.popping:
+            self.holdings = Popped(
+                *(self._reading, self._event.set),
+                queue=queue,
+                keys=keys,
+                consumer=consumer,
+                prefetch=prefetch,
+            )
+        else:
+            self.holdings = Holdings(
+                *(driver, keeper, self._reading, self._event.set),
+                queue=queue,
+                keys=keys,
+                consumer=consumer,
+                prefetch=prefetch,
+            )
         self._stopping = False
         # Whether we know what we own: not at the start, and not after a lost reply.
         self._sure = False
@@ -230,8 +238,7 @@ class Reader:
         now = time.monotonic()
         if parcel or found.envelopes:
             self._pause = 0.0
-        self.holdings.confirm(parcel, found)
-        self._prefetch.handled(len(parcel), now)
+        self._prefetch.handled(self.holdings.confirm(parcel, found), now)
         reading.heard(found.now_ms, asked)
         reading.fetched(found, reads, now)
         await self._take(found)

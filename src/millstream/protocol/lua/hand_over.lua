@@ -11,6 +11,7 @@
 -- @include expire
 -- @include slots
 -- @include take_over
+-- @include remove_consumers
 -- @include room
 local now = clock(ARGV[3])
 local blame = ARGV[5] == '1'

@@ -12,6 +12,8 @@
 -- @include expire
 -- @include slots
 -- @include take_over
+-- @include remove_consumers
+-- @include life
 -- @include room
 -- @include sweep
 local now = clock(ARGV[3])
@@ -41,7 +43,7 @@ if lane <= 3 then
   -- More to look at: come back soon, but let others use the server in between.
   wait = 20
 else
-  remove_dead_consumers()
+  remove_dead_consumers(tonumber(ARGV[7]))
   wait = outcomes.kept > 0 and 1000 or math.max(20, math.min(soonest, wake_again()))
   lane, cursor, soonest = 1, '-', false
 end

@@ -36,13 +36,6 @@ local function sweep_lane(lane, cursor, limit, outcomes, now)
   return #pending, last, first_expiry
 end
 
--- Before 7.2 a read that finds nothing does not count as a sign of life, so a consumer that waits
--- for messages looked dead. Reading its own entries behind the last possible one does count.
-local function show_life()
-  redis.pcall('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', 1, 'STREAMS', KEYS[1],
-    '18446744073709551615-0')
-end
-
 -- A reader follows a wake-up within milliseconds, or it is dead or busy: then it is for another.
 -- Returns ms until one that is newer has to be looked at.
 local function wake_again()
@@ -57,22 +50,4 @@ local function wake_again()
   end
   if stale then tell_of_slots() end
   return again
-end
-
--- Those that own nothing in any lane, and have not been heard of for long.
-local function remove_dead_consumers()
-  local alive, idle_in = {}, {}
-  for i = 1, 3 do
-    -- An error (there is no such lane) has no elements.
-    for _, info in ipairs(redis.pcall('XINFO', 'CONSUMERS', KEYS[i], ARGV[1])) do
-      local name, pending, idle = info[2], info[4], info[6]
-      if pending > 0 or idle < tonumber(ARGV[7]) then alive[name] = true end
-      idle_in[name] = true
-    end
-  end
-  for name in pairs(idle_in) do
-    if not alive[name] and name ~= ARGV[2] then
-      remove_consumer(name)
-    end
-  end
 end

@@ -28,18 +28,6 @@ local function take_over(lane, group, id, blame, max_crashes, now)
   return outcome
 end
 
--- XGROUP DELCONSUMER drops what the consumer owns: it must own nothing but wake-ups. What it has
--- not followed is for another reader.
-local function remove_consumer(name)
-  for _, i in ipairs({ 1, 2, 3, 8 }) do
-    if redis.call('EXISTS', KEYS[i]) == 1 then
-      local dropped = redis.call('XGROUP', 'DELCONSUMER', KEYS[i], ARGV[1], name)
-      if i == 8 and dropped > 0 then tell_of_slots() end
-    end
-  end
-  redis.call('HDEL', KEYS[14], name)
-end
-
 local function count(outcomes, blame)
   local moved, died = outcomes.moved, outcomes.died
   if moved + died + outcomes.gone > 0 then tell_of_slots() end

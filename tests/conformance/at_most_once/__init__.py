@@ -1,0 +1,1 @@
+"""What holds as well where messages are taken at most once."""
