@@ -77,6 +77,7 @@ def test_as_json(cli: Cli, client: Client, queue: Queue[Any]) -> None:
     consumers = shown.pop("consumers")
     assert shown.pop("oldest_ready") >= 0
     assert shown == {
+        "kind": "queue",
         "name": "orders",
         "ready": 1,
         "delayed": 0,
@@ -141,7 +142,7 @@ def test_no_queues(cli: Cli, namespace: str) -> None:
     done = cli("stats")
 
     assert (done.status, done.out) == (0, "")
-    assert f"there are no queues in namespace '{namespace}'" in done.err
+    assert f"there are no queues or topics in namespace '{namespace}'" in done.err
     assert "suite:***@" in done.err
 
 

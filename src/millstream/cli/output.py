@@ -24,6 +24,7 @@ __all__ = [
     "clean",
     "duration",
     "fits",
+    "is_json",
     "json_line",
     "number",
     "plural",
@@ -196,10 +197,15 @@ def body_text(data: bytes | None, *, shorten: bool = True) -> str:
     return clean(text)
 
 
-def _compact(data: bytes) -> bytes | None:
-    """Return JSON without its line breaks; None when it is not JSON."""
+def is_json(data: bytes) -> bool:
+    """Tell whether a body is JSON."""
     try:
         msgspec.json.decode(data)
-        return msgspec.json.format(data, indent=-1)
     except NotDecodable:
-        return None
+        return False
+    return True
+
+
+def _compact(data: bytes) -> bytes | None:
+    """Return JSON without its line breaks; None when it is not JSON."""
+    return msgspec.json.format(data, indent=-1) if is_json(data) else None

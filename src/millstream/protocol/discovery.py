@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from millstream.declare import check_name
 from millstream.protocol.keys import queue_keys, topic_keys
 from millstream.protocol.op import Command, Op, Plan
 
-__all__ = ["list_queues", "list_topics"]
+__all__ = ["Found", "list_queues", "list_topics", "look"]
 
 KEYS_A_CALL = 1000
 """Bounds the time that one call keeps the server busy: well below a millisecond."""
@@ -34,6 +35,39 @@ def list_topics(namespace: str) -> Plan[list[str]]:
         namespace: first part of all keys.
     """
     return (yield from _list(namespace, _is_of_topic))
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the server knows by a name; a queue and a topic may share it.
+
+    Attributes:
+        queue: whether there is a trace of such a queue.
+        topic: whether there is a trace of such a durable topic.
+    """
+
+    queue: bool
+    topic: bool
+
+
+def look(namespace: str, name: str) -> Op[Found]:
+    """Ask what there is of a name.
+
+    Args:
+        namespace: first part of all keys.
+        name: of a queue or a topic, or of both.
+    """
+    queue = queue_keys(namespace, name)
+    listed = queue_keys(namespace, name, store="list")
+    commands = (
+        Command(("EXISTS", *queue.all, listed.ready)),
+        Command(("EXISTS", *_of_topic(namespace, name, 0))),
+    )
+
+    def decode(replies: list[Any]) -> Found:
+        return Found(*map(bool, replies))
+
+    return Op(commands, decode)
 
 
 def _list(namespace: str, is_one: Callable[[str, str, str, int], bool]) -> Plan[list[str]]:
@@ -68,8 +102,12 @@ def _is_of_queue(key: str, namespace: str, name: str, partition: int) -> bool:
 
 
 def _is_of_topic(key: str, namespace: str, name: str, partition: int) -> bool:
+    return key in _of_topic(namespace, name, partition)
+
+
+def _of_topic(namespace: str, name: str, partition: int) -> tuple[str, ...]:
     keys = topic_keys(namespace, name, partition)
-    return key in (keys.log, keys.counters, keys.subscriptions, keys.config)
+    return keys.log, keys.counters, keys.subscriptions, keys.config
 
 
 def _first(replies: list[Any]) -> Any:
