@@ -14,7 +14,7 @@ from millstream.message_id import check_id
 from millstream.policy import Duration, Retain, Retry, Sieve, check_count, milliseconds
 from millstream.subject import check_filter
 
-__all__ = ["EARLIEST", "LATEST", "Source", "Start", "Subscription", "Topic"]
+__all__ = ["EARLIEST", "LATEST", "Source", "Start", "Subscription", "Topic", "check_start"]
 
 T = TypeVar("T")
 
@@ -231,7 +231,7 @@ class Subscription(Generic[T]):
                 f"{where}: a topic with durable=False has no subscriptions, it reaches who listens"
             )
             raise UsageError(message)
-        _check_start(where, start)
+        check_start(start, f"{where}: start")
         if retry is not None:
             _check_type(retry, Retry, f"{where}: retry must be a Retry")
         put = object.__setattr__
@@ -335,14 +335,23 @@ def _check_ephemeral(where: str, declared: dict[str, object]) -> None:
             raise UsageError(message)
 
 
-def _check_start(where: str, start: object) -> None:
+def check_start(start: object, name: str) -> None:
+    """Refuse what is no place in a topic's log.
+
+    Args:
+        start: what was given.
+        name: the parameter's name, for the error.
+
+    Raises:
+        UsageError: it is none, or a time without a zone.
+    """
     if isinstance(start, Start):
         return
     if isinstance(start, str):
-        check_id(start, f"{where}: start")
+        check_id(start, name)
     elif not isinstance(start, datetime):
-        message = f"{where}: start must be EARLIEST, LATEST, a datetime or an id, not {start!r}"
+        message = f"{name} must be EARLIEST, LATEST, a datetime or an id, not {start!r}"
         raise UsageError(message)
     elif start.tzinfo is None:
-        message = f"{where}: start must have a time zone, {start!r} has none"
+        message = f"{name} must have a time zone, {start!r} has none"
         raise UsageError(message)

@@ -366,6 +366,7 @@ class AsyncClient:
     topics = _topics.topics
     subscriptions = _topics.subscriptions
     unsubscribe = _topics.unsubscribe
+    seek = _topics.seek
 
     schedules = _schedules.schedules
     pause_schedule = _schedules.pause_schedule

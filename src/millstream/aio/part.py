@@ -134,9 +134,13 @@ class Part(Generic[T]):
             await self._driver.run(self._fetch([Settlement("woken", entry) for entry in woken]))
 
     def _keep(self, found: Fetched) -> None:
+        envelopes = found.envelopes
+        if self.keys.subscription:
+            # After a seek it may bring what we have already: that is one delivery, with one end.
+            envelopes = [one for one in envelopes if not self._has(one.token)]
         if not self._buffer:
-            self._be_sure_of(len(found.envelopes))
-        for envelope in found.envelopes:
+            self._be_sure_of(len(envelopes))
+        for envelope in envelopes:
             self._held.until[envelope.token] = math.inf
             self._buffer.append(envelope)
 
@@ -212,6 +216,9 @@ class Part(Generic[T]):
     def make_unsure(self) -> None:
         """Look again before the next message is handed out: something has changed."""
         self._sure_of = 0
+
+    def _has(self, token: bytes) -> bool:
+        return token in self._held.until or token in self._handed_out
 
     def _be_sure_of(self, count: int) -> None:
         self._sure_of = count

@@ -19,6 +19,7 @@ from millstream.protocol.keys import LANES, QueueKeys
 from millstream.protocol.limits import take
 from millstream.protocol.op import Argument, Command, Op, Plan, load_script
 from millstream.protocol.partitions import check_number
+from millstream.protocol.seek import extend_in_log
 from millstream.protocol.settlement import Settlement
 from millstream.protocol.sift import sift
 from millstream.protocol.subscriptions import register_at
@@ -265,7 +266,8 @@ def extend(
         idle_ms: how much of the lease counts as used up already.
 
     XCLAIM would take a delivery from another consumer, too, but a message that changes hands
-    gets a new entry, so an entry that is pending at all is pending for its one owner.
+    gets a new entry, so an entry that is pending at all is pending for its one owner. Only in a log
+    that is not so, after a seek.
     """
     if keys.store == "list":
         return lists.extend(keys, consumer, tokens, idle_ms)
@@ -275,7 +277,11 @@ def extend(
         by_lane.setdefault(prefix, []).append(token[len(prefix) :])
     options = ("IDLE", idle_ms, "JUSTID")
     commands = tuple(
-        Command(("XCLAIM", keys.lane(prefix.decode()), keys.group, consumer, 0, *ids, *options))
+        extend_in_log(keys, consumer, ids, idle_ms)
+        if keys.subscription and not prefix
+        else Command(
+            ("XCLAIM", keys.lane(prefix.decode()), keys.group, consumer, 0, *ids, *options)
+        )
         for prefix, ids in by_lane.items()
     )
 

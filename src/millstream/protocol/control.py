@@ -50,7 +50,7 @@ class Word:
 
     Attributes:
         queue: key of the control stream that said it.
-        op: ``pause``, ``resume`` or ``cancel``.
+        op: ``pause``, ``resume``, ``seek`` or ``cancel``.
         id: for ``cancel``: of the message.
         token: for ``cancel``: the delivery that is over.
     """

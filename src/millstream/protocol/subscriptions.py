@@ -24,6 +24,7 @@ from millstream.topic import EARLIEST, LATEST, Start, Subscription
 
 __all__ = [
     "Declared",
+    "behind",
     "register_at",
     "subscribe",
     "subscriptions",
@@ -89,7 +90,7 @@ def register_at(
     """
     topic = own.topic
     declared = {"filter": subscription.filter, "expires": subscription.expires_ms}
-    start = _behind(subscription.start, own.partition)
+    start = behind(subscription.start, own.partition)
     text = msgspec.json.encode({name: one for name, one in declared.items() if one is not None})
     streams = (*own.lanes, own.wake, own.consumers, own.paused, own.config)
     command = _SUBSCRIBE.call(
@@ -117,8 +118,13 @@ def _refuse(subscription: Subscription[Any], found: str) -> None:
     raise UsageError(message)
 
 
-def _behind(start: Start | datetime | str, partition: int) -> str:
-    """Return the id behind which a subscription starts, as the script takes it."""
+def behind(start: Start | datetime | str, partition: int) -> str:
+    """Return the id behind which a subscription starts, as the scripts take it.
+
+    Args:
+        start: as declared.
+        partition: where.
+    """
     if start is EARLIEST:
         return "0-0"
     if start is LATEST:

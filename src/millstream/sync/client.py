@@ -364,6 +364,7 @@ class Client:
     topics = _topics.topics
     subscriptions = _topics.subscriptions
     unsubscribe = _topics.unsubscribe
+    seek = _topics.seek
 
     schedules = _schedules.schedules
     pause_schedule = _schedules.pause_schedule

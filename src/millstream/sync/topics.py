@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping
+from datetime import datetime
 from typing import Any, Protocol, TypedDict, TypeVar, Unpack, overload
 
 from millstream.checks import check_topic
@@ -12,6 +13,7 @@ from millstream.errors import UsageError
 from millstream.message import Receipt
 from millstream.policy import Duration
 from millstream.protocol import discovery
+from millstream.protocol import seek as _seek
 from millstream.protocol import subscriptions as protocol
 from millstream.protocol.envelope import encode_headers
 from millstream.protocol.keys import topic_keys
@@ -21,9 +23,24 @@ from millstream.sync.delivery import SyncDelivery
 from millstream.sync.ephemeral import Ephemeral
 from millstream.sync.feed import SyncFeed
 from millstream.sync.publishers import Publishers
-from millstream.topic import Source, Subscription, SubscriptionOptions, Topic
+from millstream.topic import (
+    Source,
+    Start,
+    Subscription,
+    SubscriptionOptions,
+    Topic,
+    check_start,
+)
 
-__all__ = ["publish", "publish_many", "subscribe", "subscriptions", "topics", "unsubscribe"]
+__all__ = [
+    "publish",
+    "publish_many",
+    "seek",
+    "subscribe",
+    "subscriptions",
+    "topics",
+    "unsubscribe",
+]
 
 T = TypeVar("T")
 
@@ -55,6 +72,10 @@ class Publishing(Protocol):
         self, queue: Source[T], *, prefetch: int = 10, wait: Duration | None = None
     ) -> Generator[SyncDelivery[T], None, None]:
         """Iterate over deliveries."""
+        ...
+
+    def look_again(self) -> None:
+        """Have the client's receivers make sure of what they have fetched ahead."""
         ...
 
 
@@ -264,3 +285,50 @@ def unsubscribe(mq: Publishing, topic: Topic[T], name: str) -> bool:
     check_topic(topic)
     own = topic.subscription(name)
     return mq.driver.drive(protocol.unsubscribe(topic_keys(mq.namespace, topic.name), own.own_name))
+
+
+def seek(
+    mq: Publishing,
+    topic: Topic[T],
+    name: str,
+    *,
+    to: Start | datetime | str,
+    force: bool = False,
+) -> int:
+    """Have a subscription go on from another place in the topic's history, back or forward.
+
+    The place decides what comes next, and nothing else: what the subscription had not finished
+    (in flight, waiting for another try or for its key, handed back) is forgotten, and comes again
+    if it is behind the place. Dead letters stay, and so does a pause: it goes on from there.
+
+    Args:
+        topic: whose.
+        name: of the subscription.
+        to: ``EARLIEST``: the oldest message that the topic has; ``LATEST``: the next one that is
+            published; a time with a time zone: the first that was published then or later; or the
+            id of a message: that one. Before the oldest that is kept, it is the oldest.
+        force: also while consumers of it run. Their deliveries are over: workers stop the
+            handlers, in threads at the next line of Python, and late ends are refused.
+
+    Returns:
+        How many messages of the topic are ahead of it now, whether they match its filter or not.
+
+    Raises:
+        UsageError: a parameter makes no sense, there is no such subscription, or consumers of it
+            run, or were heard of in the last minute, and ``force`` is not given. Nothing was done.
+        BrokerError: it may have moved or not, or in some partitions; the call can be repeated.
+
+    Guarantee: what comes after it is what the log has from that place on, each message at least
+    once, in an ordered topic in the order of its key. A message that a consumer has in hand and is
+    given again is one delivery, with one end.
+    """
+    check_topic(topic)
+    own = topic.subscription(name)
+    check_start(to, "to")
+    if not isinstance(force, bool):
+        message = f"force must be True or False, not {force!r}"
+        raise UsageError(message)
+    keys = topic_keys(mq.namespace, topic.name).subscription(own.own_name)
+    ahead = mq.driver.drive(_seek.seek(keys, to, force=force))
+    mq.look_again()
+    return ahead

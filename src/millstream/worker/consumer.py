@@ -126,6 +126,10 @@ class Consumer:
         """Look for messages again."""
         self._reader.resume()
 
+    def sought(self) -> None:
+        """Make sure of what is in hand: the subscription goes on elsewhere."""
+        self._reader.sought()
+
     def cancelled(self, word: Word) -> None:
         """Stop the handler of a message that the server has ended."""
         self._reader.cancelled(word)

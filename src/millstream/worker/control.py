@@ -1,4 +1,4 @@
-"""Hears when people pause or resume queues of a worker, or cancel messages, and passes it on."""
+"""Hears when people pause, resume or move what a worker reads, or cancel messages, and passes it on."""
 
 from __future__ import annotations
 
@@ -31,6 +31,10 @@ class Hearer(Protocol):
 
     def resume(self) -> None:
         """Look for messages again."""
+        ...
+
+    def sought(self) -> None:
+        """What was fetched may not be for us any more: the subscription goes on elsewhere."""
         ...
 
     def cancelled(self, word: Word) -> None:
@@ -99,6 +103,8 @@ class Control:
             hearer.pause()
         elif word.op == "resume":
             hearer.resume()
+        elif word.op == "seek":
+            hearer.sought()
         elif word.op == "cancel":
             hearer.cancelled(word)
         elif word.op == "members":

@@ -248,6 +248,9 @@ class Holdings:
         """
         if self._early:
             envelopes = self._not_cancelled(envelopes)
+        if self._keys.subscription:
+            # After a seek it may bring what is in hand already: that is one delivery, with one end.
+            envelopes = [one for one in envelopes if one.token not in self.held.until]
         if not envelopes:
             return
         self.held.arrived([envelope.token for envelope in envelopes], since)

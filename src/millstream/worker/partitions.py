@@ -221,6 +221,11 @@ class _Hearing:
         for consumer in self._partitions.at(self._partition):
             consumer.resume()
 
+    def sought(self) -> None:
+        """Make sure of what is in hand: the subscription goes on elsewhere."""
+        for consumer in self._partitions.at(self._partition):
+            consumer.sought()
+
     def cancelled(self, word: Word) -> None:
         """Stop the handler of a message that the server has ended."""
         for consumer in self._partitions.at(self._partition):

@@ -90,6 +90,8 @@ class Reader:
         self._stopping = False
         # Whether we know what we own: not at the start, and not after a lost reply.
         self._sure = False
+        # Whether there was a seek since we asked.
+        self._sought = False
         self._pause = 0.0
         # What comes was not delivered before this time.
         self._since = 0.0
@@ -134,6 +136,11 @@ class Reader:
     def resume(self) -> None:
         """Look for messages again."""
         self._reading.resumed()
+        self._event.set()
+
+    def sought(self) -> None:
+        """Ask again what is ours, and let go of the rest: the subscription goes on elsewhere."""
+        self._sure, self._sought = False, True
         self._event.set()
 
     def cancelled(self, word: Word) -> None:
@@ -255,6 +262,7 @@ class Reader:
 
         A reply that was lost may have brought messages, and may have confirmed ends.
         """
+        self._sought = False
         await self._sleeper.close()
         queue, self._since = self._queue, time.monotonic()
         plan = consume.rejoin(
@@ -266,7 +274,7 @@ class Reader:
         # We may have missed a pause, or the end of one.
         self._reading.paused = await self._driver.run(control.is_paused(self.keys))
         await self._take(unknown)
-        self._sure = True
+        self._sure = not self._sought
 
     def hurry(self) -> None:
         """Give handlers that run no more time: ``finish`` has waited long enough."""

@@ -1,4 +1,9 @@
 -- The ways in which a delivery ends.
+
+-- A seek has entries of a log read again, under the ids that they had: who had one before must not end
+-- the delivery of another consumer.
+local sought = log and redis.call('HEXISTS', KEYS[5], 'sought') == 1
+
 local function owned(lane, id)
   local pending = redis.call('XPENDING', lane, ARGV[1], id, id, 1)[1]
   return pending and pending[2] == ARGV[2]
@@ -10,7 +15,7 @@ local function ack_all(first, number, lost)
   local settled, last = 0, first + number - 1
   -- In a log nothing else tells which of many were refused.
   for i = first, log and last or 0 do
-    local acked = redis.call('XACK', log, ARGV[1], ARGV[i])
+    local acked = (not sought or owned(log, ARGV[i])) and redis.call('XACK', log, ARGV[1], ARGV[i]) or 0
     settled = settled + acked
     if acked == 0 then lost[#lost + 1] = ARGV[i] end
   end
@@ -39,6 +44,7 @@ end
 -- owned: here, too, XACK refuses a late owner by itself.
 local function finish_and_ack(lane, id, now, counts)
   local entry = redis.call('XRANGE', lane, id, id)[1]
+  if sought and not owned(lane, id) then return false end
   if redis.call('XACK', lane, ARGV[1], id) == 0 then return false end
   if lane ~= log then redis.call('XDEL', lane, id) end
   counts.acked = counts.acked + 1

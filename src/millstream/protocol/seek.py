@@ -1,0 +1,88 @@
+"""Seek: a subscription goes on from another place in the log of its topic.
+
+It is what no other operation does: a log's entries may be delivered a second time, under the ids that
+they had. So what settles or extends a delivery of a log looks who owns it, once there was a seek.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from millstream.errors import UsageError
+from millstream.protocol import admin, partitions
+from millstream.protocol.keys import QueueKeys
+from millstream.protocol.op import Command, Op, Plan, load_script
+from millstream.protocol.subscriptions import behind
+from millstream.topic import Start
+
+__all__ = ["extend_in_log", "seek"]
+
+_SEEK = load_script("seek")
+_EXTEND = load_script("extend")
+
+GONE_AFTER_MS = 60_000
+"""Every consumer that lives asks for messages within this time."""
+
+MOST_WOKEN = 1000
+"""Sleeping readers that are woken at once. More are woken by the next messages."""
+
+MOST_NAMED = 5
+"""Consumers that an error names."""
+
+
+def seek(keys: QueueKeys, to: Start | datetime | str, *, force: bool) -> Plan[int]:
+    """Have a subscription go on from another place; the result is how many messages are ahead of it.
+
+    Args:
+        keys: of the subscription in partition 0.
+        to: where to, as a subscription starts.
+        force: whether to do it while consumers run.
+
+    Raises:
+        UsageError: there is no such subscription, or consumers of it run.
+    """
+    count: int = yield partitions.declared(keys)
+    places = [keys.at(number) for number in range(count)]
+    running: set[str] = set()
+    for one in places:
+        running.update((yield _move(one, "")))
+    if running and not force:
+        raise UsageError(_in_use(keys.title, sorted(running)))
+    ahead = 0
+    for one in places:
+        yield _move(one, behind(to, one.partition))
+    for one in places:
+        ahead += (yield admin.stats(one)).ready
+    return ahead
+
+
+def _move(keys: QueueKeys, position: str) -> Op[list[str]]:
+    """Move it in one partition; empty: do not. The result is which consumers run."""
+    command = _SEEK.call(
+        [*keys.common, keys.control, keys.consumers],
+        [keys.group, position, GONE_AFTER_MS, MOST_WOKEN],
+    )
+
+    def decode(replies: list[Any]) -> list[str]:
+        if replies[0] == b"NONE":
+            message = f"topic {keys.name!r} has no subscription {keys.subscription!r} to move"
+            raise UsageError(message)
+        # Those of partitions have names that begin like that of their worker.
+        return [name.decode("utf-8", "replace").partition("/")[0] for name in replies[0]]
+
+    return Op((command,), decode)
+
+
+def _in_use(title: str, running: Sequence[str]) -> str:
+    names = ", ".join(running[:MOST_NAMED]) + ", …" * (len(running) > MOST_NAMED)
+    return (
+        f"{title} has consumers that run, or have been heard of in the last minute ({names}): stop "
+        "them first, or pass force=True: what they have in hand then ends without effect"
+    )
+
+
+def extend_in_log(keys: QueueKeys, consumer: str, ids: Sequence[bytes], idle_ms: int) -> Command:
+    """Return the command that begins leases of a log anew; it answers with the ids that are owned."""
+    return _EXTEND.call([keys.ready, keys.counters], [keys.group, consumer, idle_ms, *ids])
