@@ -23,7 +23,7 @@ from millstream.cli.schedules import schedules
 from millstream.cli.send import send
 from millstream.cli.stats import stats
 from millstream.cli.subscribe import subscribe
-from millstream.cli.subscriptions import unsubscribe
+from millstream.cli.subscriptions import seek, unsubscribe
 from millstream.errors import MillstreamError, NotConnected, UsageError
 
 __all__ = ["execute", "make_app"]
@@ -60,6 +60,7 @@ def make_app() -> typer.Typer:
     app.command(epilog="Example: millstream resume orders")(resume)
     app.command(epilog="Example: millstream cancel orders 1718000000123-0")(cancel)
     app.command(epilog="Example: millstream purge orders --dead --yes")(purge)
+    app.command(epilog="Example: millstream seek orders.placed mail --to earliest")(seek)
     app.command(epilog="Example: millstream unsubscribe orders.placed mail --yes")(unsubscribe)
     app.command(epilog="Example: millstream schedules orders --pause nightly")(schedules)
     app.command(epilog="Example: millstream reschedule orders 1718000000123-0 --delay 60")(

@@ -11,7 +11,6 @@ from millstream.cli.options import Json, Namespace, SourceName, Url
 from millstream.cli.output import Failed, clean, plural, show_json, show_text
 from millstream.message import QueueStats
 from millstream.sync.client import Client
-from millstream.topic import Subscription
 
 __all__ = ["cancel", "pause", "resume"]
 
@@ -75,6 +74,4 @@ def cancel(
         show_text(f"{id} cancelled")
     if not cancelled:
         message = f"message {id} neither waits nor runs in {target.title}"
-        if isinstance(target, Subscription):
-            message += "; what waits in the topic's log, waits for all subscriptions"
         raise Failed(message, status=1)

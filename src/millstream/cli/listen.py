@@ -40,6 +40,6 @@ def listen(client: Client, name: str, *, count: int | None, patience: float, as_
             shown += isinstance(heard, Heard)
             if shown == count or signals.came:
                 break
-    if not shown and not signals.came:
+    if not (shown or signals.came):
         say(f"nothing was published on {topic.title}")
     return signals.status

@@ -11,7 +11,15 @@ from rich.console import Console
 from rich.highlighter import JSONHighlighter
 from rich.text import Text
 
-from millstream.cli.output import body_text, body_value, clean, is_json, json_line, sent_at
+from millstream.cli.output import (
+    body_text,
+    body_value,
+    clean,
+    is_json,
+    json_line,
+    plural,
+    sent_at,
+)
 from millstream.message import Heard, Message, Missed
 from millstream.sync.delivery import SyncDelivery
 
@@ -94,7 +102,8 @@ def heard_page(heard: Heard[bytes] | Missed, now: datetime) -> bytes:
             [at, (heard.topic, "cyan"), (heard.subject, "bold")], heard.headers, heard.body
         )
     lost = "the connection was lost and is back: what was published meanwhile is gone"
-    dropped = f"{heard.dropped:,} messages came faster than they could be shown"
+    one = heard.dropped == 1
+    dropped = f"{plural(heard.dropped)} came faster than {'it' if one else 'they'} could be shown"
     told = [lost] * heard.reconnected + [dropped] * (heard.dropped > 0)
     return _rendered([_words([at, (f"missed: {'; '.join(told)}", "bold yellow")])])
 

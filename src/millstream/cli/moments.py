@@ -8,7 +8,7 @@ from millstream.errors import UsageError
 from millstream.message_id import is_id
 from millstream.topic import EARLIEST, LATEST, Start
 
-__all__ = ["place_of", "spot_of", "time_of"]
+__all__ = ["beginning", "place_of", "spot_of", "time_of"]
 
 _WORDS = {"earliest": EARLIEST, "latest": LATEST}
 
@@ -59,6 +59,15 @@ def place_of(text: str, option: str) -> Start | datetime | str:
     return _WORDS.get(text) or _time(text, option, f"earliest, latest, {_A_TIME}, or {_AN_ID}")
 
 
+def beginning(place: Start | datetime | str) -> str:
+    """Say with which message a subscription goes on that stands there."""
+    if place is LATEST:
+        return "the next message that is published"
+    if place is EARLIEST:
+        return "the oldest message"
+    return f"message {place}" if isinstance(place, str) else f"what was published at {place}"
+
+
 def _time(text: str, option: str, takes: str) -> datetime:
     try:
         time = datetime.fromisoformat(text)
@@ -66,6 +75,7 @@ def _time(text: str, option: str, takes: str) -> datetime:
         message = f"{option} takes {takes}, not {text!r}"
         raise UsageError(message) from error
     if time.utcoffset() is None:
-        message = f"{option} needs a time zone, such as {text}+01:00 or {text}Z"
+        clock = text if ":" in text else f"{text}T00:00"
+        message = f"{option} needs a time zone, such as {clock}+01:00 or {clock}Z"
         raise UsageError(message)
     return time

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import math
 import sys
-from datetime import datetime
 from typing import Annotated
 
 import typer
 
 from millstream.cli.listen import listen
 from millstream.cli.messages import delivery_line, delivery_page
-from millstream.cli.moments import place_of
-from millstream.cli.names import declared_topic, existing_subscription, split, subscriptions_of
+from millstream.cli.moments import beginning, place_of
+from millstream.cli.names import (
+    declared_topic,
+    existing_subscription,
+    split,
+    subscriptions_of,
+    topic_of,
+)
 from millstream.cli.options import (
     Count,
     Ephemeral,
@@ -28,7 +33,7 @@ from millstream.cli.output import say
 from millstream.cli.taking import Hand, Signals, take
 from millstream.errors import UsageError
 from millstream.sync.client import Client
-from millstream.topic import EARLIEST, EXPIRES, LATEST, Start, Subscription
+from millstream.topic import EXPIRES, LATEST, Subscription, Topic
 
 __all__ = ["subscribe"]
 
@@ -76,7 +81,7 @@ def subscribe(
     json_output: Json = False,
     url: Url = None,
     namespace: Namespace = "ms",
-) -> None:
+) -> int:
     """Print what is published on a topic as it comes, until Ctrl-C.
 
     A message is acknowledged for this subscription once it is written. A new subscription is made;
@@ -88,31 +93,67 @@ def subscribe(
         options = {"--start": start, "--filter": filter, "--expires": expires}
         _refuse_with_ephemeral({"NAME": name, **options, "--no-ack": no_ack or None})
         with Client(url, namespace=namespace) as client:
-            status = listen(client, topic, count=count, patience=patience, as_json=as_json)
-        raise typer.Exit(status)
+            return listen(client, topic, count=count, patience=patience, as_json=as_json)
     topic, name = split(topic, name)
-    if any(sign in topic for sign in "*>"):
-        message = f"{topic!r} is a pattern, which can only be listened to: add --ephemeral"
-        raise UsageError(message)
     begin = None if start is None else place_of(start, "--start")
-    seconds = _seconds(expires)
+    # This says what is wrong before it connects.
+    wanted = _durable(topic).subscription(
+        name, start=begin or LATEST, filter=filter, expires=_seconds(expires)
+    )
     with Client(url, namespace=namespace) as client, Signals() as signals:
-        if name in subscriptions_of(client, topic):
-            source = existing_subscription(client, topic, name)
-            _check_filter(source, filter)
-            if start is not None or expires is not None:
-                say(f"{source.title} exists: it keeps its place, and how it was made")
-        else:
-            source = declared_topic(client, topic).subscription(
-                name, start=begin or LATEST, filter=filter, expires=seconds
-            )
-            _tell_of_new(source)
+        source = _existing(client, wanted)
+        if source is None:
+            source = _made(client, wanted)
+        elif start is not None or expires is not None:
+            say(f"{source.title} exists: it keeps its place, and how it was made")
         hand = Hand(delivery_line if as_json else delivery_page, ack=not no_ack)
         take(client, source, hand, signals, count=count, patience=patience)
-    if signals.came:
-        raise typer.Exit(signals.status)
-    if not hand.shown:
+    if not (hand.shown or signals.came):
         say(f"no message for {source.title}")
+    return signals.status
+
+
+def _durable(name: str) -> Topic[bytes]:
+    if any(sign in name for sign in "*>"):
+        message = f"{name!r} is a pattern, which can only be listened to: add --ephemeral"
+        raise UsageError(message)
+    return topic_of(name)
+
+
+def _existing(client: Client, wanted: Subscription[bytes]) -> Subscription[bytes] | None:
+    """Return the subscription as others have made it; None: there is none.
+
+    Raises:
+        UsageError: it has another filter.
+    """
+    topic, name = wanted.topic.name, wanted.own_name
+    if name not in subscriptions_of(client, topic):
+        return None
+    source = existing_subscription(client, topic, name)
+    if wanted.filter not in (None, source.filter):
+        made = f"with the filter {source.filter!r}" if source.filter else "without a filter"
+        message = (
+            f"{source.title} was made {made}, and consumers must agree: leave out --filter, or name "
+            "another subscription"
+        )
+        raise UsageError(message)
+    return source
+
+
+def _made(client: Client, wanted: Subscription[bytes]) -> Subscription[bytes]:
+    """Make the subscription, and tell of it: who has mistyped a name must notice."""
+    source = declared_topic(client, wanted.topic.name).subscription(
+        wanted.own_name,
+        start=wanted.start,
+        filter=wanted.filter,
+        expires=None if wanted.expires_ms is None else wanted.expires_ms / 1000,
+    )
+    client.declare(source)
+    say(
+        f"{source.title} is new, and begins with {beginning(source.start)}. From now on messages "
+        f"wait for it; when it is not needed any more: millstream unsubscribe {source.name}"
+    )
+    return source
 
 
 def _refuse_with_ephemeral(options: dict[str, object]) -> None:
@@ -135,29 +176,3 @@ def _seconds(expires: str | None) -> float | None:
     except ValueError as error:
         message = f"--expires takes a number of seconds, or never, not {expires!r}"
         raise UsageError(message) from error
-
-
-def _check_filter(source: Subscription[bytes], wanted: str | None) -> None:
-    if wanted is None or wanted == source.filter:
-        return
-    made = f"with the filter {source.filter!r}" if source.filter else "without a filter"
-    message = (
-        f"{source.title} was made {made}, and consumers must agree: leave out --filter, or name "
-        "another subscription"
-    )
-    raise UsageError(message)
-
-
-def _tell_of_new(source: Subscription[bytes]) -> None:
-    say(
-        f"{source.title} is new, and begins with {_beginning(source.start)}. From now on messages "
-        f"wait for it; when it is not needed any more: millstream unsubscribe {source.name}"
-    )
-
-
-def _beginning(start: Start | datetime | str) -> str:
-    if start is LATEST:
-        return "the next message that is published"
-    if start is EARLIEST:
-        return "the oldest message"
-    return f"message {start}" if isinstance(start, str) else f"what was published at {start}"

@@ -10,7 +10,7 @@ from rich.text import Text
 from millstream.cli.output import clean, duration, fits, number, show_table, show_text
 from millstream.message import QueueStats, SubscriptionStats, TopicStats
 
-__all__ = ["Row", "show_stats"]
+__all__ = ["Row", "memory", "show_stats"]
 
 Row = QueueStats | TopicStats | tuple[str, SubscriptionStats]
 """A subscription comes with the name of its topic."""
@@ -94,7 +94,7 @@ def _topic(one: TopicStats) -> list[str | Text]:
     return [
         clean(one.name),
         number(one.length),
-        _memory(one.bytes),
+        memory(one.bytes),
         number(one.published),
         number(len(one.subscriptions)),
     ]
@@ -127,7 +127,7 @@ def _age(seconds: float | None) -> str:
     return "" if seconds is None else duration(seconds)
 
 
-def _memory(count: int) -> str:
+def memory(count: int) -> str:
     """Write a number of bytes in the unit that suits it."""
     size, step = float(count), 1024
     for unit in ("B", "KiB", "MiB"):
