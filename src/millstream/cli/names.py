@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from millstream import policy
-from millstream.declare import Queue
+from millstream.declare import Queue, Store
 from millstream.errors import UsageError
 from millstream.policy import Retry
+from millstream.protocol.discovery import look
 from millstream.protocol.keys import topic_keys
 from millstream.protocol.partitions import declared
 from millstream.protocol.subscriptions import Declared, subscriptions
@@ -39,22 +40,34 @@ SOME = 10
 PATIENT = Retry(max_crashes=NEVER)
 
 
-def queue_of(name: str, *, partitions: int | None = None, bound: int | None = None) -> Queue[bytes]:
+def queue_of(
+    name: str,
+    *,
+    partitions: int | None = None,
+    bound: int | None = None,
+    store: Store | None = None,
+) -> Queue[bytes]:
     """Declare a queue without knowing what its bodies are.
 
     Args:
         name: of the queue.
         partitions: of an ordered queue; None: it is not ordered, as far as this matters.
         bound: see ``options.Bound``.
+        store: what keeps its messages; None: a stream.
 
     Raises:
-        UsageError: no queue can have this name, these partitions, or this bound.
+        UsageError: no queue can have this name, these partitions, this bound, or these together.
     """
     _check_text(name, "queue")
-    limit = None if bound is None else policy.Bound(bound)
-    if partitions is None:
-        return Queue(name, bytes, retry=PATIENT, bound=limit)
-    return Queue(name, bytes, retry=PATIENT, ordered=True, partitions=partitions, bound=limit)
+    return Queue(
+        name,
+        bytes,
+        retry=PATIENT,
+        ordered=partitions is not None,
+        partitions=1 if partitions is None else partitions,
+        bound=None if bound is None else policy.Bound(bound),
+        store=store or "stream",
+    )
 
 
 def declared_queue(
@@ -64,8 +77,9 @@ def declared_queue(
     ordered: bool = False,
     partitions: int | None = None,
     bound: int | None = None,
+    store: Store | None = None,
 ) -> Queue[bytes]:
-    """Declare a queue as its users do: ordered, and in as many partitions, if the server knows.
+    """Declare a queue as its users do: how it is divided, and its store, if the server knows.
 
     Args:
         client: of the server.
@@ -73,15 +87,23 @@ def declared_queue(
         ordered: what it is if the server does not know.
         partitions: how many it is said to have; None: as many as the server knows, or one.
         bound: see ``options.Bound``.
+        store: what it is said to be kept in; None: what the server knows, or a stream.
 
     Raises:
-        UsageError: as for ``queue_of``.
+        UsageError: as for ``queue_of``; or others use it with another store.
         NotConnected: the server cannot be reached.
     """
+    queue_of(name)
+    found = client.connect().driver.run(look(client.namespace, name))
+    if store not in (None, found.store) and found.in_use:
+        message = (
+            f"queue {name!r} keeps its messages in a {found.store}, and its users must agree: leave "
+            "out --store, or drain it before you change it"
+        )
+        raise UsageError(message)
     if partitions is None:
-        keys = client.connect().keys_of(queue_of(name))
-        partitions = client.driver.run(declared(keys, None)) or (1 if ordered else None)
-    return queue_of(name, partitions=partitions, bound=bound)
+        partitions = found.partitions or (1 if ordered else None)
+    return queue_of(name, partitions=partitions, bound=bound, store=store or found.store)
 
 
 def topic_of(name: str, *, partitions: int | None = None, durable: bool = True) -> Topic[bytes]:
@@ -154,10 +176,15 @@ def existing_subscription(client: Client, topic: str, name: str) -> Subscription
     )
 
 
-def source_of(client: Client, name: str) -> Source[bytes]:
+def source_of(client: Client, name: str, store: Store | None = None) -> Source[bytes]:
     """Declare what deliveries come from, as its users do: a queue, or ``TOPIC/NAME``.
 
     A subscription is not made by asking for it; a queue is nothing that would have to be made.
+
+    Args:
+        client: of the server.
+        name: of the queue, or of a topic and its subscription.
+        store: see ``declared_queue``.
 
     Raises:
         UsageError: there can be no such queue, or there is no such subscription.
@@ -165,7 +192,7 @@ def source_of(client: Client, name: str) -> Source[bytes]:
     """
     if "/" in name:
         return existing_subscription(client, *split(name, None))
-    return declared_queue(client, name)
+    return declared_queue(client, name, store=store)
 
 
 def _list(names: Iterable[str]) -> str:

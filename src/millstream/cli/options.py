@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from millstream.declare import Store
 from millstream.driver.target import ENVIRONMENT_VARIABLE
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Priority",
     "QueueName",
     "SourceName",
+    "StoreName",
     "SubscriptionName",
     "TopicName",
     "Ttl",
@@ -143,6 +145,10 @@ Bound = Annotated[
         help="Send nothing if the queue would have more than N unfinished messages.",
         show_default=False,
     ),
+]
+StoreName = Annotated[
+    Store | None,
+    typer.Option("--store", help="The queue is new, and kept in this.", show_default=False),
 ]
 Ttl = Annotated[
     float | None,

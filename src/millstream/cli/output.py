@@ -40,6 +40,8 @@ MINUTE, HOUR, DAY = 60, 3600, 86_400
 LONGEST_BODY = 200
 """Of a body in a table. ``--json`` shows all of it."""
 
+NO_ID = "0-0"
+
 WIDE = 10_000
 """A width that no table reaches: where there is no terminal, nothing is cut to fit."""
 
@@ -155,9 +157,12 @@ def age(since: datetime | None, now: datetime) -> str:
 
 
 def sent_at(message_id: str) -> datetime | None:
-    """Return when a message was accepted; None when a foreign producer made up its id."""
+    """Return when a message was accepted; None when its id does not tell.
+
+    A foreign producer may have made up the id; and what it has pushed to a list has none yet.
+    """
     try:
-        return time_of(message_id)
+        return None if message_id == NO_ID else time_of(message_id)
     except ValueError:
         return None
 

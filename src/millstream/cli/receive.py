@@ -9,7 +9,7 @@ import typer
 
 from millstream.cli.messages import delivery_line
 from millstream.cli.names import source_of
-from millstream.cli.options import Count, Namespace, NoAck, SourceName, Url
+from millstream.cli.options import Count, Namespace, NoAck, SourceName, StoreName, Url
 from millstream.cli.output import say
 from millstream.cli.taking import Hand, Signals, take
 from millstream.errors import UsageError
@@ -38,6 +38,7 @@ def receive(
     wait: Wait = None,
     follow: Follow = False,
     no_ack: NoAck = False,
+    store: StoreName = None,
     _json_output: JsonAnyway = False,
     url: Url = None,
     namespace: Namespace = "ms",
@@ -51,7 +52,7 @@ def receive(
         raise UsageError(message)
     patience = math.inf if follow else wait or 0.0
     with Client(url, namespace=namespace) as client, Signals() as signals:
-        source = source_of(client, queue)
+        source = source_of(client, queue, store)
         hand = Hand(delivery_line, ack=not no_ack)
         take(client, source, hand, signals, count=count, patience=patience)
     if signals.came:

@@ -20,6 +20,7 @@ from millstream.cli.options import (
     Partitions,
     Priority,
     QueueName,
+    StoreName,
     Ttl,
     Unique,
     UniqueFor,
@@ -51,6 +52,7 @@ def send(
     ordered: Ordered = False,
     partitions: Partitions = None,
     bound: Bound = None,
+    store: StoreName = None,
     priority: Priority = 0,
     unique: Unique = None,
     unique_for: UniqueFor = None,
@@ -60,7 +62,8 @@ def send(
     namespace: Namespace = "ms",
 ) -> None:
     """Send messages and print their ids."""
-    queue_of(queue, partitions=partitions, bound=bound)  # says what is wrong before it connects
+    # This says what is wrong before it connects.
+    queue_of(queue, partitions=partitions, bound=bound, store=store)
     options = given(
         headers=headers_of(header),
         delay=delay,
@@ -78,17 +81,17 @@ def send(
         message = "--bound is for BODY arguments: a file may be longer than any queue"
         raise UsageError(message)
     declared = partial(
-        declared_queue, name=queue, ordered=ordered, partitions=partitions, bound=bound
+        declared_queue, ordered=ordered, partitions=partitions, bound=bound, store=store
     )
     if source is not None:
         with opened(source) as file, Client(url, namespace=namespace) as client:
-            target = declared(client)
+            target = declared(client, queue)
             pass_on = partial(client.send_many, target, **options)
             outgoing = Outgoing("queue", queue, "sent", source)
             outgoing.move(file, target.max_body, pass_on, as_json=json_output)
         return
     with Client(url, namespace=namespace) as client:
-        target = declared(client)
+        target = declared(client, queue)
         if once:
             receipts = [client.send(target, encoded[0], **options, **once)]
         else:

@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from millstream.cli.names import existing_subscription, queue_of, split, topic_of
+from millstream.cli.names import declared_queue, existing_subscription, split, topic_of
 from millstream.cli.options import Json, Namespace, Url
 from millstream.cli.output import say, show_json
 from millstream.cli.tables import Row, show_stats
@@ -47,7 +47,7 @@ def stats(
 
 def _everything(client: Client) -> Iterator[Row]:
     for name in client.queues():
-        yield client.stats(queue_of(name))
+        yield client.stats(declared_queue(client, name))
     for name in client.topics():
         yield client.stats(topic_of(name))
 
@@ -57,7 +57,7 @@ def _named(client: Client, names: list[str]) -> Iterator[Row]:
         if "/" in name:
             yield _subscription(client, *split(name, None))
             continue
-        queue = queue_of(name)
+        queue = declared_queue(client, name)
         found = client.driver.run(look(client.namespace, name))
         if found.topic:
             yield client.stats(topic_of(name))

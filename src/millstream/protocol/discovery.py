@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from millstream.declare import check_name
+from millstream.declare import Store, check_name
 from millstream.protocol.keys import queue_keys, topic_keys
 from millstream.protocol.op import Command, Op, Plan
 
@@ -44,10 +44,20 @@ class Found:
     Attributes:
         queue: whether there is a trace of such a queue.
         topic: whether there is a trace of such a durable topic.
+        partitions: how many the queue has; None: it is not ordered, as far as the server knows.
+        store: where the queue keeps its messages, as far as its traces tell; of one without any, a
+            stream.
+        in_use: whether there are messages or consumers in that store now.
     """
 
     queue: bool
     topic: bool
+    partitions: int | None
+    store: Store
+    in_use: bool
+
+
+_HANDLED = ("acked", "retried", "died", "crashed")
 
 
 def look(namespace: str, name: str) -> Op[Found]:
@@ -57,15 +67,32 @@ def look(namespace: str, name: str) -> Op[Found]:
         namespace: first part of all keys.
         name: of a queue or a topic, or of both.
     """
-    queue = queue_keys(namespace, name)
-    listed = queue_keys(namespace, name, store="list")
+    keys = queue_keys(namespace, name)
+    listed = [
+        key for key in queue_keys(namespace, name, store="list").listed if key not in keys.all
+    ]
     commands = (
-        Command(("EXISTS", *queue.all, listed.ready)),
+        Command(("EXISTS", *keys.all)),
+        Command(("EXISTS", *listed)),
         Command(("EXISTS", *_of_topic(namespace, name, 0))),
+        Command(("HGET", keys.config, "partitions")),
+        Command(("EXISTS", keys.ready)),
+        Command(("XLEN", keys.ready)),
+        Command(("HMGET", keys.counters, *_HANDLED)),
     )
 
     def decode(replies: list[Any]) -> Found:
-        return Found(*map(bool, replies))
+        queue, in_list, topic, partitions, stream, length, handled = replies
+        # Whoever consumes a stream makes it, and it stays when it is empty; a list does not. So
+        # what was handled without a stream came from a list.
+        drained = not stream and any(handled)
+        return Found(
+            queue=bool(queue or in_list),
+            topic=bool(topic),
+            partitions=None if partitions is None else int(partitions),
+            store="list" if in_list or drained else "stream",
+            in_use=bool(in_list or length),
+        )
 
     return Op(commands, decode)
 
