@@ -18,6 +18,7 @@ __all__ = [
     "check_ephemeral",
     "check_headers",
     "check_ids",
+    "check_keeps",
     "check_limit",
     "check_prefetch",
     "check_queue",
@@ -79,6 +80,13 @@ def check_retain(topic: Topic[Any]) -> None:
             f"{topic.title}: retain is not done yet, everything is kept: leave it out, and delete what "
             "is too old by XTRIM"
         )
+        raise UsageError(message)
+
+
+def check_keeps(queue: Queue[Any]) -> None:
+    """Refuse a queue that cannot keep what it has handled."""
+    if queue.store == "list":
+        message = f"{queue.title} is in a list, which keeps nothing of what was handled"
         raise UsageError(message)
 
 

@@ -9,7 +9,16 @@ from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack, overload
 
 from millstream.codec import Codec, CodecName, codec_for
 from millstream.errors import UsageError
-from millstream.policy import Bound, Duration, Limits, Rate, Retry, check_count, milliseconds
+from millstream.policy import (
+    Bound,
+    Duration,
+    Limits,
+    Rate,
+    Retain,
+    Retry,
+    check_count,
+    milliseconds,
+)
 
 __all__ = ["DEFAULT_MAX_BODY", "Queue", "check_name", "check_partitions"]
 
@@ -95,6 +104,7 @@ class QueueOptions(TypedDict, total=False):
     max_running: int | None
     bound: Bound | None
     store: Store
+    keep: Retain | None
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -130,6 +140,9 @@ class Queue(Generic[T]):
             Producers say it, and should agree. Not together with partitions. Default: any number.
         store: ``stream`` (default): a Redis Stream; ``list``: a Redis List, which old tools can push
             to and which can do less (docs/lists.md). All users of a queue must agree.
+        keep: how long messages are kept once they are acknowledged, for ``replay`` and ``resend``
+            (docs/replay.md): each bound holds, and ``max_age`` counts from then. The consumers'
+            declaration counts. Default: not at all.
 
     Raises:
         UsageError: a parameter does not make sense; it names the parameter.
@@ -149,6 +162,7 @@ class Queue(Generic[T]):
     max_running: int | None
     bound: Bound | None
     store: Store
+    keep: Retain | None
     codec: Codec[T] = field(repr=False, compare=False)
     # What a client remembers its way to the queue by.
     place: str = field(repr=False, compare=False)
@@ -180,11 +194,10 @@ class Queue(Generic[T]):
         max_running: int | None = None,
         bound: Bound | None = None,
         store: Store = "stream",
+        keep: Retain | None = None,
     ) -> None:
         check_name(name, "the queue's name")
-        if retry is not None and not isinstance(retry, Retry):
-            message = f"queue {name!r}: retry must be a Retry, not {retry!r}"
-            raise UsageError(message)
+        _check_policies(name, retry, keep)
         check_count(max_body, f"queue {name!r}: max_body")
         _check_order(name, ordered, max_running_per_key)
         _check_choice(priorities, f"queue {name!r}: priorities", ("strict", "weighted"))
@@ -206,6 +219,7 @@ class Queue(Generic[T]):
         put(self, "partitions", partitions)
         put(self, "bound", bound)
         put(self, "store", store)
+        put(self, "keep", keep)
         put(self, "place", _place(name, partitions if ordered else None, bound, store))
         put(self, "rate", rate)
         put(self, "max_running", max_running)
@@ -279,12 +293,36 @@ def _check_bound(name: str, bound: object, partitions: int) -> None:
         raise UsageError(message)
 
 
+def _check_policies(name: str, retry: object, keep: object) -> None:
+    if retry is not None and not isinstance(retry, Retry):
+        message = f"queue {name!r}: retry must be a Retry, not {retry!r}"
+        raise UsageError(message)
+    if keep is None:
+        return
+    if not isinstance(keep, Retain):
+        message = f"queue {name!r}: keep must be a Retain, not {keep!r}"
+        raise UsageError(message)
+    if not keep.bounded:
+        message = (
+            f"queue {name!r}: keep=Retain() without max_age, max_length or max_bytes would keep "
+            "nothing: give a bound"
+        )
+        raise UsageError(message)
+    if not keep.until_consumed:
+        message = (
+            f"queue {name!r}: keep: until_consumed is for topics. What a queue keeps has been handled, "
+            "so leave it out"
+        )
+        raise UsageError(message)
+
+
 NOT_IN_A_LIST = {
     "ordered": "a list has no lines of keys beside it: pass ordered=True to a stream queue",
     "max_running_per_key": "a list has no lines of keys beside it: use a stream queue",
     "rate": "deliveries of a list are not counted: use a stream queue",
     "max_running": "deliveries of a list are not counted: use a stream queue",
     "bound": "whoever pushes to a list by other means is not held back: use a stream queue",
+    "keep": "what was handled would be kept in a stream, which a list queue does without: use a stream queue",
 }
 """What a list queue cannot do -> why. Producers learn of the rest when they send."""
 

@@ -102,6 +102,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
         subject: what it is about, for a message of a topic, if the publisher said so.
         priority: 0 (normal) to 9.
         expires: when its time to live is over, if it has one.
+        handled_at: when it was acknowledged, for a message that a queue has kept.
     """
 
     id: str
@@ -114,6 +115,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     subject: str | None = None
     priority: int = 0
     expires: datetime | None = None
+    handled_at: datetime | None = None
 
     @property
     def sent_at(self) -> datetime:
@@ -199,6 +201,7 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
         paused: whether it is paused, so that nobody gets a message.
         partitions: the same of each partition, when the queue has several; they are counted one
             after the other.
+        kept: messages that were handled and are kept (``Queue(keep=)``).
     """
 
     name: str
@@ -217,6 +220,7 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
     consumers: tuple[ConsumerStats, ...]
     paused: bool = False
     partitions: tuple[QueueStats, ...] = ()
+    kept: int = 0
 
 
 class SubscriptionStats(msgspec.Struct, frozen=True, kw_only=True):

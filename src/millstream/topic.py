@@ -297,6 +297,11 @@ class Subscription(Generic[T]):
         """Subscriptions have none."""
         return None
 
+    @property
+    def keep(self) -> Retain | None:
+        """None: what it has handled is in the log of its topic."""
+        return None
+
 
 Source = Queue[T] | Subscription[T]
 """What deliveries come from."""

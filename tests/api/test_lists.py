@@ -149,6 +149,7 @@ async def test_a_sleeper_learns_of_what_is_due_earlier(
         {"rate": ms.Rate(1)},
         {"max_running": 1},
         {"bound": ms.Bound(1)},
+        {"keep": ms.Retain(max_length=1)},
         {"priorities": "weighted"},
     ],
     ids=lambda options: next(iter(options)),

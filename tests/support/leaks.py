@@ -19,6 +19,7 @@ PERMANENT = frozenset(
         "delayed",
         "due",
         "front",
+        "kept",  # what was handled, as long as the queue's declaration lets it
         "landing",  # what a sleeping read brought; the next look at the queue takes it
         "leases",  # of a list queue: only while something is in flight, as `processing` is
         "list",

@@ -10,7 +10,7 @@ import pytest
 
 from millstream.declare import DEFAULT_MAX_BODY, Queue, check_name
 from millstream.errors import UsageError
-from millstream.policy import Backoff, Bound, Limits, Rate, Retry
+from millstream.policy import Backoff, Bound, Limits, Rate, Retain, Retry
 
 
 class Order(msgspec.Struct):
@@ -143,6 +143,12 @@ def test_a_name_may_not_be(name: Any) -> None:
         (
             {"bound": Bound(10), "ordered": True, "partitions": 2},
             "queue 'orders': bound=10 and partitions=2 do not go together",
+        ),
+        ({"keep": 60}, "queue 'orders': keep must be a Retain, not 60"),
+        ({"keep": Retain()}, r"queue 'orders': keep=Retain\(\) without max_age.*: give a bound"),
+        (
+            {"keep": Retain(max_length=5, until_consumed=False)},
+            "queue 'orders': keep: until_consumed is for topics",
         ),
     ],
 )

@@ -41,6 +41,7 @@ def all_keys(keys: QueueKeys | TopicKeys) -> dict[str, str]:
         (KEYS.due, "ms:{orders}:due"),
         (KEYS.delayed, "ms:{orders}:delayed"),
         (KEYS.dead, "ms:{orders}:dead"),
+        (KEYS.kept, "ms:{orders}:kept"),
         (KEYS.counters, "ms:{orders}:counters"),
         (KEYS.consumers, "ms:{orders}:consumers"),
         (KEYS.sweeper, "ms:{orders}:sweeper"),
@@ -85,7 +86,7 @@ def test_no_two_keys_are_the_same() -> None:
     queues = [queue_keys(*pair) for pair in [("a", "b"), ("b", "a"), ("a", "b:b"), ("a:b", "b")]]
     keys = [key for queue in queues for key in all_keys(queue).values()]
 
-    assert len(keys) == len(set(keys)) == 4 * 25
+    assert len(keys) == len(set(keys)) == 4 * 26
 
 
 def test_subscriptions_share_the_log() -> None:
@@ -96,7 +97,7 @@ def test_subscriptions_share_the_log() -> None:
     keys = [key for one in own for name, key in one.items() if name not in shared]
 
     assert {one["ready"] for one in own} == {topic.log}
-    assert len({*keys, *all_keys(topic).values()}) == 3 * 23 + 7
+    assert len({*keys, *all_keys(topic).values()}) == 3 * 24 + 7
 
 
 def test_lanes() -> None:

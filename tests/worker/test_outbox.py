@@ -27,6 +27,22 @@ def test_what_goes_out_at_a_time() -> None:
     assert not outbox.urgent
 
 
+def test_acks_of_a_queue_that_keeps() -> None:
+    """They cost the server as much as other ends, so they leave some hundred at a time, too."""
+    outbox = Outbox(keeps=True)
+    acks = [b"%d-1" % n for n in range(MOST_OTHERS + 2)]
+    for token in acks:
+        outbox.ack(token)
+    outbox.add(reject(b"7-2", "bad"))
+
+    assert outbox.leaving == MOST_OTHERS
+    first = outbox.take()
+    assert (first.acks, first.tokens()) == ([], acks[:MOST_OTHERS])
+    assert {end.verb for end in first.others} == {"finish"}
+    assert outbox.leaving == 3
+    assert outbox.take().tokens() == [*acks[MOST_OTHERS:], b"7-2"]
+
+
 def test_what_comes_back_goes_first() -> None:
     """What could not be sent stands before what was left, in the old order."""
     outbox = Outbox()

@@ -348,6 +348,7 @@ class AsyncClient:
     # Reading again what is kept
 
     replay = _replay.replay
+    resend = _replay.resend
 
     # Operating
 

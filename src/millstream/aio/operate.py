@@ -223,7 +223,7 @@ async def reschedule(
 async def repartition(mq: Connected, queue: Queue[Any]) -> None:
     """Divide an ordered queue anew: into as many partitions as it is declared with here.
 
-    It must be empty, its dead letters included, and without workers and receivers. Whoever sends
+    It must be empty, its dead letters and what it keeps included, and without workers and receivers. Whoever sends
     to it must be stopped: a client that goes on with the old number would send to partitions that
     nobody reads any more.
 
@@ -243,9 +243,14 @@ async def repartition(mq: Connected, queue: Queue[Any]) -> None:
 
 
 async def purge(
-    mq: Connected, queue: Source[Any], *, confirm: bool = False, dead: bool = False
+    mq: Connected,
+    queue: Source[Any],
+    *,
+    confirm: bool = False,
+    dead: bool = False,
+    kept: bool = False,
 ) -> int:
-    """Delete messages for good: the ready and delayed ones, or the dead letters.
+    """Delete messages for good: the ready and delayed ones, or the dead letters, or what is kept.
 
     Messages in flight are not touched: a consumer has them.
 
@@ -253,16 +258,21 @@ async def purge(
         queue: whose.
         confirm: must be True.
         dead: the dead letters, instead of what waits.
+        kept: messages that were handled and are kept, instead of what waits.
 
     Returns:
         How many were deleted.
 
     Raises:
-        UsageError: it was not confirmed.
+        UsageError: it was not confirmed, or asks for both.
     """
     keys = mq.keys_of(queue)
     check_confirmed(confirm, queue)
-    return await mq.driver.drive(whole.purge_dead(keys) if dead else whole.purge(keys))
+    if dead and kept:
+        message = "purge deletes dead letters or kept messages: pass one of dead=True and kept=True"
+        raise UsageError(message)
+    work = whole.purge_kept if kept else whole.purge_dead if dead else whole.purge
+    return await mq.driver.drive(work(keys))
 
 
 async def pause(mq: Connected, queue: Source[Any]) -> None:

@@ -310,8 +310,9 @@ async def seek(
         to: ``EARLIEST``: the oldest message that the topic has; ``LATEST``: the next one that is
             published; a time with a time zone: the first that was published then or later; or the
             id of a message: that one. Before the oldest that is kept, it is the oldest.
-        force: also while consumers of it run. Their deliveries are over: workers stop the
-            handlers, in threads at the next line of Python, and late ends are refused.
+        force: also while consumers of it run. Their deliveries are over: workers drop what they
+            have not begun and stop handlers that are coroutines, receive loops drop what they have
+            fetched ahead within a tenth of a second, and a late end is refused (``LeaseLost``).
 
     Returns:
         How many messages of the topic are ahead of it now, whether they match its filter or not.
@@ -322,8 +323,8 @@ async def seek(
         BrokerError: it may have moved or not, or in some partitions; the call can be repeated.
 
     Guarantee: what comes after it is what the log has from that place on, each message at least
-    once, in an ordered topic in the order of its key. A message that a consumer has in hand and is
-    given again is one delivery, with one end.
+    once, in an ordered topic in the order of its key. Who had one of them before cannot end the new
+    delivery of it.
     """
     check_topic(topic)
     own = topic.subscription(name)

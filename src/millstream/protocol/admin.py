@@ -40,10 +40,12 @@ def stats(keys: QueueKeys) -> Op[QueueStats]:
     if keys.store == "list":
         command = _STATS_LIST.call(keys.listed, [])
     else:
-        command = _STATS.call(keys.common, [keys.group])
+        command = _STATS.call([*keys.common, keys.kept], [keys.group])
 
     def decode(replies: list[Any]) -> QueueStats:
-        ready, in_flight, delayed, dead, oldest, now, counters, consumers, paused = replies[0]
+        ready, in_flight, delayed, dead, oldest, now, counters, consumers, paused, *kept = replies[
+            0
+        ]
         totals = dict(zip(counters[::2], counters[1::2], strict=True))
         return QueueStats(
             name=keys.full_name,
@@ -61,6 +63,7 @@ def stats(keys: QueueKeys) -> Op[QueueStats]:
             cancelled=int(totals.get(b"cancelled", 0)),
             consumers=consumers_of(consumers),
             paused=bool(paused),
+            kept=kept[0] if kept else 0,  # a list queue keeps nothing
         )
 
     return Op((command,), decode)

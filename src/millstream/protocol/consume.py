@@ -11,10 +11,11 @@ from functools import partial
 from typing import Any
 
 from millstream.errors import NotConnected, ServerRefused, TimedOut
-from millstream.policy import Limits, Sieve
+from millstream.policy import Limits, Retain, Sieve
 from millstream.protocol import lists
 from millstream.protocol.envelope import Envelope, entries_of
 from millstream.protocol.fetched import Fetched, fetched, taken
+from millstream.protocol.kept import ends_of
 from millstream.protocol.keys import LANES, QueueKeys
 from millstream.protocol.limits import take
 from millstream.protocol.op import Argument, Command, Op, Plan, load_script
@@ -100,6 +101,7 @@ def fetch(
     wake: bool = False,
     urgent: str = "",
     limits: Limits | Sieve | None = None,
+    keep: Retain | None = None,
     now_ms: int | None = None,
 ) -> Op[Fetched]:
     """Settle, promote and read, in one round trip.
@@ -117,6 +119,7 @@ def fetch(
             as may be read (``"all"``), or those and a place in the rounding (``"9 5 0 +0.6"``).
         limits: of the queue, or what a subscription lets through; with them, less may come than was
             asked for.
+        keep: what the queue keeps of what is acknowledged; None: nothing.
         now_ms: the time, for tests; None: the server's clock.
 
     Guarantee: a delivery that this consumer does not own any more is not settled, but reported
@@ -126,13 +129,12 @@ def fetch(
         return lists.fetch(keys, consumer, settlements, reads, acks=acks, wake=wake, now_ms=now_ms)
     time = "" if now_ms is None else now_ms
     head: list[Argument] = [keys.group, consumer, time, PROMOTED_AT_ONCE, int(wake), urgent]
-    ends: list[Argument] = [len(acks), *acks]
-    for end in settlements:
-        ends += [end.verb, end.token, end.delay_ms, int(end.failed), end.note]
+    ends = ends_of(acks, settlements, keep)
+    kept = [keys.kept] if keep is not None else []
     if limits is not None:
-        command = _reading(keys, limits, reads, head, ends)
+        command = _reading(keys, limits, reads, head, ends, kept)
         return Op((command,), decode=taken, repeatable=False)
-    commands = [_SETTLE.call([*keys.common, *keys.queueing], [*head, *ends])]
+    commands = [_SETTLE.call([*keys.common, *keys.queueing, *kept], [*head, *ends])]
     prefixes = []
     for prefix, count in reads:
         prefixes.append(prefix.encode())
@@ -147,11 +149,12 @@ def _reading(
     reads: Sequence[tuple[str, int]],
     head: Sequence[Argument],
     ends: Sequence[Argument],
+    kept: Sequence[str],
 ) -> Command:
     """Return the script that settles and reads at the server."""
     if isinstance(limits, Sieve):
         return sift(keys, limits, reads, head=head, tail=ends)
-    return take(keys, limits, reads, head=head, tail=ends)
+    return take(keys, limits, reads, head=head, tail=ends, kept=kept)
 
 
 def wait(keys: QueueKeys, consumer: str, block_ms: int, *, suspects: bool) -> Op[Fetched]:
@@ -345,7 +348,12 @@ def owns(keys: QueueKeys, consumer: str, token: bytes) -> Op[bool]:
 
 
 def settle(
-    keys: QueueKeys, consumer: str, settlement: Settlement, *, limits: Limits | Sieve | None = None
+    keys: QueueKeys,
+    consumer: str,
+    settlement: Settlement,
+    *,
+    limits: Limits | Sieve | None = None,
+    keep: Retain | None = None,
 ) -> Plan[bool]:
     """End one delivery; the result is whether this consumer still owned it.
 
@@ -354,11 +362,12 @@ def settle(
         consumer: who owns it.
         settlement: how it ends.
         limits: of the queue, so that others learn that there is room for another delivery.
+        keep: what the queue keeps of what is acknowledged; None: nothing.
 
     Raises:
         ServerRefused: it could not be stored (out of memory); it is still owned.
     """
-    op = fetch(keys, consumer, [settlement], wake=True, limits=limits)
+    op = fetch(keys, consumer, [settlement], wake=True, limits=limits, keep=keep)
     try:
         done: Fetched = yield op
     except (NotConnected, TimedOut):

@@ -66,6 +66,7 @@ class QueueKeys:
         delayed: hash, message id -> its fields, while it waits in ``due``, ``priority`` or
             ``lines``.
         dead: stream of dead letters.
+        kept: stream of what was handled, in a queue that keeps it.
         priority: sorted set of messages above the normal priority, the highest first.
         lines: sorted set, the messages of each key that wait for their turn.
         holders: hash, key -> the messages of it that have their turn.
@@ -104,6 +105,7 @@ class QueueKeys:
     due: str
     delayed: str
     dead: str
+    kept: str
     counters: str
     priority: str
     lines: str
@@ -340,6 +342,7 @@ def _queue_keys(
         due=f"{prefix}:due",
         delayed=f"{prefix}:delayed",
         dead=f"{prefix}:dead",
+        kept=f"{prefix}:kept",
         counters=f"{prefix}:counters",
         priority=f"{prefix}:priority",
         lines=f"{prefix}:lines",

@@ -1,4 +1,4 @@
-"""Replay: the history of a stream, page by page, beside everybody who reads it otherwise."""
+"""Replay: the history of a topic, or what a queue keeps, page by page, beside everybody who reads it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from datetime import datetime
 from typing import Any
 
 from millstream.codec import NotDecodable
+from millstream.declare import Queue
 from millstream.errors import UsageError
-from millstream.message import Message
+from millstream.message import Message, time_of
 from millstream.message_id import check_id
 from millstream.protocol.envelope import Envelope, read_body
 from millstream.protocol.op import Command, Op, load_script
@@ -170,8 +171,8 @@ def _filtered(replies: list[Any]) -> Page:
     return Page(entries, start or None)
 
 
-def message(topic: Topic[Any], partition: int, entry: Entry) -> Message:
-    """Return an entry of a log as a message.
+def message(source: Topic[Any] | Queue[Any], partition: int, entry: Entry) -> Message:
+    """Return an entry of a topic's log, or of what a queue keeps, as a message.
 
     Raises:
         Undecodable: it is no message, or its body does not fit the declared type.
@@ -180,13 +181,13 @@ def message(topic: Topic[Any], partition: int, entry: Entry) -> Message:
     # Most messages are a body and nothing else, and there may be millions.
     if len(fields) == PLAIN and fields[0] == b"b" and not partition:
         try:
-            body = topic.codec.decode(fields[1])
+            body = source.codec.decode(fields[1])
         except NotDecodable:
             pass
         else:
             return Message(id=id.decode(), body=body, headers=NO_HEADERS)
     envelope = Envelope(id, fields)
-    body = read_body(envelope, topic.codec.decode, topic, partition)
+    body = read_body(envelope, source.codec.decode, source, partition)
     state = envelope.state
     return Message(
         id=public_id(state.id, partition),
@@ -197,10 +198,11 @@ def message(topic: Topic[Any], partition: int, entry: Entry) -> Message:
         key=envelope.key,
         subject=envelope.subject,
         priority=envelope.priority,
+        handled_at=time_of(id.decode()) if isinstance(source, Queue) else None,
     )
 
 
 def order_of(partition: int, entry: Entry) -> tuple[int, int, int]:
-    """Return what sorts the entries of all partitions by the time of publishing."""
+    """Return what sorts the entries of all partitions by the time at which they came."""
     ms, _, number = entry[0].partition(b"-")
     return int(ms), int(number), partition

@@ -17,7 +17,7 @@ from millstream.protocol.op import Command, Op, Plan, load_script
 from millstream.protocol.subscriptions import behind
 from millstream.topic import Start
 
-__all__ = ["extend_in_log", "seek"]
+__all__ = ["extend_in_log", "move", "running", "seek"]
 
 _SEEK = load_script("seek")
 _EXTEND = load_script("extend")
@@ -45,24 +45,46 @@ def seek(keys: QueueKeys, to: Start | datetime | str, *, force: bool) -> Plan[in
     """
     count: int = yield partitions.declared(keys)
     places = [keys.at(number) for number in range(count)]
-    running: set[str] = set()
+    found: set[str] = set()
     for one in places:
-        running.update((yield _move(one, "")))
-    if running and not force:
-        raise UsageError(_in_use(keys.title, sorted(running)))
+        found.update((yield running(one)))
+    if found and not force:
+        raise UsageError(_in_use(keys.title, sorted(found)))
     ahead = 0
     for one in places:
-        yield _move(one, behind(to, one.partition))
+        yield move(one, behind(to, one.partition))
     for one in places:
         ahead += (yield admin.stats(one)).ready
     return ahead
 
 
-def _move(keys: QueueKeys, position: str) -> Op[list[str]]:
-    """Move it in one partition; empty: do not. The result is which consumers run."""
+def running(keys: QueueKeys, *, gone_after_ms: int = GONE_AFTER_MS) -> Op[list[str]]:
+    """Return the names of the consumers that run, in one partition.
+
+    Args:
+        keys: of the subscription.
+        gone_after_ms: when one counts as gone that has not asked; it does not before its lease is over.
+
+    Raises:
+        UsageError: there is no such subscription.
+    """
+    return move(keys, "", gone_after_ms=gone_after_ms)
+
+
+def move(keys: QueueKeys, position: str, *, gone_after_ms: int = GONE_AFTER_MS) -> Op[list[str]]:
+    """Have a subscription go on behind an entry, in one partition; the result is who runs.
+
+    Args:
+        keys: of the subscription.
+        position: id of the entry, ``$`` for the last one there is; empty: only look who runs.
+        gone_after_ms: as for ``running``. Who is gone is forgotten.
+
+    Raises:
+        UsageError: there is no such subscription.
+    """
     command = _SEEK.call(
         [*keys.common, keys.control, keys.consumers],
-        [keys.group, position, GONE_AFTER_MS, MOST_WOKEN],
+        [keys.group, position, gone_after_ms, MOST_WOKEN],
     )
 
     def decode(replies: list[Any]) -> list[str]:

@@ -14,7 +14,7 @@ import msgspec
 
 from millstream.errors import UsageError
 from millstream.message import ConsumerStats, QueueStats
-from millstream.protocol import admin, control
+from millstream.protocol import admin, control, kept
 from millstream.protocol.envelope import Envelope
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.op import Command, Op, Plan, load_script
@@ -28,6 +28,7 @@ __all__ = [
     "peek_ready",
     "purge",
     "purge_dead",
+    "purge_kept",
     "redrive",
     "repartition",
     "resume",
@@ -42,7 +43,7 @@ HEARD_OF = 60.0
 """Seconds within which every consumer that lives asks for messages."""
 
 SUMS = (
-    *("ready", "delayed", "in_flight", "dead"),
+    *("ready", "delayed", "in_flight", "dead", "kept"),
     *("sent", "acked", "retried", "died", "crashed", "dropped", "cancelled"),
 )
 
@@ -134,6 +135,11 @@ def purge_dead(keys: QueueKeys) -> Plan[int]:
     return (yield from _all(keys, admin.purge_dead))
 
 
+def purge_kept(keys: QueueKeys) -> Plan[int]:
+    """Delete what was handled and kept; the result is how many messages."""
+    return (yield from _all(keys, kept.purge_kept))
+
+
 def pause(keys: QueueKeys, partitions: int = 1) -> Plan[None]:
     """Have no consumer get a message any more. Safe to repeat.
 
@@ -177,7 +183,7 @@ def repartition(keys: QueueKeys, partitions: int) -> Plan[None]:
     yield Op((Command(("HSET", keys.config, "partitions", partitions)),), decode=_first)
     for number in range(partitions, stored):
         gone = keys.at(number)
-        first = (*gone.lanes, gone.dead, gone.due, gone.priority, gone.lines)
+        first = (*gone.lanes, gone.dead, gone.due, gone.priority, gone.lines, gone.kept)
         others = [key for key in gone.all if key not in first]
         held: int = yield Op((_VACATE.call([*first, *others], []),), decode=_first)
         if held:
@@ -190,15 +196,16 @@ def repartition(keys: QueueKeys, partitions: int) -> Plan[None]:
 
 
 def _check_unused(title: str, found: QueueStats, readers: int) -> None:
-    held = {name: getattr(found, name) for name in ("ready", "delayed", "in_flight", "dead")}
+    names = ("ready", "delayed", "in_flight", "dead", "kept")
+    held = {name: getattr(found, name) for name in names}
     what = [f"{count} {name.replace('_', ' ')}" for name, count in held.items() if count]
     if readers:
         what.append(f"{readers} workers or receivers")
     if what:
         message = (
             f"{title} is in use ({', '.join(what)}), so it cannot be divided anew. Stop "
-            "whoever sends to it, let workers drain it, redrive or purge its dead letters, and "
-            "stop the workers"
+            "whoever sends to it, let workers drain it, redrive or purge its dead letters, purge what "
+            "it keeps, and stop the workers"
         )
         raise UsageError(message)
 

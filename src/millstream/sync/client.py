@@ -346,6 +346,7 @@ class Client:
     # Reading again what is kept
 
     replay = _replay.replay
+    resend = _replay.resend
 
     # Operating
 

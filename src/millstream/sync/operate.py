@@ -224,7 +224,7 @@ def reschedule(
 def repartition(mq: Connected, queue: Queue[Any]) -> None:
     """Divide an ordered queue anew: into as many partitions as it is declared with here.
 
-    It must be empty, its dead letters included, and without workers and receivers. Whoever sends
+    It must be empty, its dead letters and what it keeps included, and without workers and receivers. Whoever sends
     to it must be stopped: a client that goes on with the old number would send to partitions that
     nobody reads any more.
 
@@ -243,8 +243,15 @@ def repartition(mq: Connected, queue: Queue[Any]) -> None:
     mq.driver.drive(whole.repartition(keys, queue.partitions))
 
 
-def purge(mq: Connected, queue: Source[Any], *, confirm: bool = False, dead: bool = False) -> int:
-    """Delete messages for good: the ready and delayed ones, or the dead letters.
+def purge(
+    mq: Connected,
+    queue: Source[Any],
+    *,
+    confirm: bool = False,
+    dead: bool = False,
+    kept: bool = False,
+) -> int:
+    """Delete messages for good: the ready and delayed ones, or the dead letters, or what is kept.
 
     Messages in flight are not touched: a consumer has them.
 
@@ -252,16 +259,21 @@ def purge(mq: Connected, queue: Source[Any], *, confirm: bool = False, dead: boo
         queue: whose.
         confirm: must be True.
         dead: the dead letters, instead of what waits.
+        kept: messages that were handled and are kept, instead of what waits.
 
     Returns:
         How many were deleted.
 
     Raises:
-        UsageError: it was not confirmed.
+        UsageError: it was not confirmed, or asks for both.
     """
     keys = mq.keys_of(queue)
     check_confirmed(confirm, queue)
-    return mq.driver.drive(whole.purge_dead(keys) if dead else whole.purge(keys))
+    if dead and kept:
+        message = "purge deletes dead letters or kept messages: pass one of dead=True and kept=True"
+        raise UsageError(message)
+    work = whole.purge_kept if kept else whole.purge_dead if dead else whole.purge
+    return mq.driver.drive(work(keys))
 
 
 def pause(mq: Connected, queue: Source[Any]) -> None:

@@ -78,6 +78,7 @@ class Part(Generic[T]):
         self._sure_of = 0
         self._sure_until = 0.0
         self._handed_out: set[bytes] = set()
+        self._again: list[bytes] = []
         self._left = False
         self._suspect_until = 0.0
         self._held = Held(keys, consumer, queue.lease_ms, until={}, on_lost=self._forget)
@@ -112,6 +113,7 @@ class Part(Generic[T]):
         reading.heard(found.now_ms, asked)
         reading.fetched(found, reads, time.monotonic())
         self._keep(found)
+        self._rename()
 
     def _fetch(
         self,
@@ -120,8 +122,13 @@ class Part(Generic[T]):
         *,
         urgent: str = "",
     ) -> Op[Fetched]:
-        limits = self._queue.limits
-        return consume.fetch(self.keys, self._consumer, ends, reads, urgent=urgent, limits=limits)
+        queue = self._queue
+        return consume.fetch(
+            *(self.keys, self._consumer, ends, reads),
+            urgent=urgent,
+            limits=queue.limits,
+            keep=queue.keep,
+        )
 
     def woke(self, found: Fetched) -> None:
         """Take what a sleeping read has brought."""
@@ -137,8 +144,9 @@ class Part(Generic[T]):
     def _keep(self, found: Fetched) -> None:
         envelopes = found.envelopes
         if self.keys.subscription:
-            # After a seek it may bring what we have already: that is one delivery, with one end.
-            envelopes = [one for one in envelopes if not self._has(one.token)]
+            # Only after a seek it brings what is here already: what is here is over.
+            self._again += [one.token for one in envelopes if self._has(one.token)]
+            envelopes = [one for one in envelopes if one.token not in self._again]
         if not self._buffer:
             self._be_sure_of(len(envelopes))
         for envelope in envelopes:
@@ -181,6 +189,7 @@ class Part(Generic[T]):
 
     def take(self) -> SyncDelivery[T] | None:
         """Return the next delivery of what was fetched; None when there is none."""
+        self._rename()
         decode = self._queue.codec.decode
         while self._buffer:
             if self._sure_of <= 0 or time.monotonic() > self._sure_until:
@@ -221,6 +230,15 @@ class Part(Generic[T]):
     def _has(self, token: bytes) -> bool:
         return token in self._held.until or token in self._handed_out
 
+    def _rename(self) -> None:
+        """Hand back what has come under the name of a delivery that is over: it gets another name."""
+        while self._again:
+            token = self._again.pop()
+            self._buffer = deque(one for one in self._buffer if one.token != token)
+            self._forget([token])
+            self._release([token])
+            self.reading.more = True
+
     def _be_sure_of(self, count: int) -> None:
         self._sure_of = count
         self._sure_until = time.monotonic() + min(LOOK_AGAIN, self._queue.lease_ms / 4000)
@@ -254,7 +272,8 @@ class Part(Generic[T]):
 
     def settle(self, end: Settlement) -> bool:
         """End a delivery; False: it was not ours any more."""
-        op = consume.settle(self.keys, self._consumer, end, limits=self._queue.limits)
+        queue = self._queue
+        op = consume.settle(self.keys, self._consumer, end, limits=queue.limits, keep=queue.keep)
         owned = self._driver.drive(op)
         self._forget([end.token])
         return owned

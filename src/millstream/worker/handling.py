@@ -227,6 +227,10 @@ class Handling:
         if self._quiet is not None and not self._running:
             self._quiet.set()
 
+    def __contains__(self, token: bytes) -> bool:
+        """Tell whether a handler runs for a delivery, which may be over."""
+        return token in self._running
+
     def lost(self, tokens: Iterable[bytes]) -> None:
         """Take messages from their handlers that others own by now.
 

@@ -78,7 +78,7 @@ class Holdings:
         self._consumer = consumer
         self._prefetch = prefetch
         self._loop = asyncio.get_running_loop()
-        self.outbox = Outbox()
+        self.outbox = Outbox(keeps=queue.keep is not None)
         self.held = Held(keys, consumer, queue.lease_ms, until={}, on_lost=self._lost_in_thread)
         # Whether a delivery is still ours.
         self.holds = self.held.until.__contains__
@@ -249,8 +249,7 @@ class Holdings:
         if self._early:
             envelopes = self._not_cancelled(envelopes)
         if self._keys.subscription:
-            # After a seek it may bring what is in hand already: that is one delivery, with one end.
-            envelopes = [one for one in envelopes if one.token not in self.held.until]
+            envelopes = self._not_again(envelopes)
         if not envelopes:
             return
         self.held.arrived([envelope.token for envelope in envelopes], since)
@@ -270,6 +269,23 @@ class Holdings:
             else:
                 left.append(envelope)
         return left
+
+    def _not_again(self, envelopes: Sequence[Envelope]) -> Sequence[Envelope]:
+        """Hand back what comes under the name of a delivery that is here; it gets another one then.
+
+        That happens after a seek, which has entries of a log read again. The delivery that is here is
+        over, and its handler may run for a while: what it says must not end the new one.
+        """
+        known = (self.held.until, self.slots, self._left_behind)
+        again = [one.token for one in envelopes if any(one.token in some for some in known)]
+        if not again:
+            return envelopes
+        self._lost(again)
+        for token in again:
+            self.outbox.forget(token)
+            self.outbox.add(release(token))
+        self.outbox.urgent = True
+        return [one for one in envelopes if one.token not in again]
 
     def release_waiting(self) -> None:
         """Hand back what no handler has begun with."""

@@ -38,11 +38,16 @@ class Parcel:
 
 
 class Outbox:
-    """Gathers ends of deliveries until the reader takes them along."""
+    """Gathers ends of deliveries until the reader takes them along.
 
-    __slots__ = ("parcel", "since", "urgent", "waiters")
+    Args:
+        keeps: whether the queue keeps what is acknowledged, so that no ack is a plain one.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("keeps", "parcel", "since", "urgent", "waiters")
+
+    def __init__(self, *, keeps: bool = False) -> None:
+        self.keeps = keeps
         self.parcel = Parcel()
         self.since = 0.0
         self.urgent = False
@@ -83,11 +88,16 @@ class Outbox:
     @property
     def leaving(self) -> int:
         """How many deliveries would end with what goes out now."""
+        if self.keeps:
+            return min(len(self.parcel), MOST_OTHERS)
         return len(self.parcel.acks) + min(len(self.parcel.others), MOST_OTHERS)
 
     def take(self) -> Parcel:
         """Return what is to go out now. What is too much for one round trip is urgent."""
         parcel = self.parcel
+        if self.keeps:
+            parcel.others[:0] = [Settlement("finish", token) for token in parcel.acks]
+            parcel.acks.clear()
         self.parcel = Parcel(others=parcel.others[MOST_OTHERS:])
         del parcel.others[MOST_OTHERS:]
         self.urgent = bool(self.parcel)

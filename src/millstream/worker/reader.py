@@ -219,6 +219,7 @@ class Reader:
             wake=self._stopping,
             urgent=reading.urgent,
             limits=self._queue.limits,
+            keep=self._queue.keep,
         )
         asked = time.monotonic()
         try:

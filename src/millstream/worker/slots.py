@@ -124,6 +124,10 @@ class Slots:
             self._idle.append(idle)
             await idle
 
+    def __contains__(self, token: bytes) -> bool:
+        """Tell whether a handler runs for a delivery, which may be over."""
+        return token in self._handling
+
     def lost(self, tokens: Iterable[bytes]) -> None:
         """Stop handlers of messages that others own by now."""
         self._handling.lost(tokens)

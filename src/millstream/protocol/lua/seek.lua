@@ -10,9 +10,9 @@
 if not has_group(KEYS[1], ARGV[1]) then return 'NONE' end
 local running, gone = {}, {}
 for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
-  -- Before 7.2 one that sleeps in a read shows life with its sweeps, which come once a lease.
+  -- Before 7.2 one that sleeps in a read shows life with its sweeps only, about once a lease.
   local lease = tonumber(redis.call('HGET', KEYS[15], info[2]) or 0)
-  local some = info[6] < math.max(tonumber(ARGV[3]), lease + 5000) and running or gone
+  local some = info[6] < math.max(tonumber(ARGV[3]), lease * 1.1) and running or gone
   some[#some + 1] = info[2]
 end
 if ARGV[2] == '' then return running end

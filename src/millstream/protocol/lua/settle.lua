@@ -1,7 +1,7 @@
 -- Settle deliveries of a consumer, promote what is due or urgent, and tell what is left to read.
 -- KEYS[1] ready  KEYS[2] front  KEYS[3] suspect  KEYS[4] dead  KEYS[5] counters  KEYS[6] due
 -- KEYS[7] delayed  KEYS[8] wake  KEYS[9] priority  KEYS[10] lines  KEYS[11] holders  KEYS[12] unique
--- KEYS[13] paused  KEYS[14] senders  KEYS[15] room
+-- KEYS[13] paused  KEYS[14] senders  KEYS[15] room  KEYS[16..] kept, if the queue keeps messages
 -- ARGV[1] group  ARGV[2] consumer  ARGV[3] now in ms or ''  ARGV[4] most messages to promote
 -- ARGV[5] '1': wake a reader if a retry is due first  ARGV[6] which priorities to move to the front
 -- (lib/priority) or ''  ARGV[7] number of plain acks, all in ready
@@ -13,6 +13,7 @@
 -- @include moves
 -- @include arrive
 -- @include expire
+-- @include keep
 -- @include settle
 -- @include group
 -- @include due

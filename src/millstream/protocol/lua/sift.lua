@@ -14,6 +14,7 @@
 -- @include moves
 -- @include arrive
 -- @include expire
+-- @include keep
 -- @include settle
 -- @include group
 -- @include due

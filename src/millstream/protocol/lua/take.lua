@@ -1,21 +1,21 @@
 -- Settle deliveries of a consumer, promote what is due, and read as much as the limits allow.
 -- KEYS[1] ready  KEYS[2] front  KEYS[3] suspect  KEYS[4] dead  KEYS[5] counters  KEYS[6] due
 -- KEYS[7] delayed  KEYS[8] wake  KEYS[9] priority  KEYS[10] lines  KEYS[11] holders  KEYS[12] unique
--- KEYS[13] paused  KEYS[14] rate  KEYS[15] senders  KEYS[16] room
+-- KEYS[13] paused  KEYS[14] rate  KEYS[15] senders  KEYS[16] room  KEYS[17..] kept, if it keeps messages
 -- ARGV[1] group  ARGV[2] consumer  ARGV[3] now in ms or ''  ARGV[4] most messages to promote
 -- ARGV[5] '1': wake a reader if a retry is due first  ARGV[6] priorities to read (see lib/take)
 -- ARGV[7] deliveries at a time, 0: any number  ARGV[8] deliveries a period, 0: any number
 -- ARGV[9] the period in ms  ARGV[10] burst  ARGV[11] most to read  ARGV[12] '1': and a suspect
 -- ARGV[13] number of plain acks, all in ready  ARGV[14..] as in settle.lua
--- Returns lost tokens, {token, error} that could not be settled now, us to the next due message
--- or -1, now, waiting priorities, what comes next ('more', 'tokens', 'slots', 'empty'; '' if nothing
--- was to be read), ms to wait for tokens, the last ids of wake, ready, front and suspect, and the
--- entries of suspect, front and ready.
+-- Returns lost tokens, {token, error} that could not be settled now, us to the next due message or -1,
+-- now, waiting priorities, what comes next ('more', 'tokens', 'slots', 'empty'; '' if nothing was to be read),
+-- ms to wait for tokens, last ids of wake, ready, front and suspect, entries of suspect, front and ready.
 -- @include clock
 -- @include lanes
 -- @include moves
 -- @include arrive
 -- @include expire
+-- @include keep
 -- @include settle
 -- @include group
 -- @include due

@@ -1,7 +1,7 @@
 -- What every fetch begins with: settle, promote, and tell when the next message is due.
 -- ARGV[first - 1] is the number of plain acks; from ARGV[first] on their ids, then five for each
 -- other settlement: verb, token, delay in ms, '1' if the handler failed, note (a JSON object:
--- reason, error, traceback).
+-- reason, error, traceback). The first may be 'keep' instead, and the bounds of what is kept.
 -- Returns lost tokens, {token, error} of what could not be settled now, ms to the next due
 -- message or -1, how many deliveries were to end, and how many wake-ups were used up.
 local function settle_and_promote(first, now)
@@ -13,7 +13,9 @@ local function settle_and_promote(first, now)
   local first_due = has_others and next_due()
   for i = first + acks, #ARGV, 5 do
     local lane, id = locate(ARGV[i + 1])
-    if ARGV[i] == 'woken' then
+    if ARGV[i] == 'keep' then
+      begin_keeping(ARGV[i + 1], ARGV[i + 2], ARGV[i + 3])
+    elseif ARGV[i] == 'woken' then
       remove(KEYS[8], ARGV[1], ARGV[i + 1])
       woken = woken + 1
     elseif ARGV[i] == 'finish' then
@@ -26,6 +28,7 @@ local function settle_and_promote(first, now)
       if problem then kept[#kept + 1] = { ARGV[i + 1], problem } end
     end
   end
+  if keeping and counts.acked > 0 then trim_kept(now) end
   for name, number in pairs(counts) do
     if number > 0 then redis.pcall('HINCRBY', KEYS[5], name, number) end
   end
@@ -36,6 +39,6 @@ local function settle_and_promote(first, now)
     -- Without memory the same message is due again and again: the consumer must not spin.
     due = refused and now + 1000 or next_due()
   end
-  local ended = acks + (#ARGV - first - acks + 1) / 5 - woken
+  local ended = acks + (#ARGV - first - acks + 1) / 5 - woken - (keeping and 1 or 0)
   return lost, kept, microseconds(now, due), ended, woken
 end

@@ -40,7 +40,7 @@ local function ack(lane, id, _, _, counts)
   counts.acked = counts.acked + 1
 end
 
--- The ack of a message that has a unique key, or a gate that others wait at. Returns whether it was
+-- The ack of a message that has a unique key, or a gate that others wait at, or is kept. Returns whether it was
 -- owned: here, too, XACK refuses a late owner by itself.
 local function finish_and_ack(lane, id, now, counts)
   local entry = redis.call('XRANGE', lane, id, id)[1]
@@ -52,6 +52,7 @@ local function finish_and_ack(lane, id, now, counts)
   local it = named(entry[2])
   -- Reading all of the state is for those that have been through something.
   local own = it.s and string.match(it.s, '^{"id":"(%d+%-%d+)"}$') or state_of(id, entry[2]).id
+  keep_handled(id, entry[2], it)
   finish_named(own, it, now)
   return true
 end
