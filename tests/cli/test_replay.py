@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from millstream import Client, Topic
+from millstream import Client, Queue, Retain, Topic
 from tests.cli.conftest import Cli, Spawn
 from tests.cli.terminal import on_a_terminal, plain
 
@@ -77,6 +77,25 @@ def test_all_partitions(cli: Cli, client: Client) -> None:
 
     assert sorted(row["body"] for row in rows) == [*range(20)]
     assert [row["sent_at"] for row in rows] == sorted(row["sent_at"] for row in rows)
+
+
+def test_a_queue_that_keeps(cli: Cli, client: Client) -> None:
+    """--queue shows what a queue has handled and kept, and when; ids are no place in it."""
+    orders: Queue[Any] = Queue("orders", keep=Retain(max_length=10))
+    ids = [receipt.id for receipt in client.send_many(orders, [1, 2])]
+    for delivery in client.receive(orders, wait=0):
+        delivery.ack()
+
+    rows = cli("replay", "orders", "--queue").objects
+    late = cli("replay", "orders", "--queue", "--since", "2999-01-01T00:00Z")
+    by_id = cli("replay", "orders", "--queue", "--since", ids[0])
+    filtered = cli("replay", "orders", "--queue", "--filter", "a")
+
+    assert [(row["id"], row["body"]) for row in rows] == [(ids[0], 1), (ids[1], 2)]
+    assert rows[0]["sent_at"] <= rows[0]["handled_at"] <= rows[1]["handled_at"]
+    assert (late.out, late.err) == ("", "millstream: no such message in queue 'orders'\n")
+    assert (by_id.status, filtered.status) == (2, 2)
+    assert "since must be a datetime for a queue" in by_id.err
 
 
 def test_bodies_of_any_kind(cli: Cli, client: Client) -> None:

@@ -71,12 +71,17 @@ def message_line(message: Message) -> bytes:
         "key": message.key,
         "subject": message.subject,
     }
+    if message.handled_at is not None:
+        # Of a queue; a topic does not know.
+        found["handled_at"] = message.handled_at
     return json_line(found)
 
 
 def message_page(message: Message) -> bytes:
     """Write a message of the history for people."""
-    head = _head(message.id, message.subject, message.key)
+    at = message.handled_at
+    handled = None if at is None else f"handled {_moment(at)}"
+    head = [*_head(message.id, message.subject, message.key), (handled, "dim")]
     return _page(head, message.headers, message.body)
 
 

@@ -20,7 +20,7 @@ from millstream.cli.output import Failed, duration, plural, show_json, show_text
 from millstream.errors import BrokerError, UsageError
 from millstream.message import Receipt
 
-__all__ = ["Outgoing", "checked_bodies", "given", "headers_of", "opened", "show_receipts"]
+__all__ = ["Outgoing", "checked_bodies", "given", "headers_of", "opened"]
 
 STDIN = "-"
 LONG = 2**20
@@ -71,26 +71,16 @@ def _checked(body: str, number: int) -> bytes:
     return data
 
 
-def show_receipts(receipts: Sequence[Receipt], *, as_json: bool) -> None:
-    """Print what became of each message: its id, or who got it where nothing is kept."""
-    for receipt in receipts:
-        if as_json:
-            # What a receipt has nothing to say of (listeners) is no news for a script.
-            told = msgspec.structs.asdict(receipt).items()
-            show_json({name: value for name, value in told if value is not None})
-        elif receipt.listeners is not None:
-            show_text(plural(receipt.listeners, "listener"))
-        else:
-            show_text(f"{receipt.id} (duplicate)" if receipt.duplicate else receipt.id)
-
-
 @contextlib.contextmanager
-def opened(source: str) -> Iterator[BinaryIO]:
-    """Open a file, or standard input.
+def opened(source: str | None) -> Iterator[BinaryIO | None]:
+    """Open a file, or standard input; None: nothing.
 
     Raises:
         UsageError: it cannot be read.
     """
+    if source is None:
+        yield None
+        return
     if source == STDIN:
         if sys.stdin is None:
             message = "standard input is closed"
@@ -108,40 +98,58 @@ def opened(source: str) -> Iterator[BinaryIO]:
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """The messages of a file on their way.
+    """Messages on their way to a queue or a topic.
 
     Args:
         kind: ``queue`` or ``topic``, as JSON calls it.
         name: where to.
         verb: what is done to them: ``sent`` or ``published``.
-        source: name of the file.
+        source: name of the file that holds them; None: the command line does.
+        as_json: whether what is said of them is for a script.
     """
 
     kind: str
     name: str
     verb: str
-    source: str
+    source: str | None
+    as_json: bool
 
-    def move(self, file: BinaryIO, longest: int, pass_on: Pass, *, as_json: bool) -> None:
-        """Pass on what the file holds, and print a summary.
+    def go(
+        self, file: BinaryIO | None, bodies: Sequence[bytes], longest: int, pass_on: Pass
+    ) -> None:
+        """Pass the messages on, and print their receipts; for a file a summary.
 
         Args:
-            file: open for reading.
+            file: open for reading, if there is one.
+            bodies: those of the command line.
             longest: most bytes that a body may have.
             pass_on: sends some, and returns when they are safe.
-            as_json: whether the summary is for a script.
 
         Raises:
-            Failed: not all went out; it says how much did.
+            Failed: a file did not go out as a whole; it says how much of it did.
         """
+        if file is None:
+            for receipt in pass_on(bodies):
+                self._show(receipt)
+            return
         start = time.monotonic()
         count, last = self._each(file, longest, pass_on)
-        seconds = time.monotonic() - start
-        listeners = None if last is None else last.listeners
-        if as_json:
-            extra = given(listeners=listeners)
+        self._sum_up(count, time.monotonic() - start, None if last is None else last.listeners)
+
+    def _show(self, receipt: Receipt) -> None:
+        if self.as_json:
+            # What a receipt has nothing to say of (listeners) is no news for a script.
+            show_json(given(**msgspec.structs.asdict(receipt)))
+        elif receipt.listeners is not None:
+            # It has no id: nobody keeps the message.
+            show_text(plural(receipt.listeners, "listener"))
+        else:
+            show_text(f"{receipt.id} (duplicate)" if receipt.duplicate else receipt.id)
+
+    def _sum_up(self, count: int, seconds: float, listeners: int | None) -> None:
+        if self.as_json:
             told = {self.kind: self.name, self.verb: count, "seconds": round(seconds, 3)}
-            show_json({**told, **extra})
+            show_json({**told, **given(listeners=listeners)})
             return
         heard = "" if listeners is None else f"; the last one had {plural(listeners, 'listener')}"
         show_text(f"{plural(count)} {self.verb} to {self.name} in {duration(seconds)}{heard}")

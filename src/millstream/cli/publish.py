@@ -27,12 +27,10 @@ from millstream.cli.outgoing import (
     given,
     headers_of,
     opened,
-    show_receipts,
 )
 from millstream.errors import UsageError
 from millstream.subject import check_subject
 from millstream.sync.client import Client
-from millstream.topic import Topic
 
 __all__ = ["publish"]
 
@@ -76,18 +74,12 @@ def publish(
     options = given(headers=headers_of(header), key=key, subject=subject)
     encoded = checked_bodies(bodies, source)
 
-    def declared(client: Client) -> Topic[bytes]:
-        if ephemeral:
-            return topic_of(topic, durable=False)
-        return declared_topic(client, topic, ordered=ordered, partitions=partitions)
-
-    if source is None:
-        with Client(url, namespace=namespace) as client:
-            receipts = client.publish_many(declared(client), encoded, **options)
-        show_receipts(receipts, as_json=json_output)
-        return
+    outgoing = Outgoing("topic", topic, "published", source, as_json=json_output)
     with opened(source) as file, Client(url, namespace=namespace) as client:
-        target = declared(client)
+        target = (
+            topic_of(topic, durable=False)
+            if ephemeral
+            else declared_topic(client, topic, ordered=ordered, partitions=partitions)
+        )
         pass_on = partial(client.publish_many, target, **options)
-        outgoing = Outgoing("topic", topic, "published", source)
-        outgoing.move(file, target.max_body, pass_on, as_json=json_output)
+        outgoing.go(file, encoded, target.max_body, pass_on)

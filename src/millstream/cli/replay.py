@@ -1,4 +1,4 @@
-"""``millstream replay``: the history of a topic."""
+"""``millstream replay``: the history of a topic, or of a queue that keeps what was handled."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import typer
 
 from millstream.cli.messages import message_line, message_page
 from millstream.cli.moments import spot_of
-from millstream.cli.names import declared_topic
-from millstream.cli.options import Filter, Json, Namespace, TopicName, Url
+from millstream.cli.names import declared_queue, declared_topic
+from millstream.cli.options import Filter, Json, Namespace, Url
 from millstream.cli.output import say
 from millstream.sync.client import Client
 
@@ -31,7 +31,15 @@ def _bound(option: str, what: str) -> typer.models.OptionInfo:
 
 
 def replay(
-    topic: TopicName,
+    topic: Annotated[
+        str,
+        typer.Argument(
+            metavar="TOPIC|QUEUE", help="Name of the topic, or queue.", show_default=False
+        ),
+    ],
+    queue: Annotated[
+        bool, typer.Option("--queue", help="What a queue has kept, in the order of handling.")
+    ] = False,
     since: Annotated[
         str | None, _bound("since", "From this time, or this message, on. Default: the oldest.")
     ] = None,
@@ -50,7 +58,7 @@ def replay(
     write = message_page if on_terminal and not json_output else message_line
     shown = False
     with Client(url, namespace=namespace) as client:
-        target = declared_topic(client, topic)
+        target = declared_queue(client, topic) if queue else declared_topic(client, topic)
         messages = client.replay(target, since=begin, until=end, filter=filter, limit=limit)
         with contextlib.closing(messages):
             for message in messages:

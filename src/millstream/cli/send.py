@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Sequence
 
 from millstream.cli.moments import time_of
 from millstream.cli.names import declared_queue, queue_of
@@ -32,9 +32,9 @@ from millstream.cli.outgoing import (
     given,
     headers_of,
     opened,
-    show_receipts,
 )
 from millstream.errors import UsageError
+from millstream.message import Receipt
 from millstream.sync.client import Client
 
 __all__ = ["send"]
@@ -74,29 +74,30 @@ def send(
     )
     once = given(unique=unique, unique_for=_window(unique_for))
     encoded = checked_bodies(bodies, source)
-    if once and len(encoded) != 1:
+    _check_together(encoded, source, once=bool(once), bound=bound)
+    outgoing = Outgoing("queue", queue, "sent", source, as_json=json_output)
+    with opened(source) as file, Client(url, namespace=namespace) as client:
+        target = declared_queue(
+            client, queue, ordered=ordered, partitions=partitions, bound=bound, store=store
+        )
+
+        def pass_on(some: Sequence[bytes]) -> Sequence[Receipt]:
+            if once:
+                return [client.send(target, some[0], **options, **once)]
+            return client.send_many(target, some, **options)
+
+        outgoing.go(file, encoded, target.max_body, pass_on)
+
+
+def _check_together(
+    bodies: list[bytes], source: str | None, *, once: bool, bound: int | None
+) -> None:
+    if once and len(bodies) != 1:
         message = "--unique is for one message: give one BODY"
         raise UsageError(message)
     if bound is not None and source is not None:
         message = "--bound is for BODY arguments: a file may be longer than any queue"
         raise UsageError(message)
-    declared = partial(
-        declared_queue, ordered=ordered, partitions=partitions, bound=bound, store=store
-    )
-    if source is not None:
-        with opened(source) as file, Client(url, namespace=namespace) as client:
-            target = declared(client, queue)
-            pass_on = partial(client.send_many, target, **options)
-            outgoing = Outgoing("queue", queue, "sent", source)
-            outgoing.move(file, target.max_body, pass_on, as_json=json_output)
-        return
-    with Client(url, namespace=namespace) as client:
-        target = declared(client, queue)
-        if once:
-            receipts = [client.send(target, encoded[0], **options, **once)]
-        else:
-            receipts = client.send_many(target, encoded, **options)
-    show_receipts(receipts, as_json=json_output)
 
 
 def _window(unique_for: str | None) -> str | float | None:
