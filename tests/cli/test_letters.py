@@ -50,6 +50,7 @@ def test_peek_as_json(cli: Cli, client: Client, queue: Queue[Any]) -> None:
         "crashes": 0,
         "due": None,
         "key": None,
+        "subject": None,
         "priority": 0,
         "expires": None,
     }
@@ -119,6 +120,7 @@ def test_dead_as_json(cli: Cli, letters: list[str]) -> None:
         "attempts": 0,
         "crashes": 0,
         "key": None,
+        "subject": None,
     }
 
 

@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from millstream import Client, Queue
-from millstream.cli.receive import _may_block
+from millstream.cli.taking import may_block
 from millstream.message import QueueStats
 from tests.cli.conftest import Cli, Spawn
 from tests.support.wait import until
@@ -46,6 +46,7 @@ def test_shape(cli: Cli, client: Client, queue: Queue[Any]) -> None:
         "crashes": 0,
         "sent_at": shown["sent_at"],
         "key": None,
+        "subject": None,
     }
     assert message.sent_at.isoformat(timespec="milliseconds")[:23] == shown["sent_at"][:23]
     assert shown["sent_at"].endswith("Z")
@@ -231,13 +232,13 @@ def test_a_reader_that_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     reader, writer = os.pipe()
     with os.fdopen(reader, "rb"), os.fdopen(writer, "w") as stdout:
         monkeypatch.setattr("sys.stdout", stdout)
-        assert not _may_block(b"short\n")
-        assert _may_block(b"x" * 100_000)
+        assert not may_block(b"short\n")
+        assert may_block(b"x" * 100_000)
         os.set_blocking(writer, False)
         with contextlib.suppress(BlockingIOError):
             while True:
                 os.write(writer, b"x" * 4096)
-        assert _may_block(b"short\n")
+        assert may_block(b"short\n")
 
 
 def test_json_is_accepted(cli: Cli, client: Client, queue: Queue[Any]) -> None:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import pty
-import struct
-import termios
 from typing import Any
 
 import pytest
 import redis
 
-from millstream import AsyncClient, Client, Queue
+from millstream import AsyncClient, Client, Queue, Topic
+from millstream.cli.tables import memory
 from tests.cli.conftest import Cli, Spawn
+from tests.cli.terminal import on_a_terminal, plain
 
 
 def test_queues_are_found(url: str, namespace: str, client: Client, admin: redis.Redis) -> None:
@@ -77,6 +74,7 @@ def test_as_json(cli: Cli, client: Client, queue: Queue[Any]) -> None:
     consumers = shown.pop("consumers")
     assert shown.pop("oldest_ready") >= 0
     assert shown == {
+        "kind": "queue",
         "name": "orders",
         "ready": 1,
         "delayed": 0,
@@ -141,26 +139,117 @@ def test_no_queues(cli: Cli, namespace: str) -> None:
     done = cli("stats")
 
     assert (done.status, done.out) == (0, "")
-    assert f"there are no queues in namespace '{namespace}'" in done.err
+    assert f"there are no queues or topics in namespace '{namespace}'" in done.err
     assert "suite:***@" in done.err
 
 
-def on_a_terminal(spawn: Spawn, columns: int, *words: str) -> str:
-    """What a command prints on a terminal of that width."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    process = spawn(*words, stdout=theirs)
-    os.close(theirs)
-    output = b""
-    try:
-        while data := os.read(ours, 65_536):
-            output += data
-    except OSError:  # how Linux says that the other end is closed
-        pass
-    finally:
-        os.close(ours)
-    assert process.wait(20) == 0
-    return output.decode().replace("\r\n", "\n")
+PLACED: Topic[Any] = Topic("orders.placed")
+
+
+@pytest.fixture
+def topic(client: Client) -> Topic[Any]:
+    """A topic with two subscriptions, one of which has a filter and is paused."""
+    client.declare(PLACED.subscription("mail"))
+    client.declare(PLACED.subscription("europe", filter="eu.>"))
+    client.publish_many(PLACED, [1, 2, 3], subject="us.paid")
+    deliveries = client.subscribe(PLACED, "mail", prefetch=1)
+    next(deliveries).ack()
+    next(deliveries).reject("why")
+    deliveries.close()
+    client.pause(PLACED.subscription("europe", filter="eu.>"))
+    return PLACED
+
+
+def test_topics_as_json(cli: Cli, client: Client, topic: Topic[Any], queue: Queue[Any]) -> None:
+    """Without names all queues and all topics are listed; a script tells them by their kind."""
+    client.send(queue, 1)
+
+    rows = cli("stats", "--json").objects
+
+    assert [(row["kind"], row["name"]) for row in rows] == [
+        ("queue", "orders"),
+        ("topic", "orders.placed"),
+    ]
+    found = rows[1]
+    assert (found["length"], found["published"]) == (3, 3)
+    assert found["bytes"] > 0
+    europe, mail = found["subscriptions"]
+    assert (europe["name"], europe["filter"], europe["paused"]) == ("europe", "eu.>", True)
+    consumers = mail.pop("consumers")
+    assert mail.pop("oldest_unhandled") >= 0
+    assert mail == {
+        "name": "mail",
+        "lag": 1,
+        "delayed": 0,
+        "in_flight": 0,
+        "dead": 1,
+        "acked": 1,
+        "retried": 0,
+        "died": 1,
+        "crashed": 0,
+        "filtered": 0,
+        "trimmed": 0,
+        "paused": False,
+        "filter": None,
+        "expires": 31 * 86_400.0,
+    }
+    assert consumers == []
+
+
+def test_one_subscription(cli: Cli, topic: Topic[Any]) -> None:
+    """TOPIC/NAME counts one of them, as the topic does."""
+    [row] = cli("stats", "orders.placed/mail", "--json").objects
+    [of_topic] = cli("stats", "orders.placed", "--json").objects
+
+    age = row.pop("oldest_unhandled")
+    [same] = [one for one in of_topic["subscriptions"] if one["name"] == "mail"]
+    assert same.pop("oldest_unhandled") >= age
+    assert row == {"kind": "subscription", "topic": "orders.placed", **same}
+
+
+def test_a_queue_and_a_topic_of_one_name(cli: Cli, client: Client, topic: Topic[Any]) -> None:
+    """Both are counted."""
+    client.send(Queue("orders.placed"), 1)
+
+    rows = cli("stats", "orders.placed", "--json").objects
+
+    assert sorted(row["kind"] for row in rows) == ["queue", "topic"]
+
+
+def test_tables_of_topics(cli: Cli, client: Client, topic: Topic[Any], queue: Queue[Any]) -> None:
+    """People get a table for each kind; a subscription has the name that other commands take."""
+    client.send(queue, 1)
+
+    out = cli("stats").out
+
+    queues, topics, subscriptions = (part.splitlines() for part in out.split("\n\n"))
+    assert [line.split()[0] for line in queues] == ["queue", "orders"]
+    assert topics[0].split() == ["topic", "kept", "memory", "published", "subscriptions"]
+    assert topics[1].split()[:2] == ["orders.placed", "3"]
+    assert topics[1].split()[-2:] == ["3", "2"]
+    titles = "subscription lag delayed in flight dead oldest consumers"
+    assert " ".join(subscriptions[0].split()) == (
+        f"{titles} acked retried died crashed filtered trimmed filter"
+    )
+    assert subscriptions[1].split()[:3] == ["orders.placed/europe", "(paused)", "3"]
+    assert subscriptions[1].split()[-1] == "eu.>"
+    assert subscriptions[2].split()[:5] == ["orders.placed/mail", "1", "0", "0", "1"]
+    assert len(subscriptions) == 3
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1536, "1.5 KiB"),
+        (5 * 2**20, "5.0 MiB"),
+        (2**41, "2,048.0 GiB"),
+    ],
+)
+def test_memory(size: int, text: str) -> None:
+    """Bytes are written in the unit that suits them."""
+    assert memory(size) == text
 
 
 @pytest.mark.parametrize("columns", [70, 80, 200])
@@ -179,6 +268,20 @@ def test_a_narrow_terminal(
     assert "1,234" in out
     assert out.count("queue") == (1 if columns == 200 else 2)
     assert "\x1b[3" not in out  # NO_COLOR
+
+
+def test_topics_on_a_narrow_terminal(
+    spawn: Spawn, client: Client, topic: Topic[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The totals of subscriptions get a table of their own, and no number is cut."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+    out = plain(on_a_terminal(spawn, 90, "stats"))
+
+    assert "…" not in out
+    assert out.count("subscription ") == 2
+    assert out.count("orders.placed/mail") == 2
 
 
 def test_colours(

@@ -13,13 +13,17 @@ from millstream.cli.control import cancel, pause, resume
 from millstream.cli.demo.command import demo
 from millstream.cli.letters import dead, peek
 from millstream.cli.output import Failed, say
+from millstream.cli.publish import publish
 from millstream.cli.receive import receive
 from millstream.cli.repair import purge, redrive
+from millstream.cli.replay import replay
 from millstream.cli.reschedule import reschedule
 from millstream.cli.run import run
 from millstream.cli.schedules import schedules
 from millstream.cli.send import send
 from millstream.cli.stats import stats
+from millstream.cli.subscribe import subscribe
+from millstream.cli.subscriptions import seek, unsubscribe
 from millstream.errors import MillstreamError, NotConnected, UsageError
 
 __all__ = ["execute", "make_app"]
@@ -45,6 +49,9 @@ def make_app() -> typer.Typer:
     app.command(epilog="Example: millstream demo")(demo)
     app.command(epilog="""Example: millstream send orders '{"id": 1}' '{"id": 2}'""")(send)
     app.command(epilog="Example: millstream receive orders --count 10")(receive)
+    app.command(epilog="""Example: millstream publish orders.placed '{"id": 1}'""")(publish)
+    app.command(epilog="Example: millstream subscribe orders.placed mail")(subscribe)
+    app.command(epilog="Example: millstream replay orders.placed --limit 10")(replay)
     app.command(epilog="Example: millstream stats orders")(stats)
     app.command(epilog="Example: millstream peek orders --limit 3")(peek)
     app.command(epilog="Example: millstream dead orders --traceback")(dead)
@@ -53,6 +60,8 @@ def make_app() -> typer.Typer:
     app.command(epilog="Example: millstream resume orders")(resume)
     app.command(epilog="Example: millstream cancel orders 1718000000123-0")(cancel)
     app.command(epilog="Example: millstream purge orders --dead --yes")(purge)
+    app.command(epilog="Example: millstream seek orders.placed mail --to earliest")(seek)
+    app.command(epilog="Example: millstream unsubscribe orders.placed mail --yes")(unsubscribe)
     app.command(epilog="Example: millstream schedules orders --pause nightly")(schedules)
     app.command(epilog="Example: millstream reschedule orders 1718000000123-0 --delay 60")(
         reschedule
@@ -74,7 +83,7 @@ def _millstream(
         typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    """Work queues on Redis or Valkey: send, receive, look after them, and run workers."""
+    """Queues and topics on Redis or Valkey: send, publish, look after them, and run workers."""
     if context.invoked_subcommand is None:
         print(context.get_help())
 

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from millstream.cli.options import Json, Namespace, QueueName, Url, queue_of
+from millstream.cli.names import source_of
+from millstream.cli.options import Json, Namespace, SourceName, Url
 from millstream.cli.output import Failed, clean, plural, show_json, show_text
 from millstream.message import QueueStats
 from millstream.sync.client import Client
@@ -19,28 +20,28 @@ MessageId = Annotated[
 
 
 def pause(
-    queue: QueueName,
+    queue: SourceName,
     json_output: Json = False,
     url: Url = None,
     namespace: Namespace = "ms",
 ) -> None:
     """Have no consumer begin a message of a queue until it is resumed. What runs is finished."""
-    target = queue_of(queue)
     with Client(url, namespace=namespace) as client:
+        target = source_of(client, queue)
         client.pause(target)
         now = client.stats(target)
     _show(queue, now, json_output=json_output)
 
 
 def resume(
-    queue: QueueName,
+    queue: SourceName,
     json_output: Json = False,
     url: Url = None,
     namespace: Namespace = "ms",
 ) -> None:
     """Let a paused queue go on."""
-    target = queue_of(queue)
     with Client(url, namespace=namespace) as client:
+        target = source_of(client, queue)
         client.resume(target)
         now = client.stats(target)
     _show(queue, now, json_output=json_output)
@@ -57,7 +58,7 @@ def _show(queue: str, now: QueueStats, *, json_output: bool) -> None:
 
 
 def cancel(
-    queue: QueueName,
+    queue: SourceName,
     id: MessageId,
     json_output: Json = False,
     url: Url = None,
@@ -65,11 +66,12 @@ def cancel(
 ) -> None:
     """Cancel a message, also while it runs: its handler is stopped."""
     with Client(url, namespace=namespace) as client:
-        cancelled = client.cancel(queue_of(queue), id)
+        target = source_of(client, queue)
+        cancelled = client.cancel(target, id)
     if json_output:
         show_json({"queue": queue, "id": id, "cancelled": cancelled})
     elif cancelled:
         show_text(f"{id} cancelled")
     if not cancelled:
-        message = f"message {id} neither waits nor runs in queue {queue!r}"
+        message = f"message {id} neither waits nor runs in {target.title}"
         raise Failed(message, status=1)

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from millstream.cli.options import Json, Limit, Namespace, QueueName, Url, queue_of
+from millstream.cli.names import source_of
+from millstream.cli.options import Json, Limit, Namespace, SourceName, Url
 from millstream.cli.output import (
     age,
     body_text,
@@ -32,7 +33,7 @@ _CURSOR = re.compile(r"\d+-\d+(/\d+)?")
 
 
 def peek(
-    queue: QueueName,
+    queue: SourceName,
     limit: Limit = 10,
     delayed: Annotated[
         bool, typer.Option("--delayed", help="Those that wait for their time instead.")
@@ -43,14 +44,15 @@ def peek(
 ) -> None:
     """Show the next messages of a queue without taking them."""
     with Client(url, namespace=namespace) as client:
-        messages = client.peek(queue_of(queue), limit=limit, delayed=delayed)
+        target = source_of(client, queue)
+        messages = client.peek(target, limit=limit, delayed=delayed)
     if json_output:
         for message in messages:
             show_json(_peeked(message))
     elif messages:
         _peek_table(messages, delayed=delayed)
     else:
-        say(f"no {'delayed' if delayed else 'ready'} message in queue {queue!r}")
+        say(f"no {'delayed' if delayed else 'ready'} message in {target.title}")
 
 
 def _peeked(message: Message) -> dict[str, object]:
@@ -63,6 +65,7 @@ def _peeked(message: Message) -> dict[str, object]:
         "sent_at": sent_at(message.id),
         "due": message.due,
         "key": message.key,
+        "subject": message.subject,
         "priority": message.priority,
         "expires": message.expires,
     }
@@ -70,18 +73,22 @@ def _peeked(message: Message) -> dict[str, object]:
 
 def _peek_table(messages: list[Message], *, delayed: bool) -> None:
     now = datetime.now(UTC)
-    columns = ["id", ">age", *([">due in"] if delayed else []), ">attempts", ">crashes", "body…"]
+    about = ["subject…"] if any(message.subject for message in messages) else []
+    due_in = [">due in"] if delayed else []
+    columns = ["id", ">age", *due_in, ">attempts", ">crashes", *about, "body…"]
     rows: list[list[str | Text]] = []
     for message in messages:
         due = [age(now, message.due)] if message.due is not None else []
         counts = [number(message.attempts), number(message.crashes, "red")]
         written = age(sent_at(message.id), now)
-        rows.append([clean(message.id), written, *due, *counts, body_text(message.body)])
+        subject = [clean(message.subject or "")] if about else []
+        body = body_text(message.body)
+        rows.append([clean(message.id), written, *due, *counts, *subject, body])
     show_table(columns, rows)
 
 
 def dead(
-    queue: QueueName,
+    queue: SourceName,
     limit: Limit = 100,
     after: Annotated[
         str | None,
@@ -104,13 +111,14 @@ def dead(
         message = f"--after takes a cursor such as 1718000000000-0, not {after!r}"
         raise UsageError(message)
     with Client(url, namespace=namespace) as client:
-        letters = client.dead(queue_of(queue), limit=limit, after=after)
+        target = source_of(client, queue)
+        letters = client.dead(target, limit=limit, after=after)
     if json_output:
         for letter in letters:
             show_json(_dead_letter(letter))
         return
     if not letters:
-        say(f"no {'more ' if after else ''}dead letters in queue {queue!r}")
+        say(f"no {'more ' if after else ''}dead letters in {target.title}")
     elif traceback:
         show_text("\n\n".join(_dead_page(letter) for letter in letters))
     else:
@@ -133,6 +141,7 @@ def _dead_letter(letter: DeadLetter) -> dict[str, object]:
         "died_at": letter.died_at,
         "cursor": letter.cursor,
         "key": letter.key,
+        "subject": letter.subject,
     }
 
 
@@ -163,6 +172,7 @@ def _dead_page(letter: DeadLetter) -> str:
         f"  died      {age(letter.died_at, now)} ago, {letter.died_at.isoformat(' ', 'seconds')}",
         f"  sent      {'at an unknown time' if sent is None else f'{age(sent, now)} ago'}",
         f"  attempts  {letter.attempts:,}, crashes {letter.crashes:,}",
+        *([f"  subject   {clean(letter.subject)}"] if letter.subject else []),
         *(f"  header    {clean(f'{name}: {value}')}" for name, value in letter.headers.items()),
         f"  body      {body_text(letter.body, shorten=False)}",
     ]

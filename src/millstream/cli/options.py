@@ -2,42 +2,63 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated
 
 import typer
 
-from millstream import policy
-from millstream.declare import Queue
+from millstream.declare import Store
 from millstream.driver.target import ENVIRONMENT_VARIABLE
-from millstream.errors import UsageError
-from millstream.policy import Retry
-from millstream.protocol.partitions import declared
-from millstream.sync.client import Client
 
 __all__ = [
     "At",
+    "Bodies",
     "Bound",
+    "Count",
     "Delay",
+    "Ephemeral",
+    "Filter",
+    "FromFile",
+    "Header",
     "Json",
     "Key",
     "Limit",
     "Namespace",
+    "NoAck",
     "Ordered",
     "Partitions",
     "Priority",
     "QueueName",
+    "SourceName",
+    "StoreName",
+    "SubscriptionName",
+    "TopicName",
     "Ttl",
     "Unique",
     "UniqueFor",
     "Url",
-    "declared_queue",
-    "queue_of",
-    "time_of",
 ]
 
 QueueName = Annotated[
     str, typer.Argument(metavar="QUEUE", help="Name of the queue.", show_default=False)
+]
+SourceName = Annotated[
+    str,
+    typer.Argument(
+        metavar="QUEUE|TOPIC/NAME",
+        help="Name of the queue, or of a topic and its subscription.",
+        show_default=False,
+    ),
+]
+TopicName = Annotated[
+    str, typer.Argument(metavar="TOPIC", help="Name of the topic.", show_default=False)
+]
+SubscriptionName = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="NAME",
+        help="Name of the subscription. Or both in one: TOPIC/NAME.",
+        show_default=False,
+    ),
 ]
 Url = Annotated[
     str | None,
@@ -68,18 +89,36 @@ At = Annotated[
     ),
 ]
 
+Bodies = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="BODY", help="JSON values, one a message.", show_default=False),
+]
+FromFile = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="FILE",
+        help="Each line of a file of JSON lines is a message, or each element of a JSON array. "
+        "- is standard input.",
+        show_default=False,
+    ),
+]
+Header = Annotated[
+    list[str] | None,
+    typer.Option("--header", metavar="NAME=VALUE", help="Metadata. May be repeated."),
+]
 Key = Annotated[
     str | None, typer.Option("--key", metavar="KEY", help="Their key.", show_default=False)
 ]
 Ordered = Annotated[
-    bool, typer.Option("--ordered", help="The queue is new, and ordered: keep the key's order.")
+    bool, typer.Option("--ordered", help="It is new, and ordered: keep the key's order.")
 ]
 Partitions = Annotated[
     int | None,
     typer.Option(
         "--partitions",
         metavar="N",
-        help="The queue is new, ordered, and declared with N partitions.",
+        help="It is new, ordered, and declared with N partitions.",
         show_default=False,
     ),
 ]
@@ -107,78 +146,29 @@ Bound = Annotated[
         show_default=False,
     ),
 ]
+StoreName = Annotated[
+    Store | None,
+    typer.Option("--store", help="The queue is new, and kept in this.", show_default=False),
+]
 Ttl = Annotated[
     float | None,
     typer.Option("--ttl", metavar="S", help="Seconds until they expire.", show_default=False),
 ]
 
-NEVER = 2**31 - 1
-
-
-def time_of(text: str) -> datetime:
-    """Read a time as people write it: ISO 8601 with a zone.
-
-    Raises:
-        UsageError: it is none, or has no zone.
-    """
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError as error:
-        message = f"--at takes a time such as 2030-01-31T09:00+01:00, not {text!r}"
-        raise UsageError(message) from error
-    if time.utcoffset() is None:
-        message = f"--at needs a time zone, such as {text}+01:00 or {text}Z"
-        raise UsageError(message)
-    return time
-
-
-def queue_of(name: str, *, partitions: int | None = None, bound: int | None = None) -> Queue[bytes]:
-    """Declare a queue without knowing what its bodies are.
-
-    Args:
-        name: of the queue.
-        partitions: of an ordered queue; None: it is not ordered, as far as this matters.
-        bound: see ``Bound``.
-
-    Raises:
-        UsageError: no queue can have this name, these partitions, or this bound.
-    """
-    try:
-        name.encode()
-    except UnicodeEncodeError as error:
-        message = f"the queue's name must be valid UTF-8, not {name!r}"
-        raise UsageError(message) from error
-    limit = None if bound is None else policy.Bound(bound)
-    # Who receives may be elected to take over expired leases. It does not know how many crashes
-    # the workers of this queue allow, so it leaves it to them to give a message up.
-    retry = Retry(max_crashes=NEVER)
-    if partitions is None:
-        return Queue(name, bytes, retry=retry, bound=limit)
-    return Queue(name, bytes, retry=retry, ordered=True, partitions=partitions, bound=limit)
-
-
-def declared_queue(
-    client: Client,
-    name: str,
-    *,
-    ordered: bool = False,
-    partitions: int | None = None,
-    bound: int | None = None,
-) -> Queue[bytes]:
-    """Declare a queue as its users do: ordered, and in as many partitions, if the server knows.
-
-    Args:
-        client: of the server.
-        name: of the queue.
-        ordered: what it is if the server does not know.
-        partitions: how many it is said to have; None: as many as the server knows, or one.
-        bound: see ``Bound``.
-
-    Raises:
-        UsageError: as for ``queue_of``.
-        NotConnected: the server cannot be reached.
-    """
-    if partitions is None:
-        keys = client.connect().keys_of(queue_of(name))
-        partitions = client.driver.run(declared(keys, None)) or (1 if ordered else None)
-    return queue_of(name, partitions=partitions, bound=bound)
+Count = Annotated[
+    int | None,
+    typer.Option("--count", "-n", min=1, metavar="N", help="Stop after N.", show_default=False),
+]
+NoAck = Annotated[bool, typer.Option("--no-ack", help="Hand the messages back at the end.")]
+Ephemeral = Annotated[
+    bool, typer.Option("--ephemeral", help="The topic keeps nothing: who listens now gets it.")
+]
+Filter = Annotated[
+    str | None,
+    typer.Option(
+        "--filter",
+        metavar="FILTER",
+        help="Only messages whose subject matches, such as eu.>",
+        show_default=False,
+    ),
+]

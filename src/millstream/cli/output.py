@@ -24,6 +24,7 @@ __all__ = [
     "clean",
     "duration",
     "fits",
+    "is_json",
     "json_line",
     "number",
     "plural",
@@ -38,6 +39,8 @@ __all__ = [
 MINUTE, HOUR, DAY = 60, 3600, 86_400
 LONGEST_BODY = 200
 """Of a body in a table. ``--json`` shows all of it."""
+
+NO_ID = "0-0"
 
 WIDE = 10_000
 """A width that no table reaches: where there is no terminal, nothing is cut to fit."""
@@ -154,9 +157,12 @@ def age(since: datetime | None, now: datetime) -> str:
 
 
 def sent_at(message_id: str) -> datetime | None:
-    """Return when a message was accepted; None when a foreign producer made up its id."""
+    """Return when a message was accepted; None when its id does not tell.
+
+    A foreign producer may have made up the id; and what it has pushed to a list has none yet.
+    """
     try:
-        return time_of(message_id)
+        return None if message_id == NO_ID else time_of(message_id)
     except ValueError:
         return None
 
@@ -196,10 +202,15 @@ def body_text(data: bytes | None, *, shorten: bool = True) -> str:
     return clean(text)
 
 
-def _compact(data: bytes) -> bytes | None:
-    """Return JSON without its line breaks; None when it is not JSON."""
+def is_json(data: bytes) -> bool:
+    """Tell whether a body is JSON."""
     try:
         msgspec.json.decode(data)
-        return msgspec.json.format(data, indent=-1)
     except NotDecodable:
-        return None
+        return False
+    return True
+
+
+def _compact(data: bytes) -> bytes | None:
+    """Return JSON without its line breaks; None when it is not JSON."""
+    return msgspec.json.format(data, indent=-1) if is_json(data) else None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
-from millstream.cli.options import Json, Namespace, QueueName, Url, queue_of
-from millstream.cli.output import Failed, clean, plural, say, show_json, show_text
+from millstream.checks import check_rate
+from millstream.cli.consent import Yes, ask, check_confirmed
+from millstream.cli.names import source_of
+from millstream.cli.options import Json, Namespace, SourceName, Url
+from millstream.cli.output import plural, say, show_json, show_text
 from millstream.errors import UsageError
 from millstream.sync.client import Client
 
@@ -16,7 +18,7 @@ __all__ = ["purge", "redrive"]
 
 
 def redrive(
-    queue: QueueName,
+    queue: SourceName,
     id: Annotated[
         list[str] | None, typer.Option("--id", metavar="ID", help="This one. May be repeated.")
     ] = None,
@@ -47,8 +49,9 @@ def redrive(
     if everything == bool(id or reason is not None):
         message = "say which dead letters to send back: --all, or --id ID, or --reason GLOB"
         raise UsageError(message)
+    check_rate(rate)  # before it connects
     with Client(url, namespace=namespace) as client:
-        moved = client.redrive(queue_of(queue), ids=id or None, reason=reason, rate=rate)
+        moved = client.redrive(source_of(client, queue), ids=id or None, reason=reason, rate=rate)
     if json_output:
         show_json({"queue": queue, "redriven": moved})
     else:
@@ -58,8 +61,8 @@ def redrive(
 
 
 def purge(
-    queue: QueueName,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    queue: SourceName,
+    yes: Yes = False,
     dead: Annotated[
         bool, typer.Option("--dead", help="The dead letters, instead of what waits.")
     ] = False,
@@ -69,32 +72,19 @@ def purge(
 ) -> None:
     """Delete the ready and delayed messages of a queue for good.
 
-    Messages in flight stay with their consumers.
+    Messages in flight stay with their consumers. Of a subscription it deletes what waits for this
+    one: the topic keeps its messages.
     """
-    if not yes and not sys.stdin.isatty():
-        message = "purge deletes messages for good: confirm it with --yes"
-        raise UsageError(message)
-    target = queue_of(queue)
+    check_confirmed(yes, "purge deletes messages")
     with Client(url, namespace=namespace) as client:
+        target = source_of(client, queue)
         if not yes:
             counts = client.stats(target)
             many = counts.dead if dead else counts.ready + counts.delayed
             what = plural(many, "dead letter") if dead else plural(many)
-            _ask(f"Delete {what} of {queue} at {client.url} for good?")
+            ask(f"Delete {what} of {queue} at {client.url} for good?", "nothing was deleted")
         deleted = client.purge(target, confirm=True, dead=dead)
     if json_output:
         show_json({"queue": queue, "purged": deleted})
     else:
         show_text(f"{plural(deleted, 'dead letter' if dead else 'message')} deleted from {queue}")
-
-
-def _ask(question: str) -> None:
-    """Have a person agree.
-
-    Raises:
-        Failed: they did not.
-    """
-    print(f"{clean(question)} [y/N] ", end="", file=sys.stderr, flush=True)
-    answer = sys.stdin.readline()
-    if answer.strip().lower() not in ("y", "yes"):
-        raise Failed("nothing was deleted", status=1)

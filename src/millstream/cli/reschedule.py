@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
-from millstream.cli.options import At, Delay, Namespace, QueueName, Url, queue_of, time_of
+from millstream.cli.moments import time_of
+from millstream.cli.names import source_of
+from millstream.cli.options import At, Delay, Namespace, SourceName, Url
 from millstream.cli.output import Failed, show_text
 from millstream.sync.client import Client
 
@@ -14,7 +16,7 @@ __all__ = ["reschedule"]
 
 
 def reschedule(
-    queue: QueueName,
+    queue: SourceName,
     id: Annotated[str, typer.Argument(metavar="ID", help="Of the message.", show_default=False)],
     delay: Delay = None,
     at: At = None,
@@ -24,7 +26,8 @@ def reschedule(
     """Give a message that nobody has begun with another time."""
     time = None if at is None else time_of(at)
     with Client(url, namespace=namespace) as client:
-        if not client.reschedule(queue_of(queue), id, delay=delay, at=time):
-            message = f"queue {queue} has no message {id} that waits"
+        target = source_of(client, queue)
+        if not client.reschedule(target, id, delay=delay, at=time):
+            message = f"{target.title} has no message {id} that waits"
             raise Failed(message, status=1)
     show_text(f"{id} has a new time")

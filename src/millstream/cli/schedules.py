@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from millstream.cli.options import Json, Namespace, QueueName, Url, queue_of
+from millstream.cli.names import queue_of
+from millstream.cli.options import Json, Namespace, QueueName, Url
 from millstream.cli.output import Failed, age, clean, say, show_json, show_table, show_text
 from millstream.errors import UsageError
 from millstream.message import Schedule

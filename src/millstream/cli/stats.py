@@ -2,81 +2,88 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
+import msgspec
 import typer
-from rich.text import Text
 
-from millstream.cli.options import Json, Namespace, Url, queue_of
-from millstream.cli.output import duration, fits, number, say, show_json, show_table, show_text
-from millstream.message import QueueStats
+from millstream.cli.names import declared_queue, existing_subscription, split, topic_of
+from millstream.cli.options import Json, Namespace, Url
+from millstream.cli.output import say, show_json
+from millstream.cli.tables import Row, show_stats
+from millstream.message import QueueStats, SubscriptionStats, TopicStats
+from millstream.protocol.discovery import look
 from millstream.sync.client import Client
 
 __all__ = ["stats"]
 
-COLUMNS = (
-    *("queue…", ">ready", ">delayed", ">in flight", ">dead", ">oldest ready", ">consumers"),
-    *(">sent", ">acked", ">retried", ">died", ">crashed"),
-)
-TOTALS = 7
-"""Where the columns begin that count since the beginning."""
-
 
 def stats(
-    queues: Annotated[
+    names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="QUEUE", help="Names of queues. Default: all there are.", show_default=False
+            metavar="QUEUE|TOPIC|TOPIC/NAME",
+            help="Names of queues, topics and subscriptions. Default: all queues and topics.",
+            show_default=False,
         ),
     ] = None,
     json_output: Json = False,
     url: Url = None,
     namespace: Namespace = "ms",
 ) -> None:
-    """Count the messages of queues by state."""
+    """Count the messages of queues, topics and their subscriptions by state."""
     with Client(url, namespace=namespace) as client:
-        found = [client.stats(queue_of(name)) for name in queues or client.queues()]
+        found = [*(_named(client, names) if names else _everything(client))]
         if not found:
-            say(f"there are no queues in namespace {namespace!r} of {client.url}")
+            say(f"there are no queues or topics in namespace {namespace!r} of {client.url}")
             return
-        for one in found:
-            if _is_unknown(one):
-                say(f"nobody has used queue {one.name!r} yet (namespace {namespace!r})")
     if json_output:
         for one in found:
-            show_json(one)
+            show_json(_object(one))
     else:
-        _show([_row(one) for one in found])
+        show_stats(found)
 
 
-def _show(rows: list[list[str | Text]]) -> None:
-    if fits(COLUMNS, rows):
-        show_table(COLUMNS, rows)
-        return
-    show_table(COLUMNS[:TOTALS], [row[:TOTALS] for row in rows])
-    show_text("")
-    show_table(COLUMNS[:1] + COLUMNS[TOTALS:], [row[:1] + row[TOTALS:] for row in rows])
+def _everything(client: Client) -> Iterator[Row]:
+    for name in client.queues():
+        yield client.stats(declared_queue(client, name))
+    for name in client.topics():
+        yield client.stats(topic_of(name))
 
 
-def _row(one: QueueStats) -> list[str | Text]:
-    oldest = "" if one.oldest_ready is None else duration(one.oldest_ready)
-    return [
-        f"{one.name} (paused)" if one.paused else one.name,
-        number(one.ready),
-        number(one.delayed),
-        number(one.in_flight),
-        number(one.dead, "red"),
-        oldest,
-        number(len(one.consumers)),
-        number(one.sent),
-        number(one.acked),
-        number(one.retried),
-        number(one.died, "red"),
-        number(one.crashed, "red"),
-    ]
+def _named(client: Client, names: list[str]) -> Iterator[Row]:
+    for name in names:
+        if "/" in name:
+            yield _subscription(client, *split(name, None))
+            continue
+        queue = declared_queue(client, name)
+        found = client.driver.run(look(client.namespace, name))
+        if found.topic:
+            yield client.stats(topic_of(name))
+        if found.queue or not found.topic:
+            yield client.stats(queue)
+        if not (found.queue or found.topic):
+            say(
+                f"nobody has used queue {name!r} yet, and there is no such topic "
+                f"(namespace {client.namespace!r})"
+            )
 
 
-def _is_unknown(one: QueueStats) -> bool:
-    """Tell whether there is no trace of a queue: its name may be a slip of the pen."""
-    counts = (one.ready, one.delayed, one.in_flight, one.dead, one.sent, one.acked, one.died)
-    return not any(counts) and not one.consumers and not one.paused
+def _subscription(client: Client, topic: str, name: str) -> tuple[str, SubscriptionStats]:
+    source = existing_subscription(client, topic, name)
+    counts = client.stats(source.topic).subscriptions
+    return topic, next(one for one in counts if one.name == name)
+
+
+def _object(one: Row) -> dict[str, object]:
+    if isinstance(one, QueueStats):
+        return {"kind": "queue", **_fields(one)}
+    if isinstance(one, TopicStats):
+        return {"kind": "topic", **_fields(one)}
+    topic, counts = one
+    return {"kind": "subscription", "topic": topic, **_fields(counts)}
+
+
+def _fields(one: msgspec.Struct) -> dict[str, object]:
+    return msgspec.structs.asdict(one)

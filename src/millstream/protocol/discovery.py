@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from millstream.declare import check_name
+from millstream.declare import Store, check_name
 from millstream.protocol.keys import queue_keys, topic_keys
 from millstream.protocol.op import Command, Op, Plan
 
-__all__ = ["list_queues", "list_topics"]
+__all__ = ["Found", "list_queues", "list_topics", "look"]
 
 KEYS_A_CALL = 1000
 """Bounds the time that one call keeps the server busy: well below a millisecond."""
@@ -34,6 +35,66 @@ def list_topics(namespace: str) -> Plan[list[str]]:
         namespace: first part of all keys.
     """
     return (yield from _list(namespace, _is_of_topic))
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the server knows by a name; a queue and a topic may share it.
+
+    Attributes:
+        queue: whether there is a trace of such a queue.
+        topic: whether there is a trace of such a durable topic.
+        partitions: how many the queue has; None: it is not ordered, as far as the server knows.
+        store: where the queue keeps its messages, as far as its traces tell; of one without any, a
+            stream.
+        in_use: whether there are messages or consumers in that store now.
+    """
+
+    queue: bool
+    topic: bool
+    partitions: int | None
+    store: Store
+    in_use: bool
+
+
+_HANDLED = ("acked", "retried", "died", "crashed")
+
+
+def look(namespace: str, name: str) -> Op[Found]:
+    """Ask what there is of a name.
+
+    Args:
+        namespace: first part of all keys.
+        name: of a queue or a topic, or of both.
+    """
+    keys = queue_keys(namespace, name)
+    listed = [
+        key for key in queue_keys(namespace, name, store="list").listed if key not in keys.all
+    ]
+    commands = (
+        Command(("EXISTS", *keys.all)),
+        Command(("EXISTS", *listed)),
+        Command(("EXISTS", *_of_topic(namespace, name, 0))),
+        Command(("HGET", keys.config, "partitions")),
+        Command(("EXISTS", keys.ready)),
+        Command(("XLEN", keys.ready)),
+        Command(("HMGET", keys.counters, *_HANDLED)),
+    )
+
+    def decode(replies: list[Any]) -> Found:
+        queue, in_list, topic, partitions, stream, length, handled = replies
+        # Whoever consumes a stream makes it, and it stays when it is empty; a list does not. So
+        # what was handled without a stream came from a list.
+        drained = not stream and any(handled)
+        return Found(
+            queue=bool(queue or in_list),
+            topic=bool(topic),
+            partitions=None if partitions is None else int(partitions),
+            store="list" if in_list or drained else "stream",
+            in_use=bool(in_list or length),
+        )
+
+    return Op(commands, decode)
 
 
 def _list(namespace: str, is_one: Callable[[str, str, str, int], bool]) -> Plan[list[str]]:
@@ -68,8 +129,12 @@ def _is_of_queue(key: str, namespace: str, name: str, partition: int) -> bool:
 
 
 def _is_of_topic(key: str, namespace: str, name: str, partition: int) -> bool:
+    return key in _of_topic(namespace, name, partition)
+
+
+def _of_topic(namespace: str, name: str, partition: int) -> tuple[str, ...]:
     keys = topic_keys(namespace, name, partition)
-    return key in (keys.log, keys.counters, keys.subscriptions, keys.config)
+    return keys.log, keys.counters, keys.subscriptions, keys.config
 
 
 def _first(replies: list[Any]) -> Any:

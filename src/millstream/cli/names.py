@@ -1,0 +1,210 @@
+"""What a name on the command line stands for: a queue, a topic, or a subscription of one.
+
+The command line knows no declarations. It asks the server how others have declared what it works
+on, so that it never disagrees with them, and changes nothing about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from millstream import policy
+from millstream.declare import Queue, Store
+from millstream.errors import UsageError
+from millstream.policy import Retry
+from millstream.protocol.discovery import look
+from millstream.protocol.keys import topic_keys
+from millstream.protocol.partitions import declared
+from millstream.protocol.subscriptions import Declared, subscriptions
+from millstream.sync.client import Client
+from millstream.topic import Source, Subscription, Topic
+
+__all__ = [
+    "declared_queue",
+    "declared_topic",
+    "existing_subscription",
+    "queue_of",
+    "source_of",
+    "split",
+    "subscriptions_of",
+    "topic_of",
+]
+
+NEVER = 2**31 - 1
+
+SOME = 10
+"""So many names are listed for somebody who has mistyped one."""
+
+# Who receives may be elected to take over expired leases. It does not know how many crashes the
+# workers allow, so it leaves it to them to give a message up.
+PATIENT = Retry(max_crashes=NEVER)
+
+
+def queue_of(
+    name: str,
+    *,
+    partitions: int | None = None,
+    bound: int | None = None,
+    store: Store | None = None,
+) -> Queue[bytes]:
+    """Declare a queue without knowing what its bodies are.
+
+    Args:
+        name: of the queue.
+        partitions: of an ordered queue; None: it is not ordered, as far as this matters.
+        bound: see ``options.Bound``.
+        store: what keeps its messages; None: a stream.
+
+    Raises:
+        UsageError: no queue can have this name, these partitions, this bound, or these together.
+    """
+    _check_text(name, "queue")
+    return Queue(
+        name,
+        bytes,
+        retry=PATIENT,
+        ordered=partitions is not None,
+        partitions=1 if partitions is None else partitions,
+        bound=None if bound is None else policy.Bound(bound),
+        store=store or "stream",
+    )
+
+
+def declared_queue(
+    client: Client,
+    name: str,
+    *,
+    ordered: bool = False,
+    partitions: int | None = None,
+    bound: int | None = None,
+    store: Store | None = None,
+) -> Queue[bytes]:
+    """Declare a queue as its users do: how it is divided, and its store, if the server knows.
+
+    Args:
+        client: of the server.
+        name: of the queue.
+        ordered: what it is if the server does not know.
+        partitions: how many it is said to have; None: as many as the server knows, or one.
+        bound: see ``options.Bound``.
+        store: what it is said to be kept in; None: what the server knows, or a stream.
+
+    Raises:
+        UsageError: as for ``queue_of``; or others use it with another store.
+        NotConnected: the server cannot be reached.
+    """
+    queue_of(name)
+    found = client.connect().driver.run(look(client.namespace, name))
+    if store not in (None, found.store) and found.in_use:
+        message = (
+            f"queue {name!r} keeps its messages in a {found.store}, and its users must agree: leave "
+            "out --store, or drain it before you change it"
+        )
+        raise UsageError(message)
+    if partitions is None:
+        partitions = found.partitions or (1 if ordered else None)
+    return queue_of(name, partitions=partitions, bound=bound, store=store or found.store)
+
+
+def topic_of(name: str, *, partitions: int | None = None, durable: bool = True) -> Topic[bytes]:
+    """Declare a topic without knowing what its bodies are.
+
+    Args:
+        name: of the topic.
+        partitions: of an ordered topic; None: it is not ordered, as far as this matters.
+        durable: whether it keeps messages.
+
+    Raises:
+        UsageError: no topic can have this name, or these partitions.
+    """
+    _check_text(name, "topic")
+    if not durable:
+        return Topic(name, bytes, durable=False)
+    if partitions is None:
+        return Topic(name, bytes, retry=PATIENT)
+    return Topic(name, bytes, retry=PATIENT, ordered=True, partitions=partitions)
+
+
+def declared_topic(
+    client: Client, name: str, *, ordered: bool = False, partitions: int | None = None
+) -> Topic[bytes]:
+    """Declare a durable topic as its users do; the arguments are those of ``declared_queue``."""
+    topic_of(name)
+    if partitions is None:
+        keys = topic_keys(client.namespace, name)
+        partitions = client.connect().driver.run(declared(keys, None))
+        partitions = partitions or (1 if ordered else None)
+    return topic_of(name, partitions=partitions)
+
+
+def split(topic: str, name: str | None) -> tuple[str, str]:
+    """Return a topic and the name of its subscription, given apart or as ``TOPIC/NAME``.
+
+    Raises:
+        UsageError: there is no second name.
+    """
+    if name is None:
+        topic, _, name = topic.partition("/")
+    if not name:
+        message = f"name the subscription, too: {topic} NAME"
+        raise UsageError(message)
+    return topic, name
+
+
+def subscriptions_of(client: Client, topic: str) -> dict[str, Declared]:
+    """Return the subscriptions of a topic by their names, and how they are declared."""
+    return client.connect().driver.run(subscriptions(topic_keys(client.namespace, topic)))
+
+
+def existing_subscription(client: Client, topic: str, name: str) -> Subscription[bytes]:
+    """Declare a subscription as others have made it.
+
+    Raises:
+        UsageError: there is none of this name; the error names those that there are.
+        NotConnected: the server cannot be reached.
+    """
+    found = declared_topic(client, topic)
+    others = subscriptions_of(client, topic)
+    known = others.get(name)
+    if known is None:
+        message = f"topic {topic!r} has no subscription {name!r}; it has {_list(others)}"
+        raise UsageError(message)
+    return found.subscription(
+        name,
+        filter=known.filter,
+        expires=None if known.expires is None else known.expires / 1000,
+    )
+
+
+def source_of(client: Client, name: str, store: Store | None = None) -> Source[bytes]:
+    """Declare what deliveries come from, as its users do: a queue, or ``TOPIC/NAME``.
+
+    A subscription is not made by asking for it; a queue is nothing that would have to be made.
+
+    Args:
+        client: of the server.
+        name: of the queue, or of a topic and its subscription.
+        store: see ``declared_queue``.
+
+    Raises:
+        UsageError: there can be no such queue, or there is no such subscription.
+        NotConnected: the server cannot be reached.
+    """
+    if "/" in name:
+        return existing_subscription(client, *split(name, None))
+    return declared_queue(client, name, store=store)
+
+
+def _list(names: Iterable[str]) -> str:
+    known = list(names)
+    rest = len(known) - SOME
+    more = f" and {rest:,} more" if rest > 0 else ""
+    return ", ".join(known[:SOME]) + more or "none"
+
+
+def _check_text(name: str, what: str) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        message = f"the {what}'s name must be valid UTF-8, not {name!r}"
+        raise UsageError(message) from error

@@ -1,0 +1,195 @@
+"""`millstream publish`."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from millstream import Client, Topic
+from millstream.protocol.keys import topic_keys
+from tests.cli.conftest import Cli, Spawn
+from tests.support.wait import until
+
+PLACED: Topic[Any] = Topic("orders.placed")
+TICKS: Topic[Any] = Topic("ticks", durable=False)
+LEDGER: Topic[Any] = Topic("ledger", ordered=True, partitions=4)
+
+
+def bodies(client: Client, topic: Topic[Any] = PLACED) -> list[Any]:
+    return [message.body for message in client.replay(topic)]
+
+
+def test_bodies_from_the_command_line(cli: Cli, client: Client) -> None:
+    """Each BODY becomes a message, in order, with its subject, key and headers; ids are printed."""
+    options = ("--subject", "eu.paid", "--key", "c-7", "--header", "a=b")
+    done = cli("publish", "orders.placed", '{"id": 1.10}', "2", *options)
+
+    messages = list(client.replay(Topic("orders.placed", bytes)))
+    assert (done.status, done.err) == (0, "")
+    assert done.out.splitlines() == [message.id for message in messages]
+    assert [message.body for message in messages] == [b'{"id": 1.10}', b"2"]
+    assert {(one.subject, one.key, one.headers["a"]) for one in messages} == {
+        ("eu.paid", "c-7", "b")
+    }
+
+
+def test_receipts_as_json(cli: Cli, client: Client) -> None:
+    """With --json it prints a receipt a line."""
+    done = cli("publish", "orders.placed", "1", "2", "--json")
+
+    assert done.objects == [
+        {"id": message.id, "duplicate": False, "durability": "memory"}
+        for message in client.replay(PLACED)
+    ]
+
+
+def test_from_a_file(cli: Cli, client: Client, tmp_path: Path) -> None:
+    """--from publishes a file of many batches whole and in order, and prints a summary."""
+    file = tmp_path / "orders.jsonl"
+    file.write_text("".join(f"{n}\n" for n in range(2500)))
+
+    done = cli("publish", "orders.placed", "--from", str(file), "--subject", "eu.paid")
+
+    assert done.status == 0
+    assert re.fullmatch(r"2,500 messages published to orders\.placed in [\d.]+s\n", done.out)
+    assert bodies(client) == list(range(2500))
+    assert {message.subject for message in client.replay(PLACED)} == {"eu.paid"}
+
+
+def test_from_standard_input(spawn: Spawn, client: Client) -> None:
+    """--from - publishes what a pipe brings; the summary can be JSON."""
+    out, err = spawn("publish", "orders.placed", "--from", "-", "--json").communicate("1\n2\n")
+
+    summary = json.loads(out)
+    assert (err, summary.pop("seconds") >= 0) == ("", True)
+    assert summary == {"topic": "orders.placed", "published": 2}
+    assert bodies(client) == [1, 2]
+
+
+def test_a_bad_line(cli: Cli, client: Client, tmp_path: Path) -> None:
+    """It names the line, what was published before, and where to go on."""
+    file = tmp_path / "orders.jsonl"
+    file.write_text("1\n" * 1000 + "oops\n")
+
+    done = cli("publish", "orders.placed", "--from", str(file))
+
+    assert (done.status, done.out, len(done.err.splitlines())) == (2, "", 1)
+    assert f"{file}: line 1001: not JSON" in done.err
+    assert "1,000 messages were published before: go on with line 1001" in done.err
+    assert len(bodies(client)) == 1000
+
+
+def test_interrupted_while_reading(spawn: Spawn, client: Client) -> None:
+    """Ctrl-C says how much was published, and ends with 130."""
+    process = spawn("publish", "orders.placed", "--from", "-")
+    assert process.stdin is not None
+    process.stdin.write("1\n")
+    process.stdin.flush()
+    until(lambda: bodies(client) == [1])
+    process.send_signal(signal.SIGINT)
+
+    assert process.wait(20) == 130
+    assert process.stderr is not None
+    assert process.stderr.read() == (
+        "millstream: stopped; 1 message was published before: go on with line 2\n"
+    )
+
+
+class TestOrdered:
+    def test_a_key_goes_where_the_others_are(self, cli: Cli, client: Client) -> None:
+        """It asks the server into how many partitions an ordered topic is divided."""
+        client.publish(LEDGER, "first", key="Ada")
+
+        [sent] = cli("publish", "ledger", '"second"', "--key", "Ada", "--json").objects
+
+        assert int(sent["id"].partition("/")[2] or 0) == zlib.crc32(b"Ada") % 4
+        assert bodies(client, LEDGER) == ["first", "second"]
+
+    def test_a_new_topic(self, cli: Cli, client: Client) -> None:
+        """Who is the first says how it is divided; others must agree."""
+        assert cli("publish", "ledger", "1", "--key", "k", "--partitions", "4").status == 0
+        assert cli("publish", "ledger", "2", "--key", "k", "--ordered").status == 0
+        other = cli("publish", "ledger", "3", "--key", "k", "--partitions", "2")
+
+        assert (other.status, "has 4 partitions" in other.err) == (2, True)
+        assert bodies(client, LEDGER) == [1, 2]
+
+    def test_an_unordered_topic_stays_one(
+        self, cli: Cli, admin: redis.Redis, namespace: str
+    ) -> None:
+        """A key is a label there, and nobody is asked to agree on anything."""
+        assert cli("publish", "orders.placed", "1", "--key", "k").status == 0
+
+        assert not admin.exists(topic_keys(namespace, "orders.placed").config)
+
+
+class TestEphemeral:
+    def test_the_number_of_listeners(self, cli: Cli, client: Client, tmp_path: Path) -> None:
+        """Of each message it says who got it, and of a file the same of the last one."""
+        file = tmp_path / "ticks.jsonl"
+        file.write_text("3\n4\n")
+        assert cli("publish", "ticks", "0", "--ephemeral").out == "0 listeners\n"
+
+        with client.subscribe(TICKS) as feed:
+            words = ("--ephemeral", "--subject", "eu", "--header", "a=b")
+            done = cli("publish", "ticks", "1", "2", *words)
+            summary = cli("publish", "ticks", "--from", str(file), "--ephemeral")
+            heard: list[Any] = [next(feed) for _ in range(4)]
+
+        assert (done.status, done.out, done.err) == (0, "1 listener\n1 listener\n", "")
+        assert summary.out.startswith("2 messages published to ticks in ")
+        assert summary.out.endswith("; the last one had 1 listener\n")
+        assert [one.body for one in heard] == [1, 2, 3, 4]
+        assert (heard[0].subject, heard[0].headers) == ("eu", {"a": "b"})
+
+    def test_as_json(self, cli: Cli, tmp_path: Path) -> None:
+        """A receipt has no id there, but the number of listeners; so has the summary of a file."""
+        file = tmp_path / "ticks.jsonl"
+        file.write_text("1\n")
+
+        [receipt] = cli("publish", "ticks", "1", "--ephemeral", "--json").objects
+        [summary] = cli("publish", "ticks", "--from", str(file), "--ephemeral", "--json").objects
+
+        assert receipt == {"id": "", "duplicate": False, "durability": "none", "listeners": 0}
+        assert summary.pop("seconds") >= 0
+        assert summary == {"topic": "ticks", "published": 1, "listeners": 0}
+
+    def test_nothing_is_kept(self, cli: Cli, admin: redis.Redis, namespace: str) -> None:
+        """It leaves no key behind."""
+        cli("publish", "ticks", "1", "--ephemeral")
+
+        assert list(admin.scan_iter(f"{namespace}:*")) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["orders.placed"], "give either BODY arguments or --from FILE"),
+        (["orders.placed", "1", "{"], "BODY 2 is not JSON"),
+        (["orders.placed", "1", "--subject", "a..b"], "subject must be"),
+        (["orders.placed", "1", "--header", "x"], "--header takes NAME=VALUE"),
+        (["orders.placed/mail", "1"], "the topic's name must be"),
+        (["orders.*", "1"], "only be listened to"),
+        (["ticks.*", "1", "--ephemeral"], "it can be listened to, not published on"),
+        (["ticks", "1", "--ephemeral", "--key", "k"], "leave out --key"),
+        (["ticks", "1", "--ephemeral", "--partitions", "2"], "leave out --key"),
+        ([os.fsdecode(b"\xff"), "1"], "must be valid UTF-8"),
+    ],
+)
+def test_bad_usage(
+    cli: Cli, admin: redis.Redis, namespace: str, words: list[str], said: str
+) -> None:
+    """What is wrong is said in a line; the status is 2, and nothing is published."""
+    done = cli("publish", *words)
+
+    assert (done.status, done.out, len(done.err.splitlines())) == (2, "", 1)
+    assert said in done.err
+    assert list(admin.scan_iter(f"{namespace}:*")) == []
