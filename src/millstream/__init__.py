@@ -39,7 +39,7 @@ from millstream.message import (
     SubscriptionStats,
     TopicStats,
 )
-from millstream.policy import Backoff, Bound, Rate, Retry
+from millstream.policy import Backoff, Bound, Rate, Retain, Retry
 from millstream.sync.client import Client
 from millstream.sync.delivery import SyncDelivery
 from millstream.sync.feed import SyncFeed
@@ -71,6 +71,7 @@ __all__ = [
     "Rate",
     "Receipt",
     "Reject",
+    "Retain",
     "Retry",
     "RetryLater",
     "Schedule",

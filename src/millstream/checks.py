@@ -9,7 +9,6 @@ from typing import Any
 from millstream.declare import Queue
 from millstream.errors import UsageError
 from millstream.message_id import is_id
-from millstream.policy import Retain
 from millstream.topic import Source, Subscription, Topic
 
 __all__ = [
@@ -22,7 +21,6 @@ __all__ = [
     "check_prefetch",
     "check_queue",
     "check_rate",
-    "check_retain",
     "check_sendable",
     "check_source",
     "check_topic",
@@ -69,16 +67,6 @@ def check_topic(topic: object) -> None:
         raise UsageError(message)
     if not isinstance(topic, Topic):
         message = f"expected a Topic, not {_shown(topic)}"
-        raise UsageError(message)
-
-
-def check_retain(topic: Topic[Any]) -> None:
-    """Refuse a topic that is to forget: nothing is deleted yet, and nobody must rely on it."""
-    if topic.retain != Retain():
-        message = (
-            f"{topic.title}: retain is not done yet, everything is kept: leave it out, and delete what "
-            "is too old by XTRIM"
-        )
         raise UsageError(message)
 
 

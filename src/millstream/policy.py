@@ -268,15 +268,21 @@ class Bound:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retain:
-    """How long messages are kept once they are handled, for replay and for late subscriptions.
+    """What a topic keeps of the messages that all its subscriptions have handled, for replay and for
+    late subscriptions.
 
-    A message is kept while any bound that is given lets it; without bounds, what is handled goes.
-    What some subscription has not handled yet stays, whatever the bounds say, unless
-    ``until_consumed=False`` asks for the opposite; what that drops is counted for each subscription.
+    Each bound that is given is an upper one: what is handled goes as soon as any of them is
+    exceeded, the oldest first. Without a bound, what is handled goes. What some subscription has not
+    handled stays, whatever the bounds say, unless ``until_consumed=False`` asks for the opposite;
+    what that drops is counted for each subscription. Where there is no subscription, nothing waits
+    to be handled: the bounds alone keep history.
+
+    Topics are trimmed by those who use them, about once a second or every thousand messages, so
+    bounds are exceeded by what is published in between.
 
     Args:
-        max_age: seconds since it was published. Default: as long as the other bounds allow.
-        max_length: how many messages, the newest ones, from 1. Default: any number.
+        max_age: seconds since it was published, from 0.001. Default: any age.
+        max_length: how many messages, from 1. Default: any number.
         max_bytes: about how much memory they take at the server, from 1. Default: any amount.
         until_consumed: whether what is not handled stays above the bounds. Default: yes.
 

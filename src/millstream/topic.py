@@ -65,7 +65,9 @@ class Topic(Generic[T]):
             reach only those who listen at that moment (Redis Pub/Sub).
         retry: attempts, backoff and crash limit of subscriptions that declare none of their own.
         lease: seconds that a consumer owns a delivery, in the same way. Default 30.
-        retain: what is kept for replay once it is handled. Default: nothing.
+        retain: what is kept once it is handled (``Retain``). The last one that is declared counts, for
+            all who use the topic. Default: what others declare; if nobody does, nothing is kept
+            that all subscriptions have handled.
         ordered: each subscription handles the messages of one key one at a time, in the order of
             publishing. All users of a topic must agree. Default: no.
         partitions: of an ordered topic, 1 (default) to 1024, as for ``Queue``.
@@ -81,7 +83,7 @@ class Topic(Generic[T]):
     durable: bool
     retry: Retry
     lease_ms: int
-    retain: Retain
+    retain: Retain | None
     ordered: bool
     partitions: int
     max_body: int
@@ -130,7 +132,7 @@ class Topic(Generic[T]):
         put(self, "durable", durable)
         put(self, "retry", retry or Retry())
         put(self, "lease_ms", milliseconds(lease, f"{where}: lease", minimum=0.1))
-        put(self, "retain", retain or Retain())
+        put(self, "retain", retain)
         put(self, "ordered", ordered)
         put(self, "partitions", partitions)
         put(self, "max_body", max_body)

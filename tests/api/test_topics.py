@@ -12,14 +12,10 @@ import pytest
 import redis
 
 import millstream as ms
-from millstream.policy import Retain
 from tests.api.clients import Connect, counts, drain, take, take_one
 from tests.support.wait import auntil
 
 RETRY = ms.Retry(max_attempts=2, backoff=ms.Backoff(first=0.01))
-
-
-KEEPING: ms.Topic[Any] = ms.Topic("kept", retain=Retain(max_length=10))
 
 
 @pytest.fixture
@@ -247,8 +243,6 @@ async def test_what_there_is(mq: ms.AsyncClient, topic: ms.Topic[Any]) -> None:
             lambda mq, topic: mq.publish(topic, object()),
             "^topic 'orders.placed' takes .a JSON-like",
         ),
-        (lambda mq, _: mq.publish(KEEPING, 1), "^topic 'kept': retain is not done yet"),
-        (lambda mq, _: mq.declare(KEEPING.subscription("a")), "^topic 'kept': retain is not done"),
         (lambda mq, topic: mq.unsubscribe(topic, "a b"), "^the subscription's name must be"),
     ],
 )

@@ -24,7 +24,7 @@ def test_the_defaults() -> None:
     email = PLACED.subscription("email")
 
     assert (PLACED.durable, PLACED.ordered, PLACED.partitions) == (True, False, 1)
-    assert (PLACED.retry, PLACED.retain, PLACED.lease_ms) == (Retry(), Retain(), 30_000)
+    assert (PLACED.retry, PLACED.retain, PLACED.lease_ms) == (Retry(), None, 30_000)
     assert (email.start, email.filter, email.expires_ms) == (LATEST, None, 31 * 86_400_000)
     assert (email.retry, email.lease_ms, email.codec) == (Retry(), 30_000, PLACED.codec)
 
@@ -40,7 +40,8 @@ def test_everything_can_be_said() -> None:
         "audit", start=EARLIEST, filter="eu.>", retry=own, lease=5, expires=None
     )
 
-    assert (topic.retain.max_age_ms, topic.retain.bounded) == (7 * 86_400_000, True)
+    assert topic.retain == retain
+    assert (retain.max_age_ms, retain.bounded) == (7 * 86_400_000, True)
     assert topic.encode(Order(1)) == b"\x81\xa2id\x01"
     assert (audit.start, audit.filter, audit.expires_ms) == (EARLIEST, "eu.>", None)
     assert (audit.retry, audit.lease_ms) == (own, 5000)

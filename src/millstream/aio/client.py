@@ -21,7 +21,7 @@ from millstream.aio.ephemeral import Ephemeral
 from millstream.aio.publishers import Publishers
 from millstream.aio.reader import QueueReader
 from millstream.aio.router import Placer, QueueSender, placer_of, sender_of
-from millstream.checks import check_prefetch, check_retain, check_sendable, check_source
+from millstream.checks import check_prefetch, check_sendable, check_source
 from millstream.declare import Queue, check_name
 from millstream.driver.aio import AsyncDriver
 from millstream.driver.lease_keeper import CALL_TIMEOUT, LeaseKeeper
@@ -273,8 +273,6 @@ class AsyncClient:
             BrokerError: it may be made or not; the call can be repeated.
         """
         keys = self.keys_of(queue)
-        if isinstance(queue, Subscription):
-            check_retain(queue.topic)
         await self._driver.open()
         if isinstance(queue, Subscription):
             await self._driver.drive(subscribe(topic_keys(self._namespace, keys.name), queue))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from millstream.aio.router import QueueSender, publisher_of
-from millstream.checks import check_retain
 from millstream.driver.aio import AsyncDriver
 from millstream.protocol.keys import TopicKeys, topic_keys
 from millstream.protocol.partitions import check_not_ordered, declare
 from millstream.protocol.publish import publishing, publishing_some
+from millstream.protocol.retention import retain
 from millstream.topic import Topic
 
 __all__ = ["Publishers"]
@@ -59,12 +59,15 @@ class Publishers:
         return sender
 
     async def _declare(self, topic: Topic[Any]) -> list[TopicKeys]:
-        check_retain(topic)
         keys = topic_keys(self._namespace, topic.name)
         await self._driver.open()
         if topic.ordered:
             await self._driver.run(declare(keys, topic.partitions))
-        return [keys.at(number) for number in range(topic.partitions)]
+        parts = [keys.at(number) for number in range(topic.partitions)]
+        if topic.retain is not None:
+            for one in parts:
+                await self._driver.run(retain(one, topic.retain))
+        return parts
 
     async def close(self) -> None:
         """Wait for what is on its way."""

@@ -19,6 +19,7 @@ from millstream.protocol import partitions
 from millstream.protocol.admin import age_of, consumers_of
 from millstream.protocol.keys import QueueKeys, TopicKeys
 from millstream.protocol.op import Argument, Command, Op, Plan, load_script
+from millstream.protocol.retention import text_of
 from millstream.protocol.whole import merged
 from millstream.topic import EARLIEST, LATEST, Start, Subscription
 
@@ -93,7 +94,8 @@ def register_at(
     text = msgspec.json.encode({name: one for name, one in declared.items() if one is not None})
     streams = (*own.lanes, own.wake, own.consumers, own.paused, own.config)
     command = _SUBSCRIBE.call(
-        [*streams, topic.subscriptions], [own.group, consumer, lease_ms, start, text]
+        [*streams, topic.subscriptions],
+        [own.group, consumer, lease_ms, start, text, text_of(subscription.topic.retain)],
     )
 
     def decode(replies: list[Any]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
-from millstream.checks import check_prefetch, check_retain, check_sendable, check_source
+from millstream.checks import check_prefetch, check_sendable, check_source
 from millstream.declare import Queue, check_name
 from millstream.driver.blocking import BlockingDriver
 from millstream.driver.lease_keeper import CALL_TIMEOUT, LeaseKeeper
@@ -271,8 +271,6 @@ class Client:
             BrokerError: it may be made or not; the call can be repeated.
         """
         keys = self.keys_of(queue)
-        if isinstance(queue, Subscription):
-            check_retain(queue.topic)
         self._driver.open()
         if isinstance(queue, Subscription):
             self._driver.drive(subscribe(topic_keys(self._namespace, keys.name), queue))

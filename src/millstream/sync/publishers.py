@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from millstream.checks import check_retain
 from millstream.driver.blocking import BlockingDriver
 from millstream.protocol.keys import TopicKeys, topic_keys
 from millstream.protocol.partitions import check_not_ordered, declare
 from millstream.protocol.publish import publishing, publishing_some
+from millstream.protocol.retention import retain
 from millstream.sync.router import QueueSender, publisher_of
 from millstream.topic import Topic
 
@@ -60,12 +60,15 @@ class Publishers:
         return sender
 
     def _declare(self, topic: Topic[Any]) -> list[TopicKeys]:
-        check_retain(topic)
         keys = topic_keys(self._namespace, topic.name)
         self._driver.open()
         if topic.ordered:
             self._driver.run(declare(keys, topic.partitions))
-        return [keys.at(number) for number in range(topic.partitions)]
+        parts = [keys.at(number) for number in range(topic.partitions)]
+        if topic.retain is not None:
+            for one in parts:
+                self._driver.run(retain(one, topic.retain))
+        return parts
 
     def close(self) -> None:
         """Wait for what is on its way."""

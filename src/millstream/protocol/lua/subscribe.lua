@@ -4,15 +4,18 @@
 -- ARGV[1] its name, and that of its groups  ARGV[2] consumer or ''  ARGV[3] lease in ms
 -- ARGV[4] the last entry that is not for it, or '$': the last one there is
 -- ARGV[5] JSON: filter, expires (in ms); what there is of them
+-- ARGV[6] what the topic keeps, as in retain.lua, or '': that is not said here
 -- Returns the number of partitions that the topic was declared with, if it was, the filter that it
 -- exists with ('' for none) and 1, or 0 when that is another one: nothing is done then. Safe to repeat.
 -- @include group
 -- @include join_groups
+-- @include retain
 local declared = cjson.decode(ARGV[5])
 local text = redis.call('HGET', KEYS[8], ARGV[1])
 local found = text and cjson.decode(text) or {}
 local partitions = redis.call('HGET', KEYS[7], 'partitions')
 if text and found.filter ~= declared.filter then return { partitions, found.filter or '', 0 } end
+if ARGV[6] ~= '' then retain(KEYS[7], ARGV[6]) end
 local start = ARGV[4]
 if start == '$' then
   local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
