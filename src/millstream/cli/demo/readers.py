@@ -45,11 +45,12 @@ class Readers:
 
     def __enter__(self) -> Self:
         """Start those that are there from the beginning."""
-        for part in PARTS:
-            if not part.late:
-                # What is published from now on waits for it, however long its process takes.
-                self._mq.declare(INDEXED.subscription(part.name))
-                self._start(part)
+        early = [part for part in PARTS if not part.late]
+        for part in early:
+            # What is published from now on waits for it, however long its process takes.
+            self._mq.declare(INDEXED.subscription(part.name))
+        for part in early:
+            self._start(part)
         return self
 
     def __exit__(

@@ -13,6 +13,7 @@ import msgspec
 from millstream.aio.delivery import Delivery
 from millstream.cli.demo.count import Figures, Function, count_file
 from millstream.declare import Queue
+from millstream.policy import Retain
 from millstream.topic import Topic
 from millstream.worker import Worker
 
@@ -55,7 +56,8 @@ class Indexed(msgspec.Struct, frozen=True, kw_only=True):
 # it, and short so that nobody would have to wait half a minute to see that hold.
 FILES: Queue[str] = Queue("demo.files", str, lease=5)
 RESULTS: Queue[Counted] = Queue("demo.results", Counted)
-INDEXED: Topic[Indexed] = Topic("demo.indexed", Indexed)
+# What everybody has handled stays for an hour: who joins late can replay it.
+INDEXED: Topic[Indexed] = Topic("demo.indexed", Indexed, retain=Retain(max_age=3600))
 
 worker = Worker(shutdown_timeout=5)
 
