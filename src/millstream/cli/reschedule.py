@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from millstream.cli.options import At, Delay, Namespace, QueueName, Url, queue_of, time_of
-from millstream.cli.output import Failed, show_text
+from millstream.cli.options import At, Delay, Json, Namespace, QueueName, Url, queue_of, time_of
+from millstream.cli.output import Failed, show_json, show_text
 from millstream.sync.client import Client
 
 __all__ = ["reschedule"]
@@ -18,13 +18,18 @@ def reschedule(
     id: Annotated[str, typer.Argument(metavar="ID", help="Of the message.", show_default=False)],
     delay: Delay = None,
     at: At = None,
+    json_output: Json = False,
     url: Url = None,
     namespace: Namespace = "ms",
 ) -> None:
     """Give a message that nobody has begun with another time."""
     time = None if at is None else time_of(at)
     with Client(url, namespace=namespace) as client:
-        if not client.reschedule(queue_of(queue), id, delay=delay, at=time):
-            message = f"queue {queue} has no message {id} that waits"
-            raise Failed(message, status=1)
-    show_text(f"{id} has a new time")
+        moved = client.reschedule(queue_of(queue), id, delay=delay, at=time)
+    if json_output:
+        show_json({"queue": queue, "id": id, "rescheduled": moved})
+    elif moved:
+        show_text(f"{id} has a new time")
+    if not moved:
+        message = f"queue {queue} has no message {id} that waits"
+        raise Failed(message, status=1)
