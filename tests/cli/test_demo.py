@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import pty
 import re
 import signal
+import struct
 import subprocess
 import sys
 import sysconfig
 import tempfile
+import termios
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -377,6 +381,49 @@ def test_without_work_nobody_is_killed(server: Server, capsys: pytest.CaptureFix
     )
     assert found.workers.redelivered_after is None
     assert "not killed   no worker had a delivery in flight" in capsys.readouterr().out
+
+
+def on_a_terminal(program: str, *arguments: str) -> str:
+    """What a Python program prints on a terminal of 80 columns."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    command = [sys.executable, "-c", program, *arguments]
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        output = b""
+        with contextlib.suppress(OSError):  # how Linux says that the other end is closed
+            while data := os.read(ours, 65_536):
+                output += data
+        os.close(ours)
+    assert process.returncode == 0, output.decode()
+    return output.decode()
+
+
+TOLD = ("server", "workers", "topic", "sent", "joins late", "caught up", "check")
+"""What is said whatever happens, in this order."""
+
+ON_A_TERMINAL = """
+import sys
+from pathlib import Path
+from millstream.cli.demo.show import Show
+from millstream.cli.demo.stage import run_demo
+
+run_demo([Path(name) for name in sys.argv[2:]], Show(silent=False), url=sys.argv[1])
+"""
+
+
+def test_people_see_both_acts(server: Server, files: list[Path]) -> None:
+    """On a terminal, what happens stands above a bar, which is gone in the end."""
+    out = on_a_terminal(ON_A_TERMINAL, server.url, *map(str, files))
+
+    seen = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out)
+    lines = [line.strip() for line in re.split(r"[\r\n]+", seen)]
+    words = [line.split("  ")[0] for line in lines]
+    told = [word for word in words if word in TOLD]
+    assert told == list(TOLD)
+    assert any(re.search(r"3/3 behind: totals 0   longest 0   late 0$", line) for line in lines)
+    assert any(line.endswith("30/30 files") for line in lines)
+    assert out.endswith("\x1b[2K")  # the line of the last bar is wiped
 
 
 @contextlib.contextmanager

@@ -100,8 +100,10 @@ def _describe(mq: Client, place: Place) -> str:
 
 
 def _behind(stats: TopicStats) -> str:
-    """Tell how far behind the subscriptions are."""
-    return "behind: " + "  ".join(f"{one.name} {left(one)}" for one in stats.subscriptions)
+    """Tell how many messages each subscription has still to handle."""
+    behind = {one.name: left(one) for one in stats.subscriptions}
+    known = (f"{part.name} {behind[part.name]:,}" for part in PARTS if part.name in behind)
+    return "behind: " + "   ".join(known)
 
 
 class _Course:
@@ -224,7 +226,7 @@ class _Course:
             self._join_late()
         rate = done / (now() - self._began)
         pids = " ".join(map(str, workers))
-        note = f"{rate:,.0f} messages/s   workers {pids}   {_behind(self._mq.stats(INDEXED))}"
+        note = f"{rate:,.0f} messages/s   workers {pids}\n{_behind(self._mq.stats(INDEXED))}"
         advance(done, note)
 
     def _join_late(self) -> None:
