@@ -40,6 +40,17 @@ def test_version(capsys: Captured) -> None:
     assert capsys.readouterr().out == f"millstream {millstream.__version__}\n"
 
 
+def test_scripts_can_read_all() -> None:
+    """Every command takes --json, but for `run`, which prints a log."""
+    root = get_command(make_app())
+    without = [
+        name
+        for name, command in root.commands.items()  # type: ignore[attr-defined]  # it is a group
+        if not any("--json" in param.opts for param in command.params)
+    ]
+    assert without == ["run"]
+
+
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
 def test_help(arguments: list[str], capsys: Captured) -> None:
     """Without a command, and when asked, it lists the commands."""

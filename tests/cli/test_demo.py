@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import pty
+import re
 import signal
+import struct
 import subprocess
 import sys
 import sysconfig
 import tempfile
+import termios
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,15 +28,19 @@ import redis
 from millstream import Client
 from millstream.cli.demo.command import commands_to_try, present
 from millstream.cli.demo.count import (
+    LONGEST,
+    Contents,
     Figures,
+    Function,
     add_up,
     count_alone,
     count_file,
     count_source,
+    longest_of,
     source_files,
 )
 from millstream.cli.demo.crew import Crew
-from millstream.cli.demo.outcome import Alone, Counts, Outcome, problems
+from millstream.cli.demo.outcome import Alone, Counts, Outcome, Published, Reading, problems
 from millstream.cli.demo.place import Place, place_for
 from millstream.cli.demo.show import Show
 from millstream.cli.demo.stage import run_demo
@@ -69,6 +78,9 @@ for _ in ():
                     import re
 '''
 
+NAMES = [("method", 7, 3), ("inner", 8, 1), ("f", 12, 1), ("f", 14, 1), ("f", 16, 1)]
+"""Names, lines and lengths of the functions in it, the longest first."""
+
 TOTALS = Figures(files=3, functions=2, classes=1, imports=1, lines=9, unparsable=0)
 
 
@@ -91,12 +103,42 @@ TOTALS = Figures(files=3, functions=2, classes=1, imports=1, lines=9, unparsable
 )
 def test_a_source_is_counted(source: bytes, figures: Figures) -> None:
     """Functions, classes and imports are counted wherever they stand; bad sources have lines."""
-    assert count_source(source) == figures
+    assert count_source(source, "a.py").figures == figures
+
+
+def test_the_longest_functions_of_a_source_are_found() -> None:
+    """They have a name, a place and a length, from ``def`` to the last line."""
+    assert count_source(SOURCE, "a.py").longest == [
+        Function(name=name, file="a.py", line=line, lines=lines) for name, line, lines in NAMES
+    ]
+
+
+def test_the_longest_are_the_same_in_whatever_order_they_come() -> None:
+    """Among equally long ones, file and line decide, and only so many are kept."""
+    functions = [
+        Function(name="f", file=file, line=line, lines=lines)
+        for file in ("a", "b")
+        for line in (1, 5)
+        for lines in (2, 3)
+    ]
+
+    longest = longest_of(functions)
+    assert [(one.lines, one.file, one.line) for one in longest] == [
+        (3, "a", 1),
+        (3, "a", 5),
+        (3, "b", 1),
+        (3, "b", 5),
+        (2, "a", 1),
+    ]
+    assert longest_of(reversed(functions)) == longest
+    assert len(longest) == LONGEST
 
 
 def test_a_file_that_cannot_be_read_counts_as_unparsable(tmp_path: Path) -> None:
     """A file that vanished is a result like any other, not an error that is tried again."""
-    assert count_file(tmp_path / "gone.py") == Figures(files=1, unparsable=1)
+    gone = count_file(tmp_path / "gone.py")
+
+    assert gone == Contents(figures=Figures(files=1, unparsable=1), longest=[])
 
 
 def test_a_plain_loop_adds_up(tmp_path: Path) -> None:
@@ -106,8 +148,9 @@ def test_a_plain_loop_adds_up(tmp_path: Path) -> None:
     paths[1].write_bytes(b"x = '\\d'\n")
     seen: list[int] = []
 
-    assert count_alone(paths, seen.append) == add_up(
-        [count_file(paths[0]), Figures(files=1, lines=1)]
+    first = count_file(paths[0])
+    assert count_alone(paths, seen.append) == Contents(
+        figures=add_up([first.figures, Figures(files=1, lines=1)]), longest=first.longest
     )
     assert seen == [1, 2]
 
@@ -144,7 +187,31 @@ def test_a_second_result_for_a_file_is_dropped() -> None:
     assert [one.file for one in tally.again] == ["a", "c"]
 
 
-def outcome(counted: Figures = TOTALS, **changes: Any) -> Outcome:
+LONG = [
+    Function(name="f", file="a", line=1, lines=9),
+    Function(name="g", file="b", line=2, lines=8),
+]
+
+
+def reading(name: str, **changes: Any) -> Reading:
+    """What a subscription should know."""
+    right = Reading(
+        subscription=name,
+        pid=21,
+        messages=4,
+        replayed=0,
+        duplicates=1,
+        files=3,
+        figures=None if name == "longest" else TOTALS,
+        longest=None if name == "totals" else LONG,
+    )
+    return msgspec.structs.replace(right, **changes)
+
+
+def outcome(
+    counted: Figures = TOTALS, *, late: Reading | None = None, topic_dead: int = 0, **changes: Any
+) -> Outcome:
+    readings = [reading("totals"), reading("longest"), late or reading("late", replayed=2)]
     counts = Counts(
         figures=counted,
         workers=[11, 12, 13],
@@ -162,7 +229,8 @@ def outcome(counted: Figures = TOTALS, **changes: Any) -> Outcome:
         server="Valkey 1.2.3",
         python="3.11.0",
         workers=msgspec.structs.replace(counts, **changes),
-        alone=Alone(figures=TOTALS, seconds=1.0),
+        published=Published(messages=4, dead=topic_dead, readings=readings),
+        alone=Alone(figures=TOTALS, longest=LONG, seconds=1.0),
     )
 
 
@@ -178,14 +246,35 @@ def test_equal_totals_are_no_problem() -> None:
         (outcome(replace(TOTALS, files=2)), "1 files have no result"),
         (outcome(replace(TOTALS, lines=8)), "8 lines instead of 9"),
         (outcome(dead=1), "1 messages are in the dead letters"),
+        (outcome(topic_dead=1), "1 messages of the topic are in the dead letters"),
+        (outcome(late=reading("late", messages=3)), "subscription late: 1 messages did not come"),
+        (
+            outcome(late=reading("late", figures=replace(TOTALS, imports=2))),
+            "subscription late: 2 imports instead of 1",
+        ),
+        (outcome(late=reading("longest", files=2)), "subscription longest: 2 files instead of 3"),
+        (
+            outcome(late=reading("longest", longest=LONG[:1])),
+            "subscription longest: the longest functions are f (9) instead of f (9), g (8)",
+        ),
     ],
-    ids=["double", "lost", "less", "dead"],
+    ids=[
+        "double",
+        "lost",
+        "less",
+        "dead",
+        "dead of the topic",
+        "not delivered",
+        "double of a subscription",
+        "lost by a subscription",
+        "not the longest",
+    ],
 )
 def test_any_difference_fails(
     wrong: Outcome, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A loss, a double count or a dead letter is printed, and the exit status is 1."""
-    with pytest.raises(Failed, match=words) as failed:
+    with pytest.raises(Failed, match=re.escape(words)) as failed:
         present(wrong, json_output=True, commands=[])
 
     assert failed.value.status == 1
@@ -202,6 +291,10 @@ def test_the_table_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert ["messages/s", "2"] in rows
     assert ["in", "flight", "at", "the", "kill", "-"] in rows  # nobody was killed: no number
     assert ["lost", "0"] in rows
+    assert ["subscription", "totals", "longest", "late", "1", "process", "alone"] in rows
+    assert ["of", "them", "by", "replay", "0", "0", "2"] in rows
+    assert ["classes", "1", "1", "1"] in rows  # longest does not count them
+    assert ["g", "8", "b:2"] in rows
     assert out.endswith("  go on\n")
 
 
@@ -248,7 +341,13 @@ def test_a_url_gets_its_own_namespace_and_no_keys_stay(
     found = run_demo(files, Show(silent=True), url=server.url)
 
     assert problems(found) == []
-    assert found.workers.figures == add_up([count_source(SOURCE)] * len(files))
+    once = count_source(SOURCE, str(files[0]))
+    assert found.workers.figures == add_up([once.figures] * len(files))
+    totals, longest, late = found.published.readings
+    assert totals.figures == late.figures == found.workers.figures
+    assert longest.longest == late.longest
+    assert found.published.messages == late.messages == late.files + late.duplicates
+    assert late.replayed > 0
     assert found.workers.deliveries >= len(files)
     assert found.server.startswith("Valkey 8.1")
     assert not [pid for pid in found.workers.workers if alive(pid)]
@@ -259,14 +358,17 @@ def test_a_url_gets_its_own_namespace_and_no_keys_stay(
 def test_a_wrong_count_is_noticed(server: Server, files: list[Path]) -> None:
     """When the single process comes to another result, the demo fails with status 1."""
 
-    def miscount(_files: Sequence[Path], _advance: object) -> Figures:
-        return Figures(files=len(files), functions=1)
+    def miscount(_files: Sequence[Path], _advance: object) -> Contents:
+        return Contents(figures=Figures(files=len(files), functions=1), longest=[])
 
     found = run_demo(files, Show(silent=True), url=server.url, alone=miscount)
 
     with pytest.raises(Failed, match="150 functions instead of 1") as failed:
         present(found, json_output=True, commands=[])
     assert failed.value.status == 1
+    for name in ("totals", "late"):
+        assert f"subscription {name}: 150 functions instead of 1" in str(failed.value)
+    assert "subscription longest: the longest functions are method (3), " in str(failed.value)
 
 
 def test_without_work_nobody_is_killed(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
@@ -280,6 +382,49 @@ def test_without_work_nobody_is_killed(server: Server, capsys: pytest.CaptureFix
     )
     assert found.workers.redelivered_after is None
     assert "not killed   no worker had a delivery in flight" in capsys.readouterr().out
+
+
+def on_a_terminal(program: str, *arguments: str) -> str:
+    """What a Python program prints on a terminal of 80 columns."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    command = [sys.executable, "-c", program, *arguments]
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        output = b""
+        with contextlib.suppress(OSError):  # how Linux says that the other end is closed
+            while data := os.read(ours, 65_536):
+                output += data
+        os.close(ours)
+    assert process.returncode == 0, output.decode()
+    return output.decode()
+
+
+TOLD = ("server", "workers", "topic", "sent", "joins late", "caught up", "check")
+"""What is said whatever happens, in this order."""
+
+ON_A_TERMINAL = """
+import sys
+from pathlib import Path
+from millstream.cli.demo.show import Show
+from millstream.cli.demo.stage import run_demo
+
+run_demo([Path(name) for name in sys.argv[2:]], Show(silent=False), url=sys.argv[1])
+"""
+
+
+def test_people_see_both_acts(server: Server, files: list[Path]) -> None:
+    """On a terminal, what happens stands above a bar, which is gone in the end."""
+    out = on_a_terminal(ON_A_TERMINAL, server.url, *map(str, files))
+
+    seen = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out)
+    lines = [line.strip() for line in re.split(r"[\r\n]+", seen)]
+    words = [line.split("  ")[0] for line in lines]
+    told = [word for word in words if word in TOLD]
+    assert told == list(TOLD)
+    assert any(re.search(r"3/3 behind: totals 0   longest 0   late 0$", line) for line in lines)
+    assert any(line.endswith("30/30 files") for line in lines)
+    assert out.endswith("\x1b[2K")  # the line of the last bar is wiped
 
 
 @contextlib.contextmanager
@@ -391,6 +536,15 @@ def test_the_whole_demo(folder: Path) -> None:
     assert found["redelivered"] > 0
     assert found["redelivered_after_seconds"] > 0
     assert found["deliveries"] >= len(paths) + found["redelivered"]
+    subscriptions = found["topic"]["subscriptions"]
+    assert list(subscriptions) == ["totals", "longest", "late"]
+    for one in subscriptions.values():
+        assert one["messages"] == found["topic"]["published"] == one["files"] + one["duplicates"]
+    for name in ("totals", "late"):
+        assert subscriptions[name]["functions"] == found["functions"]
+    for name in ("longest", "late"):
+        assert subscriptions[name]["longest"] == found["one_process"]["longest"]
+    assert subscriptions["late"]["replayed"] > 0
     assert not [pid for pid in found["workers"] if alive(pid)]
     assert processes(str(folder)) == []
     assert list(folder.iterdir()) == []

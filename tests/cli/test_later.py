@@ -63,6 +63,33 @@ def test_reschedule(cli: Cli, client: Client, queue: Queue[Any]) -> None:
     assert "no message 1-1" in missing.err
 
 
+def test_reschedule_for_scripts(cli: Cli, client: Client, queue: Queue[Any]) -> None:
+    """With --json an object says whether it was done, also when it was not."""
+    receipt = client.send(queue, 1, delay=86_400)
+
+    done = cli("reschedule", "orders", receipt.id, "--delay", "0", "--json")
+    missing = cli("reschedule", "orders", "1-1", "--delay", "0", "--json")
+
+    assert (done.status, done.objects) == (
+        0,
+        [{"queue": "orders", "id": receipt.id, "rescheduled": True}],
+    )
+    assert (missing.status, missing.objects) == (
+        1,
+        [{"queue": "orders", "id": "1-1", "rescheduled": False}],
+    )
+
+
+def test_reschedule_to_when(cli: Cli, queue: Queue[Any]) -> None:
+    """Without a time the error asks for one, and does not complain of two."""
+    without = cli("reschedule", "orders", "1-1")
+    both = cli("reschedule", "orders", "1-1", "--delay", "1", "--at", "2099-01-31T09:00Z")
+
+    assert (without.status, both.status) == (2, 2)
+    assert without.err.endswith("or at (a time), one of them\n")
+    assert both.err.endswith("or at (a time), not both\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -125,7 +125,8 @@ def time_argument(*, delay: Duration | None, at: datetime | None) -> str:
         UsageError: both or none are given, the delay is negative, or the time has no zone.
     """
     if (delay is None) == (at is None):
-        message = "pass delay (seconds from now) or at (a time), not both"
+        which = "one of them" if delay is None else "not both"
+        message = f"pass delay (seconds from now) or at (a time), {which}"
         raise UsageError(message)
     if delay is not None:
         return f"+{milliseconds(delay, 'delay')}"

@@ -7,15 +7,14 @@ import platform
 import shlex
 import shutil
 import sys
-from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
 
-from millstream.cli.demo.count import Figures, source_files
+from millstream.cli.demo.count import source_files
 from millstream.cli.demo.outcome import Outcome, problems
+from millstream.cli.demo.report import for_scripts, longest_table, topic_table, workers_table
 from millstream.cli.demo.show import Show
 from millstream.cli.demo.signals import Signals
-from millstream.cli.demo.stage import WORKERS, run_demo
+from millstream.cli.demo.stage import run_demo
 from millstream.cli.options import Json, Url
 from millstream.cli.output import Failed, show_json, show_table, show_text
 from millstream.driver.target import ENVIRONMENT_VARIABLE, hide_password
@@ -28,6 +27,7 @@ TRY_NEXT = ("send hello '{\"n\": 1}'", "receive hello", "stats")
 def demo(json_output: Json = False, url: Url = None) -> None:
     """See it work: two processes count the standard library, one is killed, nothing is lost.
 
+    What they find goes to a topic, too: two subscriptions follow, a third joins late.
     Without a URL it starts a server of its own in a temporary directory. With one it uses a
     namespace of its own and deletes it at the end.
     """
@@ -55,10 +55,11 @@ def present(outcome: Outcome, *, json_output: bool, commands: list[str]) -> None
     """
     wrong = problems(outcome)
     if json_output:
-        show_json(_for_scripts(outcome, wrong))
+        show_json(for_scripts(outcome, wrong))
     else:
-        show_text("")
-        show_table(("", f">{WORKERS} workers", ">1 process alone"), _rows(outcome))
+        for columns, rows in (workers_table(outcome), topic_table(outcome), longest_table(outcome)):
+            show_text("")
+            show_table(columns, rows)
         show_text("")
     if wrong:
         raise Failed(f"the demo failed: {'; '.join(wrong)}", status=1)
@@ -66,50 +67,6 @@ def present(outcome: Outcome, *, json_output: bool, commands: list[str]) -> None
         show_text("Nothing was lost and nothing was counted twice. Now try:\n")
         for command in commands:
             show_text(f"  {command}")
-
-
-def _rows(outcome: Outcome) -> list[list[str]]:
-    ours, alone = outcome.workers, outcome.alone
-    after = ours.redelivered_after
-    rows = [
-        [field.name, *(f"{getattr(one.figures, field.name):,}" for one in (ours, alone))]
-        for field in fields(Figures)
-    ]
-    rows.append(["seconds", f"{ours.seconds:.1f}", f"{alone.seconds:.1f}"])
-    only_ours = {
-        "messages/s": f"{outcome.rate:,}",
-        "deliveries": f"{ours.deliveries:,}",
-        "failed attempts": f"{ours.failed:,}",
-        "in flight at the kill": "-" if ours.killed is None else f"{ours.in_flight:,}",
-        "redelivered after it": f"{ours.redelivered:,}",
-        "first ran again after": "-" if after is None else f"{after:.2f} s",
-        "duplicates dropped": f"{ours.duplicates:,}",
-        "lost": f"{outcome.lost:,}",
-    }
-    return rows + [[name, value, ""] for name, value in only_ours.items()]
-
-
-def _for_scripts(outcome: Outcome, wrong: list[str]) -> dict[str, Any]:
-    ours, alone = outcome.workers, outcome.alone
-    after = ours.redelivered_after
-    return {
-        "server": outcome.server,
-        "python": outcome.python,
-        **asdict(ours.figures),
-        "seconds": round(ours.seconds, 3),
-        "messages_per_second": outcome.rate,
-        "workers": ours.workers,
-        "deliveries": ours.deliveries,
-        "failed": ours.failed,
-        "killed": ours.killed,
-        "in_flight_at_kill": ours.in_flight,
-        "redelivered": ours.redelivered,
-        "redelivered_after_seconds": None if after is None else round(after, 3),
-        "duplicates": ours.duplicates,
-        "lost": outcome.lost,
-        "one_process": {**asdict(alone.figures), "seconds": round(alone.seconds, 3)},
-        "problems": wrong,
-    }
 
 
 def commands_to_try(url: str | None) -> list[str]:

@@ -7,11 +7,25 @@ import gc
 import os
 import sysconfig
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Figures", "add_up", "count_alone", "count_file", "count_source", "source_files"]
+__all__ = [
+    "LONGEST",
+    "Contents",
+    "Figures",
+    "Function",
+    "add_up",
+    "count_alone",
+    "count_file",
+    "count_source",
+    "longest_of",
+    "source_files",
+]
+
+LONGEST = 5
+"""So many of the longest functions are kept."""
 
 STATEMENT_LISTS = ("body", "orelse", "finalbody", "handlers", "cases")
 """Where statements hold other statements. Expressions hold nothing that is counted here."""
@@ -42,6 +56,41 @@ class Figures:
     unparsable: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Function:
+    """One function.
+
+    Attributes:
+        name: as it stands after ``def``.
+        file: path of the file.
+        line: number of the line with ``def``, from 1.
+        lines: from that line to its last one. What decorates it stands above.
+    """
+
+    name: str
+    file: str
+    line: int
+    lines: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """What is in one file, or in many.
+
+    Attributes:
+        figures: what was counted.
+        longest: the longest functions, at most ``LONGEST``, the longest first.
+    """
+
+    figures: Figures
+    longest: list[Function]
+
+
+def longest_of(functions: Iterable[Function]) -> list[Function]:
+    """Return the longest; among equals, the first by file and line, whoever has found them."""
+    return sorted(functions, key=lambda one: (-one.lines, one.file, one.line))[:LONGEST]
+
+
 def add_up(many: Sequence[Figures]) -> Figures:
     """Return the totals."""
     return Figures(
@@ -66,40 +115,47 @@ def source_files(root: Path | None = None) -> list[Path]:
     return sorted(found)
 
 
-def count_file(path: Path) -> Figures:
+def count_file(path: Path) -> Contents:
     """Count what is in a file. One that cannot be read counts as unparsable, without lines."""
     try:
         source = path.read_bytes()
     except OSError:
-        return Figures(files=1, unparsable=1)
-    return count_source(source)
+        return Contents(figures=Figures(files=1, unparsable=1), longest=[])
+    return count_source(source, str(path))
 
 
-def count_source(source: bytes) -> Figures:
-    """Count what is in a source text."""
+def count_source(source: bytes, file: str) -> Contents:
+    """Count what is in a source text that stands in a file."""
     lines = len(source.splitlines())
     collecting = gc.isenabled()
     # A tree has no cycles. The collector would look through it again and again, for a quarter of
     # the time that all this takes.
     gc.disable()
     try:
-        kinds = [type(node) for node in _statements(ast.parse(source))]
+        nodes = list(_statements(ast.parse(source)))
     except (SyntaxError, ValueError, RecursionError):
         # It would not be better the next time, so this is a result like any other.
-        return Figures(files=1, lines=lines, unparsable=1)
+        return Contents(figures=Figures(files=1, lines=lines, unparsable=1), longest=[])
     finally:
         if collecting:
             gc.enable()
-    return Figures(
+    functions = [
+        Function(name=one.name, file=file, line=one.lineno, lines=_length(one))
+        for one in nodes
+        if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    kinds = [type(node) for node in nodes]
+    figures = Figures(
         files=1,
-        functions=kinds.count(ast.FunctionDef) + kinds.count(ast.AsyncFunctionDef),
+        functions=len(functions),
         classes=kinds.count(ast.ClassDef),
         imports=kinds.count(ast.Import) + kinds.count(ast.ImportFrom),
         lines=lines,
     )
+    return Contents(figures=figures, longest=longest_of(functions))
 
 
-def count_alone(files: Sequence[Path], advance: Callable[[int], None]) -> Figures:
+def count_alone(files: Sequence[Path], advance: Callable[[int], None]) -> Contents:
     """Count files in a plain loop.
 
     Args:
@@ -112,7 +168,15 @@ def count_alone(files: Sequence[Path], advance: Callable[[int], None]) -> Figure
         for number, path in enumerate(files, 1):
             counted.append(count_file(path))
             advance(number)
-    return add_up(counted)
+    return Contents(
+        figures=add_up([one.figures for one in counted]),
+        longest=longest_of(function for one in counted for function in one.longest),
+    )
+
+
+def _length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    # The parser always knows the end; only trees made by hand may lack it.
+    return (function.end_lineno or function.lineno) - function.lineno + 1
 
 
 def _statements(tree: ast.AST) -> Iterator[ast.AST]:

@@ -8,24 +8,21 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from millstream.cli.demo.keeper import SHUTDOWN_TIMEOUT, STOP
+from millstream.cli.demo.log import Log
 from millstream.cli.demo.place import Place
 from millstream.cli.demo.tasks import FILES, now
 from millstream.cli.output import Failed
-from millstream.driver.target import ENVIRONMENT_VARIABLE
 from millstream.sync.client import Client
 
 __all__ = ["Crew", "Killed"]
 
 END_TIMEOUT = SHUTDOWN_TIMEOUT + 10.0
 """Seconds until the supervisor has killed a worker that does not end, with some to spare."""
-
-LOG_LINES = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +51,7 @@ class Crew:
     def __init__(self, place: Place, size: int) -> None:
         self._place = place
         self.size = size
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
+        self._log = Log()
         self._keeper: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -68,9 +65,9 @@ class Crew:
             command,
             # It ends with this process, however that ends.
             stdin=subprocess.PIPE,
-            stdout=self._log,
-            stderr=self._log,
-            env={**os.environ, ENVIRONMENT_VARIABLE: place.url, "MILLSTREAM_LOG_LEVEL": "INFO"},
+            stdout=self._log.file,
+            stderr=self._log.file,
+            env={**place.environment(), "MILLSTREAM_LOG_LEVEL": "INFO"},
             # Ctrl-C in a terminal goes to the whole group; only the demo is to get it.
             start_new_session=True,
         )
@@ -105,10 +102,7 @@ class Crew:
 
     def failed(self, problem: str) -> Failed:
         """Return an error that says what the workers had to say."""
-        self._log.seek(0)
-        lines = self._log.read().decode("utf-8", "replace").splitlines()[-LOG_LINES:]
-        log = " | ".join(lines) or "nothing"
-        return Failed(f"{problem}; the last words of their log: {log}", status=1)
+        return self._log.failed(problem)
 
     def at_work(self, mq: Client) -> dict[int, int]:
         """Ask the server for the workers; their pids and how many deliveries each owns."""

@@ -6,9 +6,9 @@ from dataclasses import fields
 
 import msgspec
 
-from millstream.cli.demo.count import Figures
+from millstream.cli.demo.count import Figures, Function
 
-__all__ = ["Alone", "Counts", "Outcome", "problems"]
+__all__ = ["Alone", "Counts", "Outcome", "Published", "Reading", "problems"]
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,11 +46,51 @@ class Alone(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         figures: the totals.
+        longest: the longest functions.
         seconds: that it took.
     """
 
     figures: Figures
+    longest: list[Function]
     seconds: float
+
+
+class Reading(msgspec.Struct, frozen=True, kw_only=True):
+    """What the reader of one subscription knows in the end.
+
+    Attributes:
+        subscription: its name.
+        pid: of its process.
+        messages: how many different ones it got.
+        replayed: how many of them by replay.
+        duplicates: how many of them were about a file that it knew already.
+        files: that they were about.
+        figures: the totals; None: it does not add up.
+        longest: the longest functions; None: it does not keep them.
+    """
+
+    subscription: str
+    pid: int
+    messages: int
+    replayed: int
+    duplicates: int
+    files: int
+    figures: Figures | None
+    longest: list[Function] | None
+
+
+class Published(msgspec.Struct, frozen=True, kw_only=True):
+    """The second act: what was published, and what became of it.
+
+    Attributes:
+        messages: that were published, one a file, and one more for each that was handled twice.
+        dead: messages that a subscription could not handle.
+        readings: of each subscription.
+    """
+
+    messages: int
+    dead: int
+    readings: list[Reading]
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,12 +100,14 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
         server: name and version.
         python: version of the interpreter, whose standard library was counted.
         workers: what the workers counted.
+        published: what the subscriptions of the topic made of it.
         alone: what one process counted.
     """
 
     server: str
     python: str
     workers: Counts
+    published: Published
     alone: Alone
 
     @property
@@ -80,15 +122,40 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def problems(outcome: Outcome) -> list[str]:
-    """Compare what the workers counted with what one process counted."""
+    """Compare what the workers and the subscriptions counted with what one process counted."""
     found = []
     if outcome.lost:
         found.append(f"{outcome.lost:,} files have no result")
     if outcome.workers.dead:
         found.append(f"{outcome.workers.dead:,} messages are in the dead letters")
-    for field in fields(Figures):
-        ours = getattr(outcome.workers.figures, field.name)
-        theirs = getattr(outcome.alone.figures, field.name)
-        if ours != theirs:
-            found.append(f"{ours:,} {field.name} instead of {theirs:,}")
+    found += _differences(outcome.workers.figures, outcome.alone.figures)
+    if outcome.published.dead:
+        found.append(f"{outcome.published.dead:,} messages of the topic are in the dead letters")
+    for reading in outcome.published.readings:
+        wrong = _wrong(reading, outcome.published.messages, outcome.alone)
+        found += [f"subscription {reading.subscription}: {one}" for one in wrong]
     return found
+
+
+def _wrong(reading: Reading, published: int, alone: Alone) -> list[str]:
+    """Tell what is wrong with what one subscription knows."""
+    found = []
+    # More is no error: what is published after that was counted may reach it, too.
+    if reading.messages < published:
+        found.append(f"{published - reading.messages:,} messages did not come")
+    if reading.figures is not None:
+        found += _differences(reading.figures, alone.figures)
+    elif reading.files != alone.figures.files:
+        found.append(f"{reading.files:,} files instead of {alone.figures.files:,}")
+    if reading.longest is not None and reading.longest != alone.longest:
+        ours, theirs = (
+            ", ".join(f"{one.name} ({one.lines:,})" for one in functions) or "none"
+            for functions in (reading.longest, alone.longest)
+        )
+        found.append(f"the longest functions are {ours} instead of {theirs}")
+    return found
+
+
+def _differences(ours: Figures, theirs: Figures) -> list[str]:
+    pairs = ((one.name, getattr(ours, one.name), getattr(theirs, one.name)) for one in fields(ours))
+    return [f"{mine:,} {name} instead of {other:,}" for name, mine, other in pairs if mine != other]

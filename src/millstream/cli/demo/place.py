@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from millstream.driver.server_check import server_info
+from millstream.driver.target import ENVIRONMENT_VARIABLE
 from millstream.errors import ServerRefused
 from millstream.protocol.op import Command, Op, Plan
 from millstream.sync.client import Client
@@ -34,6 +36,10 @@ class Place:
     url: str
     namespace: str
     directory: str | None
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment of a process that is to find the server."""
+        return {**os.environ, ENVIRONMENT_VARIABLE: self.url}
 
 
 @contextlib.contextmanager

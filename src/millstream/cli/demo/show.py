@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Column
 
 from millstream.cli.output import show_text
 
 __all__ = ["Advance", "Show"]
 
 Advance = Callable[[int, str], None]
-"""Tell how much is done, and what to write beside the bar."""
+"""Tell how much is done, and what to write beside the bar; it may have several lines."""
 
 WIDTH = 13
 """Of the first words of the lines."""
@@ -48,7 +49,9 @@ class Show:
         if not self._terminal:
             yield lambda _done, _note: None
             return
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+        # A narrow terminal cuts the note; wrapped, it would jump up and down.
+        note = TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True))
+        columns = (BarColumn(), MofNCompleteColumn(), note)
         with Progress(*columns, console=self._console, transient=True) as progress:
             task = progress.add_task("", total=total, note="")
             yield lambda done, note: progress.update(task, completed=done, note=escape(note))

@@ -8,26 +8,25 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from millstream.cli.demo.count import Figures, count_alone
+from millstream.cli.demo.count import Contents, count_alone
 from millstream.cli.demo.crew import Crew, Killed
-from millstream.cli.demo.outcome import Alone, Counts, Outcome
+from millstream.cli.demo.index import PARTS
+from millstream.cli.demo.outcome import Alone, Counts, Outcome, Published
 from millstream.cli.demo.place import Place, place_for, server_name
+from millstream.cli.demo.readers import PATIENCE, Readers, left
 from millstream.cli.demo.show import Advance, Show
 from millstream.cli.demo.signals import Signals
 from millstream.cli.demo.tally import Tally
-from millstream.cli.demo.tasks import FILES, RESULTS, now
-from millstream.message import QueueStats
+from millstream.cli.demo.tasks import FILES, INDEXED, RESULTS, now
+from millstream.message import QueueStats, TopicStats
 from millstream.sync.client import Client
 
 __all__ = ["WORKERS", "CountAlone", "run_demo"]
 
-CountAlone = Callable[[Sequence[Path], Callable[[int], None]], Figures]
+CountAlone = Callable[[Sequence[Path], Callable[[int], None]], Contents]
 """Counts files without Millstream; ``count_alone`` does."""
 
 WORKERS = 2
-
-PATIENCE = 30.0
-"""Seconds without progress after which something must be broken."""
 
 TICK = 0.1
 """Seconds between two looks at the workers."""
@@ -43,6 +42,8 @@ def run_demo(
 ) -> Outcome:
     """Have two workers count files, kill one of them, and count again without them.
 
+    What they find is also published on a topic, for two subscriptions and one that joins late.
+
     Args:
         files: to count.
         show: gets what happens.
@@ -51,7 +52,7 @@ def run_demo(
         signals: that may end it early.
 
     Raises:
-        Failed: the workers do not work.
+        Failed: the workers or the readers do not work.
         BrokerError: the server cannot be reached.
     """
     signals = signals or Signals()
@@ -62,24 +63,33 @@ def run_demo(
         mq = stack.enter_context(Client(place.url, namespace=place.namespace))
         stack.callback(signals.ignore)
         show.line("server", _describe(mq, place))
-        course = _Course(mq, crew, show, signals)
+        readers = stack.enter_context(Readers(place, mq))
+        course = _Course(mq, crew, readers, show, signals)
         course.gather_workers()
         counts = course.count(files)
-        show.line("check", "one process counts the same files, without messages")
-        begin = time.monotonic()
-        with show.bar(len(files)) as advance:
-
-            def progress(done: int) -> None:
-                signals.check()
-                advance(done, "files")
-
-            figures = alone(files, progress)
+        published = course.read_all()
         return Outcome(
             server=server_name(mq),
             python=platform.python_version(),
             workers=counts,
-            alone=Alone(figures=figures, seconds=time.monotonic() - begin),
+            published=published,
+            alone=_count_again(files, alone, show, signals),
         )
+
+
+def _count_again(files: Sequence[Path], alone: CountAlone, show: Show, signals: Signals) -> Alone:
+    """Count without Millstream."""
+    show.line("check", "one process counts the same files, without messages")
+    begin = time.monotonic()
+    with show.bar(len(files)) as advance:
+
+        def progress(done: int) -> None:
+            signals.check()
+            advance(done, "files")
+
+        contents = alone(files, progress)
+    seconds = time.monotonic() - begin
+    return Alone(figures=contents.figures, longest=contents.longest, seconds=seconds)
 
 
 def _describe(mq: Client, place: Place) -> str:
@@ -89,19 +99,30 @@ def _describe(mq: Client, place: Place) -> str:
     return f"{name} at {mq.url}, in the namespace {place.namespace}"
 
 
+def _behind(stats: TopicStats) -> str:
+    """Tell how many messages each subscription has still to handle."""
+    behind = {one.name: left(one) for one in stats.subscriptions}
+    known = (f"{part.name} {behind[part.name]:,}" for part in PARTS if part.name in behind)
+    return "behind: " + "   ".join(known)
+
+
 class _Course:
-    """The part with the workers.
+    """The part with the workers and the readers.
 
     Args:
         mq: to send and to collect.
         crew: the workers, just started.
+        readers: of the topic, just started.
         show: gets what happens.
         signals: that may end it early.
     """
 
-    def __init__(self, mq: Client, crew: Crew, show: Show, signals: Signals) -> None:
+    def __init__(
+        self, mq: Client, crew: Crew, readers: Readers, show: Show, signals: Signals
+    ) -> None:
         self._mq = mq
         self._crew = crew
+        self._readers = readers
         self._show = show
         self._signals = signals
         self._tally = Tally()
@@ -127,6 +148,8 @@ class _Course:
             self._see(self._crew.at_work(self._mq))
         pids = " and ".join(map(str, sorted(self._workers)))
         self._show.line("workers", f"{self._crew.size} processes, {pids}")
+        names = " and ".join(f"{name} ({pid})" for name, pid in self._readers.pids.items())
+        self._show.line("topic", f"{INDEXED.name}, with the subscriptions {names}")
 
     def count(self, files: Sequence[Path]) -> Counts:
         """Send a message for each file and collect the results; kill a worker at half-time."""
@@ -140,6 +163,24 @@ class _Course:
         if self._killed is None:
             self._show.line("not killed", "no worker had a delivery in flight when it was time")
         return self._counts(stats)
+
+    def read_all(self) -> Published:
+        """Wait until the subscriptions have everything, and ask them what they know."""
+        # When there is little to do, all of it may be over before half of it was seen.
+        self._join_late()
+        with self._show.bar(len(PARTS)) as advance:
+            for stats in self._readers.catch_up():
+                self._signals.check()
+                advance(sum(not left(one) for one in stats.subscriptions), _behind(stats))
+                time.sleep(TICK / 5)
+        published = self._readers.finish(stats)
+        for one in published.readings:
+            if one.replayed:
+                rest = f"{one.messages - one.replayed:,} more by its subscription"
+                self._show.line(
+                    "caught up", f"{one.subscription} replayed {one.replayed:,}, {rest}"
+                )
+        return published
 
     def _collect(self, advance: Advance) -> QueueStats:
         """Take results until every message is handled; the queue's last counts."""
@@ -157,6 +198,7 @@ class _Course:
             if not (stats.ready or stats.delayed or stats.in_flight):
                 return stats
             self._crew.check()
+            self._readers.check()
             if now() - self._last_result > PATIENCE:
                 raise self._crew.failed(f"no result for {PATIENCE:g} s")
             self._step(advance)
@@ -180,9 +222,18 @@ class _Course:
                 self._show.line("killed", text)
                 # It should not have to be asked for the next results.
                 workers.pop(self._killed.pid, None)
+        if done * 2 >= self._total:
+            self._join_late()
         rate = done / (now() - self._began)
         pids = " ".join(map(str, workers))
-        advance(done, f"{rate:,.0f} messages/s   workers {pids}")
+        note = f"{rate:,.0f} messages/s   workers {pids}\n{_behind(self._mq.stats(INDEXED))}"
+        advance(done, note)
+
+    def _join_late(self) -> None:
+        """Have the third subscription join, unless it has."""
+        if not self._readers.complete:
+            published = self._readers.join_late()
+            self._show.line("joins late", f"a third subscription, {published:,} messages behind")
 
     def _see(self, workers: dict[int, int]) -> None:
         """Take note of workers that are new."""

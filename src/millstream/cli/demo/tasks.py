@@ -1,4 +1,4 @@
-"""The demo's worker, as a user would write it."""
+"""The demo's declarations and its worker, as a user would write them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from pathlib import Path
 import msgspec
 
 from millstream.aio.delivery import Delivery
-from millstream.cli.demo.count import Figures, count_file
+from millstream.cli.demo.count import Figures, Function, count_file
 from millstream.declare import Queue
+from millstream.policy import Retain
+from millstream.topic import Topic
 from millstream.worker import Worker
 
-__all__ = ["FILES", "RESULTS", "Counted", "now", "worker"]
+__all__ = ["FILES", "INDEXED", "RESULTS", "Counted", "Indexed", "now", "worker"]
 
 
 class Counted(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,10 +38,26 @@ class Counted(msgspec.Struct, frozen=True, kw_only=True):
     began: float
 
 
+class Indexed(msgspec.Struct, frozen=True, kw_only=True):
+    """What is published of one file, for whoever wants to know.
+
+    Attributes:
+        file: its path. It may be published twice, as its result may be sent twice.
+        figures: what is in it.
+        longest: its longest functions.
+    """
+
+    file: str
+    figures: Figures
+    longest: list[Function]
+
+
 # The supervisor hands a dead worker's deliveries over at once. The lease is the safety net below
 # it, and short so that nobody would have to wait half a minute to see that hold.
 FILES: Queue[str] = Queue("demo.files", str, lease=5)
 RESULTS: Queue[Counted] = Queue("demo.results", Counted)
+# What everybody has handled stays for an hour: who joins late can replay it.
+INDEXED: Topic[Indexed] = Topic("demo.indexed", Indexed, retain=Retain(max_age=3600))
 
 worker = Worker(shutdown_timeout=5)
 
@@ -59,11 +77,13 @@ async def hush() -> None:
 # SystemError (CPython issue 106905). Nine more are at hand for the next moment.
 @worker.on(FILES, concurrency=1, prefetch=10)
 async def count(path: str, delivery: Delivery[str]) -> None:
-    """Count what is in a file, and send the result before the message is acknowledged."""
+    """Count what is in a file; publish and send that before the message is acknowledged."""
     began = now()
     # In a thread, so that the event loop can fetch and settle meanwhile.
-    figures = await asyncio.to_thread(count_file, Path(path))
+    found = await asyncio.to_thread(count_file, Path(path))
+    indexed = Indexed(file=path, figures=found.figures, longest=found.longest)
+    await worker.client.publish(INDEXED, indexed)
     result = Counted(
-        file=path, figures=figures, pid=os.getpid(), crashes=delivery.crashes, began=began
+        file=path, figures=found.figures, pid=os.getpid(), crashes=delivery.crashes, began=began
     )
     await worker.client.send(RESULTS, result)
