@@ -22,7 +22,7 @@ from millstream.policy import (
 )
 from millstream.queue_checks import (
     check_bound,
-    check_choice,
+    check_choices,
     check_delivery,
     check_limits,
     check_order,
@@ -185,8 +185,7 @@ class Queue(Generic[T]):
         check_policies(name, retry, keep)
         check_count(max_body, f"queue {name!r}: max_body")
         check_order(name, ordered, max_running_per_key)
-        check_choice(priorities, f"queue {name!r}: priorities", ("strict", "weighted"))
-        check_choice(expired, f"queue {name!r}: expired", ("dead", "drop"))
+        check_choices(name, priorities=priorities, expired=expired, store=store, delivery=delivery)
         check_partitions(f"queue {name!r}", ordered, partitions)
         check_limits(name, partitions, rate, max_running)
         check_bound(name, bound, partitions)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 from millstream.errors import UsageError
@@ -10,7 +9,7 @@ from millstream.policy import Bound, Rate, Retain, Retry, check_count
 
 __all__ = [
     "check_bound",
-    "check_choice",
+    "check_choices",
     "check_delivery",
     "check_limits",
     "check_order",
@@ -32,11 +31,22 @@ class _Declared(Protocol):
     def priorities(self) -> str: ...
 
 
-def check_choice(value: object, name: str, choices: Sequence[str]) -> None:
-    """Refuse what is none of the choices."""
-    if value not in choices:
-        message = f"{name} must be {' or '.join(map(repr, choices))}, not {value!r}"
-        raise UsageError(message)
+CHOICES = {
+    "priorities": ("strict", "weighted"),
+    "expired": ("dead", "drop"),
+    "store": ("stream", "list"),
+    "delivery": ("at_least_once", "at_most_once"),
+}
+
+
+def check_choices(name: str, **given: object) -> None:
+    """Refuse what is none of the choices of its parameter."""
+    for parameter, value in given.items():
+        choices = CHOICES[parameter]
+        if value not in choices:
+            offered = " or ".join(map(repr, choices))
+            message = f"queue {name!r}: {parameter} must be {offered}, not {value!r}"
+            raise UsageError(message)
 
 
 def check_policies(name: str, retry: object, keep: object) -> None:
@@ -123,7 +133,6 @@ NOT_IN_A_LIST = {
 
 def check_store(queue: _Declared) -> None:
     """Refuse what a list queue cannot do."""
-    check_choice(queue.store, f"queue {queue.name!r}: store", ("stream", "list"))
     if queue.store == "stream":
         return
     for parameter, reason in NOT_IN_A_LIST.items():
@@ -152,8 +161,6 @@ NOT_AT_MOST_ONCE = {
 
 def check_delivery(queue: _Declared, **given: object) -> None:
     """Refuse what makes no sense; ``given``: parameters that have a value in any case."""
-    choices = ("at_least_once", "at_most_once")
-    check_choice(queue.delivery, f"queue {queue.name!r}: delivery", choices)
     if queue.delivery == "at_least_once":
         return
     for parameter, reason in NOT_AT_MOST_ONCE.items():

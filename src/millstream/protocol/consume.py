@@ -137,8 +137,7 @@ def fetch(
     ends = ends_of(acks, settlements, keep)
     kept = [keys.kept] if keep is not None else []
     if limits is not None:
-        command = _reading(keys, limits, reads, head, ends, kept)
-        return Op((command,), decode=taken, repeatable=False)
+        return _read_by_script(keys, limits, reads, head, ends, kept)
     commands = [_SETTLE.call([*keys.common, *keys.queueing, *kept], [*head, *ends])]
     for prefix, count in reads:
         read = ("XREADGROUP", "GROUP", keys.group, consumer, "COUNT", count, "STREAMS")
@@ -147,18 +146,20 @@ def fetch(
     return Op(tuple(commands), decode, repeatable=False)
 
 
-def _reading(
+def _read_by_script(
     keys: QueueKeys,
     limits: Limits | Sieve,
     reads: Sequence[tuple[str, int]],
     head: Sequence[Argument],
     ends: Sequence[Argument],
     kept: Sequence[str],
-) -> Command:
-    """Return the script that settles and reads at the server."""
+) -> Op[Fetched]:
+    """Settle and read in one script: what may be read is known only there."""
     if isinstance(limits, Sieve):
-        return sift(keys, limits, reads, head=head, tail=ends)
-    return take(keys, limits, reads, head=head, tail=ends, kept=kept)
+        command = sift(keys, limits, reads, head=head, tail=ends)
+    else:
+        command = take(keys, limits, reads, head=head, tail=ends, kept=kept)
+    return Op((command,), decode=taken, repeatable=False)
 
 
 def wait(keys: QueueKeys, consumer: str, block_ms: int, *, suspects: bool) -> Op[Fetched]:
