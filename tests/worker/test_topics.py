@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import pytest
+import redis
 
 import millstream as ms
+from millstream.protocol.keys import topic_keys
 from millstream.topic import EARLIEST, Topic
+from tests.support.wait import auntil
+from tests.worker.running import PATIENCE, running
 
 PLACED: Topic[Any] = Topic("orders.placed")
 
@@ -54,3 +59,48 @@ def test_one_handler_each(worker: ms.Worker) -> None:
     assert worker.handlers[2].retry == retry
     with pytest.raises(ms.UsageError, match=r"^subscription 'orders.placed/email' has a handler"):
         worker.on(PLACED, subscription="email")(handle)
+
+
+async def test_an_idle_topic_is_trimmed(
+    mq: ms.AsyncClient, worker: ms.Worker, admin: redis.Redis, namespace: str
+) -> None:
+    """Within a lease of a subscription, also where only other programs publish."""
+    log = topic_keys(namespace, "placed").log
+    handled = []
+
+    @worker.on(Topic("placed", lease=0.5), subscription="all", start=EARLIEST)
+    async def handle(body: Any) -> None:
+        handled.append(body)
+
+    for n in range(3000):
+        admin.xadd(log, {"b": str(n)})
+    async with running(worker, mq):
+        await auntil(lambda: admin.xlen(log) == 0, PATIENCE, message="the log is empty")
+        admin.xadd(log, {"b": "3000"})
+        await auntil(lambda: admin.xlen(log) == 0, PATIENCE, message="the log is empty again")
+    assert sorted(handled) == [*range(3001)]
+
+
+async def test_a_worker_keeps_its_subscription(
+    mq: ms.AsyncClient,
+    worker: ms.Worker,
+    admin: redis.Redis,
+    namespace: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """However short it lives without one; forgotten ones of the same topic go, with a warning."""
+    topic: Topic[Any] = Topic("placed", lease=0.5, retain=ms.Retain(max_age=60))
+    await mq.declare(topic.subscription("forgotten", expires=1))
+
+    @worker.on(topic.subscription("mine", expires=1))
+    async def handle(_: Any) -> None: ...
+
+    keys = topic_keys(namespace, "placed")
+    with caplog.at_level(logging.WARNING, "millstream.retention"):
+        async with running(worker, mq):
+            await auntil(
+                lambda: admin.hkeys(keys.subscriptions) == [b"mine"], PATIENCE, message="it is gone"
+            )
+    [record] = caplog.records
+    assert "subscription 'forgotten' is removed" in record.getMessage()
+    assert admin.hget(keys.config, "retain") == b'{"max_age":60000}'

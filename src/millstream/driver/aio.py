@@ -143,15 +143,21 @@ class AsyncDriver:
         self, wire: AsyncWire, op: Op[Any], replies: list[Any]
     ) -> Exception | None:
         """Repeat commands whose script the server did not know; return the first other error."""
+        again: list[int] = []
+        commands: list[Command] = []
         for index, reply in enumerate(replies):
             script = op.commands[index].script
             if isinstance(reply, exceptions.NoScriptError) and script is not None:
-                load = Command(("SCRIPT", "LOAD", script.source))
-                payload = pack([load, op.commands[index]])
-                replies[index] = (await wire.call(payload, 2))[1]
-            if isinstance(replies[index], ERROR_REPLIES) and not op.commands[index].optional:
-                error: Exception = replies[index]
-                return error
+                again.append(index)
+                commands += (Command(("SCRIPT", "LOAD", script.source)), op.commands[index])
+        if again:
+            # In one write: what is behind this operation must not overtake a part of it.
+            answers = await wire.call(pack(commands), len(commands))
+            for index, answer in zip(again, answers[1::2], strict=True):
+                replies[index] = answer
+        for command, reply in zip(op.commands, replies, strict=True):
+            if isinstance(reply, ERROR_REPLIES) and not command.optional:
+                return reply
         return None
 
     async def drive(self, plan: Plan[T]) -> T:

@@ -248,14 +248,21 @@ class BlockingDriver:
         self, wire: BlockingWire, op: Op[Any], replies: list[Any]
     ) -> Exception | None:
         """Repeat commands whose script the server did not know; return the first other error."""
+        again: list[int] = []
+        commands: list[Command] = []
         for index, reply in enumerate(replies):
             script = op.commands[index].script
             if isinstance(reply, exceptions.NoScriptError) and script is not None:
-                load = Command(("SCRIPT", "LOAD", script.source))
-                replies[index] = wire.call(pack([load, op.commands[index]]), 2)[1]
-            if isinstance(replies[index], ERROR_REPLIES) and not op.commands[index].optional:
-                error: Exception = replies[index]
-                return error
+                again.append(index)
+                commands += (Command(("SCRIPT", "LOAD", script.source)), op.commands[index])
+        if again:
+            # In one write: what is behind this operation must not overtake a part of it.
+            answers = wire.call(pack(commands), len(commands))
+            for index, answer in zip(again, answers[1::2], strict=True):
+                replies[index] = answer
+        for command, reply in zip(op.commands, replies, strict=True):
+            if isinstance(reply, ERROR_REPLIES) and not command.optional:
+                return reply
         return None
 
     def drive(self, plan: Plan[T]) -> T:

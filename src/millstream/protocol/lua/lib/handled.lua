@@ -15,11 +15,15 @@ end
 -- The first entry that some group has not handled, or LAST. A group that other hands have made counts,
 -- too.
 local function first_unhandled(groups)
-  local behind, place, first = nil, nil, LAST
+  local behind, place, first, known = nil, nil, LAST, nil
   for name, group in pairs(groups) do
     local stands = place_of(name, group)
-    local sorted = sortable(stands)
-    if not behind or sorted < behind then behind, place = sorted, stands end
+    -- Many stand where the one before does.
+    if stands ~= known then
+      local sorted = sortable(stands)
+      if not behind or sorted < behind then behind, place = sorted, stands end
+      known = stands
+    end
     if group.pending > 0 then
       local pending = redis.call('XPENDING', KEYS[1], name)[2]
       if sortable(pending) < sortable(first) then first = pending end
