@@ -135,6 +135,16 @@ class SeekMachine(RuleBasedStateMachine):
         if late:
             assert self.driver.run(consume.extend(self.keys, consumer, late)) == late
 
+    @rule(consumer=consumers, verb=st.sampled_from(["ack", "finish", "release"]))
+    def end_late(self, consumer: str, verb: Any) -> None:
+        """All that it had: whoever has it by now keeps it."""
+        late = sorted(self.late[consumer])
+        acks = [one for one in late if one[:1].isdigit()] if verb == "ack" else []
+        ends = [Settlement(verb, one) for one in late if one not in acks]
+        limits = self.declared.limits
+        op = consume.fetch(self.keys, consumer, ends, acks=acks, limits=limits, now_ms=NOW)
+        assert sorted(self.driver.run(op).lost) == late
+
     @rule(consumer=consumers)
     def crash(self, consumer: str) -> None:
         self.driver.run(
@@ -146,8 +156,9 @@ class SeekMachine(RuleBasedStateMachine):
         self.held[consumer].clear()
         self.driver.run(consume.register(self.keys, consumer, 30_000, source=self.declared))
 
-    @rule(data=st.data())
-    def seek(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), sleeper=consumers)
+    def seek(self, data: st.DataObject, sleeper: str) -> None:
+        """One that sleeps is woken, and reads on at once."""
         places: list[Any] = [EARLIEST, LATEST, *self.log]
         to = data.draw(st.sampled_from(places))
         if to is LATEST:
@@ -159,6 +170,7 @@ class SeekMachine(RuleBasedStateMachine):
         for consumer, held in self.held.items():
             self.late[consumer] |= set(held)
             held.clear()
+        self.read(sleeper, 5)
 
     @rule()
     def pause(self) -> None:
@@ -179,7 +191,7 @@ class SeekMachine(RuleBasedStateMachine):
 
     def drain(self) -> None:
         """At the end, all that is to be done comes, and nothing else."""
-        while self.todo:
+        for _ in range(len(self.todo)):
             for consumer in CONSUMERS:
                 self.read(consumer, 5)
                 ends = [Settlement("finish", token) for token in self.held[consumer]]
@@ -190,6 +202,7 @@ class SeekMachine(RuleBasedStateMachine):
                 for id in self.held[consumer].values():
                     del self.todo[id]
                 self.held[consumer].clear()
+        assert self.todo == {}
         assert not any(self.read(consumer, 5) for consumer in CONSUMERS)
 
 
@@ -207,6 +220,6 @@ def test_what_comes_is_what_the_place_says(
 
     Machine.ordered = ordered
     run_state_machine_as_test(
-        Machine, settings=settings(max_examples=30, stateful_step_count=40, deadline=None)
+        Machine, settings=settings(max_examples=50, stateful_step_count=40, deadline=None)
     )
     driver.close()
