@@ -8,8 +8,8 @@ import typer
 
 from millstream.cli.moments import time_of
 from millstream.cli.names import source_of
-from millstream.cli.options import At, Delay, Namespace, SourceName, Url
-from millstream.cli.output import Failed, show_text
+from millstream.cli.options import At, Delay, Json, Namespace, SourceName, Url
+from millstream.cli.output import Failed, show_json, show_text
 from millstream.sync.client import Client
 
 __all__ = ["reschedule"]
@@ -20,6 +20,7 @@ def reschedule(
     id: Annotated[str, typer.Argument(metavar="ID", help="Of the message.", show_default=False)],
     delay: Delay = None,
     at: At = None,
+    json_output: Json = False,
     url: Url = None,
     namespace: Namespace = "ms",
 ) -> None:
@@ -27,7 +28,11 @@ def reschedule(
     time = None if at is None else time_of(at)
     with Client(url, namespace=namespace) as client:
         target = source_of(client, queue)
-        if not client.reschedule(target, id, delay=delay, at=time):
-            message = f"{target.title} has no message {id} that waits"
-            raise Failed(message, status=1)
-    show_text(f"{id} has a new time")
+        moved = client.reschedule(target, id, delay=delay, at=time)
+    if json_output:
+        show_json({"queue": queue, "id": id, "rescheduled": moved})
+    elif moved:
+        show_text(f"{id} has a new time")
+    if not moved:
+        message = f"{target.title} has no message {id} that waits"
+        raise Failed(message, status=1)
