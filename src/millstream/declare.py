@@ -21,7 +21,6 @@ from millstream.policy import (
     milliseconds,
 )
 from millstream.queue_checks import (
-    check_bound,
     check_choices,
     check_delivery,
     check_limits,
@@ -187,8 +186,7 @@ class Queue(Generic[T]):
         check_order(name, ordered, max_running_per_key)
         check_choices(name, priorities=priorities, expired=expired, store=store, delivery=delivery)
         check_partitions(f"queue {name!r}", ordered, partitions)
-        check_limits(name, partitions, rate, max_running)
-        check_bound(name, bound, partitions)
+        check_limits(name, partitions, rate, max_running, bound)
         # The dataclass is frozen, so its own constructor sets fields in this way, too.
         put = object.__setattr__
         put(self, "name", name)

@@ -8,7 +8,6 @@ from millstream.errors import UsageError
 from millstream.policy import Bound, Rate, Retain, Retry, check_count
 
 __all__ = [
-    "check_bound",
     "check_choices",
     "check_delivery",
     "check_limits",
@@ -89,8 +88,11 @@ def check_order(name: str, ordered: object, max_running_per_key: object) -> None
         raise UsageError(message)
 
 
-def check_limits(name: str, partitions: int, rate: object, max_running: object) -> None:
-    """Refuse limits that make no sense, or cannot be held in partitions."""
+def check_limits(
+    name: str, partitions: int, rate: object, max_running: object, bound: object
+) -> None:
+    """Refuse limits and bounds that make no sense, or cannot be held in partitions."""
+    _check_bound(name, bound, partitions)
     if rate is not None and not isinstance(rate, Rate):
         message = f"queue {name!r}: rate must be a Rate, not {rate!r}"
         raise UsageError(message)
@@ -105,8 +107,7 @@ def check_limits(name: str, partitions: int, rate: object, max_running: object) 
         raise UsageError(message)
 
 
-def check_bound(name: str, bound: object, partitions: int) -> None:
-    """Refuse what is no bound, and one that no partition could hold."""
+def _check_bound(name: str, bound: object, partitions: int) -> None:
     if bound is None:
         return
     if not isinstance(bound, Bound):

@@ -44,6 +44,20 @@ def cli(
     url: str, namespace: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Cli:
     """Run a command line in this process, on the test's server and namespace."""
+    return cli_for(url, namespace, monkeypatch, capfd)
+
+
+@pytest.fixture
+def any_cli(
+    any_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Cli:
+    """The same, on each supported server in turn."""
+    return cli_for(any_url, namespace, monkeypatch, capfd)
+
+
+def cli_for(
+    url: str, namespace: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Cli:
     monkeypatch.setenv("MILLSTREAM_URL", url)
 
     def run(*words: str) -> Outcome:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import pty
 from typing import Any
 
 import pytest
 import redis
 
 from millstream import EARLIEST, Client, Queue, Retry, Topic
-from tests.cli.conftest import Cli
+from tests.cli.conftest import Cli, Spawn
 from tests.support.wait import until
 
 PLACED: Topic[Any] = Topic("orders.placed")
@@ -168,6 +170,32 @@ def test_a_queue_is_named_as_ever(cli: Cli, client: Client) -> None:
     assert [one["body"] for one in cli("peek", "orders.placed/mail", "--json").objects] == ["topic"]
 
 
+def test_on_any_server(any_cli: Cli) -> None:
+    """The whole life of a subscription, and of a queue in a list."""
+    cli = any_cli
+    cli("subscribe", "orders.placed", "eu", "--filter", "eu.>", "--wait", "0")
+    published = cli("publish", "orders.placed", "1", "2", "--subject", "eu.paid").out.split()
+    cli("publish", "orders.placed", "3", "--subject", "us.paid")
+
+    assert [
+        one["id"] for one in cli("replay", "orders.placed", "--limit", "2").objects
+    ] == published
+    taken = cli("subscribe", "orders.placed/eu", "--wait", "0").objects
+    assert [one["id"] for one in taken] == published
+    [eu] = cli("stats", "orders.placed", "--json").objects[0]["subscriptions"]
+    assert (eu["lag"], eu["acked"], eu["filtered"]) == (0, 2, 1)
+    assert cli("seek", "orders.placed/eu", "--to", published[1], "--force").status == 0
+    assert [one["body"] for one in cli("peek", "orders.placed/eu", "--json").objects] == [2, 3]
+    assert cli("unsubscribe", "orders.placed/eu", "--yes").status == 0
+
+    cli("send", "jobs", "1", "--store", "list")
+    assert [one["body"] for one in cli("receive", "jobs").objects] == [1]
+    cli("send", "jobs", "2")
+    kinds = [(row["kind"], row["name"]) for row in cli("stats", "--json").objects]
+    assert kinds == [("queue", "jobs"), ("topic", "orders.placed")]
+    assert [one["body"] for one in cli("receive", "jobs", "--store", "list").objects] == [2]
+
+
 class TestUnsubscribe:
     def test_it_is_removed(self, cli: Cli, client: Client, ids: list[str]) -> None:
         """All that was its own is gone; the topic and the others stay."""
@@ -205,6 +233,25 @@ class TestUnsubscribe:
         assert (done.status, done.out) == (2, "")
         assert "confirm it with --yes" in done.err
         assert client.subscriptions(PLACED) == ["mail", "stock"]
+
+    @pytest.mark.parametrize(("answer", "status"), [("y\n", 0), ("n\n", 1)])
+    def test_asking(
+        self, spawn: Spawn, client: Client, ids: list[str], answer: str, status: int
+    ) -> None:
+        """On a terminal it says what would be lost, and does so only after a yes."""
+        ours, theirs = pty.openpty()
+        process = spawn("unsubscribe", "orders.placed/mail", stdin=theirs)
+        os.close(theirs)
+        os.write(ours, answer.encode())
+        out, err = process.communicate(timeout=20)
+        os.close(ours)
+
+        assert process.returncode == status
+        assert err.startswith("Remove subscription 'orders.placed/mail' at unix://suite:***@")
+        assert "(3 messages waiting, 0 dead letters)?" in err
+        assert ("nothing was removed" in err) == (status == 1)
+        assert out == ("orders.placed/mail removed\n" if status == 0 else "")
+        assert ("mail" in client.subscriptions(PLACED)) == (status == 1)
 
 
 class TestSeek:

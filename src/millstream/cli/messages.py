@@ -86,7 +86,7 @@ def message_page(message: Message) -> bytes:
 
 
 def heard_line(heard: Heard[bytes] | Missed, now: datetime) -> bytes:
-    """Write what a listener got, and when, as a line of JSON; a gap has nothing but ``missed``."""
+    """Write what a listener got, and when, as a line of JSON; a gap has ``missed`` instead."""
     if isinstance(heard, Missed):
         return json_line({"missed": heard, "received_at": now})
     found = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from millstream import policy
-from millstream.declare import Queue, Store
+from millstream.declare import Queue, Store, check_name
 from millstream.errors import UsageError
 from millstream.policy import Retry
 from millstream.protocol.discovery import look
@@ -23,10 +23,10 @@ __all__ = [
     "declared_queue",
     "declared_topic",
     "existing_subscription",
+    "find_subscription",
     "queue_of",
     "source_of",
     "split",
-    "subscriptions_of",
     "topic_of",
 ]
 
@@ -151,9 +151,20 @@ def split(topic: str, name: str | None) -> tuple[str, str]:
     return topic, name
 
 
-def subscriptions_of(client: Client, topic: str) -> dict[str, Declared]:
-    """Return the subscriptions of a topic by their names, and how they are declared."""
-    return client.connect().driver.run(subscriptions(topic_keys(client.namespace, topic)))
+def find_subscription(client: Client, topic: str, name: str) -> Subscription[bytes] | None:
+    """Declare a subscription as others have made it; None: there is none of this name.
+
+    Raises:
+        UsageError: no topic or subscription can have this name.
+        NotConnected: the server cannot be reached.
+    """
+    found = declared_topic(client, topic)
+    check_name(name, "the subscription's name")
+    known = _subscriptions(client, topic).get(name)
+    if known is None:
+        return None
+    expires = None if known.expires is None else known.expires / 1000
+    return found.subscription(name, filter=known.filter, expires=expires)
 
 
 def existing_subscription(client: Client, topic: str, name: str) -> Subscription[bytes]:
@@ -163,17 +174,16 @@ def existing_subscription(client: Client, topic: str, name: str) -> Subscription
         UsageError: there is none of this name; the error names those that there are.
         NotConnected: the server cannot be reached.
     """
-    found = declared_topic(client, topic)
-    others = subscriptions_of(client, topic)
-    known = others.get(name)
-    if known is None:
-        message = f"topic {topic!r} has no subscription {name!r}; it has {_list(others)}"
+    found = find_subscription(client, topic, name)
+    if found is None:
+        others = _list(_subscriptions(client, topic))
+        message = f"topic {topic!r} has no subscription {name!r}; it has {others}"
         raise UsageError(message)
-    return found.subscription(
-        name,
-        filter=known.filter,
-        expires=None if known.expires is None else known.expires / 1000,
-    )
+    return found
+
+
+def _subscriptions(client: Client, topic: str) -> dict[str, Declared]:
+    return client.connect().driver.run(subscriptions(topic_keys(client.namespace, topic)))
 
 
 def source_of(client: Client, name: str, store: Store | None = None) -> Source[bytes]:

@@ -13,9 +13,8 @@ from millstream.cli.messages import delivery_line, delivery_page
 from millstream.cli.moments import beginning, place_of
 from millstream.cli.names import (
     declared_topic,
-    existing_subscription,
+    find_subscription,
     split,
-    subscriptions_of,
     topic_of,
 )
 from millstream.cli.options import (
@@ -126,11 +125,8 @@ def _existing(client: Client, wanted: Subscription[bytes]) -> Subscription[bytes
     Raises:
         UsageError: it has another filter.
     """
-    topic, name = wanted.topic.name, wanted.own_name
-    if name not in subscriptions_of(client, topic):
-        return None
-    source = existing_subscription(client, topic, name)
-    if wanted.filter not in (None, source.filter):
+    source = find_subscription(client, wanted.topic.name, wanted.own_name)
+    if source is not None and wanted.filter not in (None, source.filter):
         made = f"with the filter {source.filter!r}" if source.filter else "without a filter"
         message = (
             f"{source.title} was made {made}, and consumers must agree: leave out --filter, or name "
