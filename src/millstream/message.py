@@ -234,6 +234,8 @@ class SubscriptionStats(msgspec.Struct, frozen=True, kw_only=True):
         name: of the subscription.
         lag: messages that it has not begun with: those of the topic that it has not read, whether
             they match its filter or not, and those that came back to it.
+        lag_seconds: how far it is behind in time: the age of the oldest of these, from when it was
+            published or came back; None if there are none. What waits for its key is left out.
         delayed: messages that wait for another try.
         in_flight: messages that a consumer owns.
         dead: messages in its dead letters.
@@ -244,7 +246,8 @@ class SubscriptionStats(msgspec.Struct, frozen=True, kw_only=True):
         died: moved to the dead letters so far.
         crashed: deliveries lost to dead consumers so far.
         filtered: passed over so far because they do not match its filter.
-        trimmed: deleted by retention so far, before it had read them.
+        trimmed: deleted by retention so far before it had handled them, whether they match its
+            filter or not (``Retain(until_consumed=False)``).
         consumers: who reads from it.
         paused: whether it is paused, so that nobody gets a message.
         filter: that it was made with, if any.
@@ -253,6 +256,7 @@ class SubscriptionStats(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     lag: int
+    lag_seconds: float | None
     delayed: int
     in_flight: int
     dead: int

@@ -111,10 +111,9 @@ async def test_a_subscription_keeps_its_place(
     assert (await mq.stats(topic.subscription("email"))).acked == 1
 
 
-async def test_where_a_subscription_starts(
-    mq: ms.AsyncClient, topic: ms.Topic[Any], admin: redis.Redis
-) -> None:
+async def test_where_a_subscription_starts(mq: ms.AsyncClient, admin: redis.Redis) -> None:
     """With the oldest message, the next one, the first of a time, or the one of an id."""
+    topic: ms.Topic[Any] = ms.Topic("orders.placed", retain=ms.Retain(max_age=3600))
     receipts = [await mq.publish(topic, 0)]
     seconds, micros = (int(part) for part in admin.time())
     now = seconds * 1000 + micros // 1000

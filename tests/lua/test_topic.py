@@ -195,6 +195,9 @@ def test_each_partition_has_it(state: State) -> None:
 
     stats = state.drive(topic_stats(keys))
     assert (stats.length, stats.published, stats.subscriptions[0].lag) == (3, 3, 3)
+    behind = stats.subscriptions[0].lag_seconds
+    assert behind is not None
+    assert 0 <= behind < 60
     assert state.drive(whole.stats(keys.subscription("one"))).ready == 3
     other = Topic("t").subscription("two")
     with pytest.raises(UsageError, match="3 partitions"):
@@ -476,7 +479,14 @@ def test_the_oldest_that_is_not_handled(one: Sub) -> None:
         age = one.stats().oldest_unhandled
         return None if age is None else round((seconds - age) / 1e6)
 
-    assert oldest() == 1
+    def behind() -> int | None:
+        age = one.stats().lag_seconds
+        return None if age is None else round((seconds - age) / 1e6)
+
+    assert (oldest(), behind()) == (1, None)
+    one.put(body="5", id="5000000000-0")
+    assert (oldest(), behind()) == (1, 5)
+    one.settle("a", acks=(one.take(),))
     one.settle("a", Settlement("retry", tokens[0], 10**12), now_ms=NOW)
     assert oldest() == 1
     one.settle("a", ack(tokens[1]), release(tokens[2]))

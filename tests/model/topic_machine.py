@@ -185,6 +185,7 @@ class TopicMachine(QueueMachine):
         for one in stats.subscriptions:
             at = self.models[one.name].at
             assert one.lag == len(at("", "f", "s"))
+            assert (one.lag_seconds is None) == (not one.lag)
             assert one.trimmed == self.models[one.name].trimmed
             waits = at("", "f", "s", "flying", "delayed")
             assert (one.oldest_unhandled is None) == (not waits)

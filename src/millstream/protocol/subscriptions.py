@@ -223,9 +223,10 @@ _SUMS = (
 def _together(rows: Sequence[SubscriptionStats]) -> SubscriptionStats:
     if len(rows) == 1:
         return rows[0]
-    ages = [row.oldest_unhandled for row in rows if row.oldest_unhandled is not None]
     changes: dict[str, Any] = {name: sum(getattr(row, name) for row in rows) for name in _SUMS}
-    changes["oldest_unhandled"] = max(ages, default=None)
+    for name in ("lag_seconds", "oldest_unhandled"):
+        ages = (getattr(row, name) for row in rows)
+        changes[name] = max((age for age in ages if age is not None), default=None)
     changes["consumers"] = merged(one for row in rows for one in row.consumers)
     return msgspec.structs.replace(rows[0], **changes)
 
@@ -251,12 +252,13 @@ def _part_stats(at: TopicKeys, declared: Mapping[str, Declared]) -> Op[_Part]:
 
 
 def _row(name: str, declared: Declared, row: Sequence[Any], now_ms: int) -> SubscriptionStats:
-    lag, in_flight, delayed, dead, _, counters, consumers, paused, oldest = row
+    lag, in_flight, delayed, dead, waits, counters, consumers, paused, oldest = row
     totals = dict(zip(counters[::2], counters[1::2], strict=True))
     counted = ("acked", "retried", "died", "crashed", "filtered", "trimmed")
     return SubscriptionStats(
         name=name,
         lag=lag,
+        lag_seconds=age_of(waits, now_ms),
         delayed=delayed,
         in_flight=in_flight,
         dead=dead,

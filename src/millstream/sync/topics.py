@@ -109,7 +109,8 @@ def publish(
         BrokerError: the message may or may not be stored. A repeated call publishes a second one.
 
     Guarantee: stored once, also when the connection breaks on the way; from then on each
-    subscription that exists gets it at least once. Of an ephemeral topic, none: who listens at
+    subscription that exists gets it at least once, unless retention drops what it has not read
+    (``until_consumed=False``). Of an ephemeral topic, none: who listens at
     this moment gets it, and may get it twice when the connection breaks on the way.
     """
     if not isinstance(topic, Topic):
