@@ -78,6 +78,16 @@ async def test_a_transaction_without_memory(own_server: Server, kind: Kind) -> N
         assert await driver.run(replace(ops(("GET", "k"), ("DEL", "k")), atomic=True)) == [b"1", 1]
 
 
+async def test_a_user_who_may_begin_no_transaction(own_server: Server, kind: Kind) -> None:
+    """The commands run as they come, and what they answer is not lost."""
+    rules = ["+@all", "-multi", "-exec"]
+    own_server.admin().execute_command("ACL", "SETUSER", "u", "on", ">p", "~*", *rules)
+    url = f"redis://u:p@127.0.0.1:{own_server.port}"
+    async with opened(kind, url) as driver:
+        together = replace(ops(("SET", "n", 1), ("INCR", "n")), atomic=True)
+        assert await driver.run(together) == [b"OK", 2]
+
+
 async def test_the_first_operation_connects(server: Server, kind: Kind) -> None:
     """A driver that was not opened connects with its first operations, once."""
     driver = make(kind, server.url)
