@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -46,6 +47,45 @@ async def test_many_operations_at_a_time(server: Server, kind: Kind) -> None:
         results = await asyncio.gather(*(driver.run(op("ECHO", n)) for n in numbers))
 
     assert results == [str(n).encode() for n in numbers]
+
+
+async def test_a_transaction(any_server: Server, kind: Kind, namespace: str) -> None:
+    """Its commands run together, and their replies come as those of any operation."""
+    key = f"{namespace}:n"
+    together = replace(ops(("SET", key, 1), ("INCR", key), ("GET", key)), atomic=True)
+    async with opened(kind, any_server.limited_url) as driver:
+        assert await driver.run(together) == [b"OK", 2, b"2"]
+        await driver.run(op("DEL", key))
+
+
+async def test_a_transaction_that_is_refused(server: Server, kind: Kind, namespace: str) -> None:
+    """The error is that of the command: refused before it ran, or when it did."""
+    key = f"{namespace}:n"
+    async with opened(kind, server.url) as driver:
+        for command, code in ((("NONSENSE",), "ERR"), (("LPUSH", key, 1), "WRONGTYPE")):
+            with pytest.raises(ServerRefused) as caught:
+                await driver.run(replace(ops(("SET", key, 1), command), atomic=True))
+            assert caught.value.code == code
+        await driver.run(op("DEL", key))
+
+
+async def test_a_transaction_without_memory(own_server: Server, kind: Kind) -> None:
+    """A full server takes none; the commands that it runs all the same are run one by one."""
+    async with opened(kind, own_server.url) as driver:
+        await driver.run(op("SET", "k", 1))
+        own_server.admin().config_set("maxmemory", 1)
+
+        assert await driver.run(replace(ops(("GET", "k"), ("DEL", "k")), atomic=True)) == [b"1", 1]
+
+
+async def test_a_user_who_may_begin_no_transaction(own_server: Server, kind: Kind) -> None:
+    """The commands run as they come, and what they answer is not lost."""
+    rules = ["+@all", "-multi", "-exec"]
+    own_server.admin().execute_command("ACL", "SETUSER", "u", "on", ">p", "~*", *rules)
+    url = f"redis://u:p@127.0.0.1:{own_server.port}"
+    async with opened(kind, url) as driver:
+        together = replace(ops(("SET", "n", 1), ("INCR", "n")), atomic=True)
+        assert await driver.run(together) == [b"OK", 2]
 
 
 async def test_the_first_operation_connects(server: Server, kind: Kind) -> None:

@@ -39,7 +39,10 @@ def executed(op: Op[Any], replies: list[Any]) -> list[Any] | None:
     """
     if not op.atomic:
         return replies
-    result = replies[-1]
+    begun, *ran, result = replies
+    if isinstance(begun, ERROR_REPLIES):
+        # The user may begin none, so the server has run the commands as they came.
+        return ran
     if isinstance(result, list):
         return result
     errors = [reply for reply in replies if isinstance(reply, ERROR_REPLIES)]
