@@ -150,6 +150,8 @@ async def test_bounds_and_purge(mq: ms.AsyncClient, orders: ms.Queue[Any]) -> No
     assert await counts(mq, few) == (1, 0, 0, 0)
     with pytest.raises(ms.UsageError, match="one of dead=True and kept=True"):
         await mq.purge(few, confirm=True, kept=True, dead=True)
+    with pytest.raises(ms.UsageError, match="expected a Queue"):
+        await mq.purge(ms.Topic("t").subscription("s"), confirm=True, kept=True)
     assert await mq.queues() == ["orders"]
 
 

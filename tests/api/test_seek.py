@@ -19,6 +19,11 @@ def topic() -> ms.Topic[Any]:
     return ms.Topic("orders.placed", retry=ms.Retry(backoff=ms.Backoff(first=0.01)))
 
 
+async def audited(mq: ms.AsyncClient, topic: ms.Topic[Any]) -> None:
+    """Have a subscription that handles nothing, so that the history is kept."""
+    await mq.declare(topic.subscription("audit", start=ms.EARLIEST))
+
+
 async def bodies(mq: ms.AsyncClient, source: Any) -> list[Any]:
     """Receive and acknowledge what is there now."""
     return [delivery.body for delivery in await drain(mq, source)]
@@ -52,6 +57,7 @@ async def test_a_filter_and_order_go_on(any_mq: ms.AsyncClient) -> None:
     topic: ms.Topic[Any] = ms.Topic("placed", ordered=True, partitions=2)
     mail = topic.subscription("mail", filter="eu.*")
     await any_mq.declare(mail)
+    await audited(any_mq, topic)
     for number in range(12):
         place = "eu.a" if number % 4 < 2 else "us.a"
         await any_mq.publish(topic, number, key=str(number % 2), subject=place)
@@ -73,6 +79,7 @@ async def test_refused_while_a_consumer_runs(
 ) -> None:
     """Unless forced; the deliveries that it has are over then, and it goes on at the new place."""
     mail = topic.subscription("mail", start=ms.EARLIEST)
+    await audited(mq, topic)
     await mq.publish_many(topic, range(3))
     other = await connect()
     async with aclosing(other.receive(mail, prefetch=2, wait=10)) as deliveries:
@@ -99,6 +106,7 @@ async def test_a_receiver_that_sleeps_goes_on(
 ) -> None:
     """It is woken, and gets the history from there on."""
     mail = topic.subscription("mail", start=ms.EARLIEST)
+    await audited(mq, topic)
     await mq.publish_many(topic, range(3))
     other = await connect()
     async with aclosing(other.receive(mail, wait=10)) as deliveries:
@@ -124,6 +132,7 @@ async def _is_drained(mq: ms.AsyncClient, source: Any) -> bool:
 async def test_what_is_in_hand_comes_again(mq: ms.AsyncClient, topic: ms.Topic[Any]) -> None:
     """To the same loop, as a delivery of its own: the end of the first one is not that of the second."""
     mail = topic.subscription("mail", start=ms.EARLIEST)
+    await audited(mq, topic)
     await mq.publish_many(topic, range(2))
     async with aclosing(mq.receive(mail, prefetch=1, wait=10)) as deliveries:
         first = await anext(deliveries)

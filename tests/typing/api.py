@@ -99,6 +99,8 @@ async def use(mq: ms.AsyncClient) -> None:
     assert_type(await mq.dead(orders), list[ms.DeadLetter])
     assert_type(await mq.peek(orders), list[ms.Message])
     assert_type(await mq.redrive(orders, reason="failed*", rate=10), int)
+    assert_type(await mq.resend(orders, rate=10), int)
+    assert_type(await mq.seek(ms.Topic("placed", Order), "mail", to=ms.EARLIEST), int)
     assert_type(await mq.pause(orders), None)
     assert_type(await mq.resume(orders), None)
     assert_type(await mq.cancel(orders, "1718000000000-0"), bool)

@@ -1,4 +1,4 @@
-"""Replay of what was published or handled. ``replay`` and ``resend`` are methods of ``AsyncClient``."""
+"""What was published or handled, once more. ``replay`` and ``resend`` are methods of ``AsyncClient``."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def replay(
 ) -> AsyncGenerator[Message, None]:
     """Read the history of a topic, or what a queue has kept, the oldest message first.
 
-    No subscription notices, and no worker. It ends with the last message that was there when it began. Messages
-    are fetched page by page, so that any length takes the memory of two pages (about half a
-    megabyte; more where single messages are larger).
+    No subscription notices, and no worker. It ends with the last message that was there when it
+    began. Messages are fetched page by page, so that any length takes the memory of two pages
+    (about half a megabyte; more where single messages are larger).
 
     Args:
         topic: a durable one; or a queue with ``keep=``, whose messages are in the order in which

@@ -43,9 +43,8 @@ def stats(keys: QueueKeys) -> Op[QueueStats]:
         command = _STATS.call([*keys.common, keys.kept], [keys.group])
 
     def decode(replies: list[Any]) -> QueueStats:
-        ready, in_flight, delayed, dead, oldest, now, counters, consumers, paused, *kept = replies[
-            0
-        ]
+        ready, in_flight, delayed, dead, oldest, now, counters, consumers, *rest = replies[0]
+        paused, kept = rest if len(rest) > 1 else (*rest, 0)  # a list queue keeps nothing
         totals = dict(zip(counters[::2], counters[1::2], strict=True))
         return QueueStats(
             name=keys.full_name,
@@ -63,7 +62,7 @@ def stats(keys: QueueKeys) -> Op[QueueStats]:
             cancelled=int(totals.get(b"cancelled", 0)),
             consumers=consumers_of(consumers),
             paused=bool(paused),
-            kept=kept[0] if kept else 0,  # a list queue keeps nothing
+            kept=kept,
         )
 
     return Op((command,), decode)

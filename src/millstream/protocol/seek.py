@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from millstream.errors import UsageError
-from millstream.protocol import admin, partitions
+from millstream.protocol import partitions
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.op import Command, Op, Plan, load_script
 from millstream.protocol.subscriptions import behind
@@ -52,9 +52,7 @@ def seek(keys: QueueKeys, to: Start | datetime | str, *, force: bool) -> Plan[in
         raise UsageError(_in_use(keys.title, sorted(found)))
     ahead = 0
     for one in places:
-        yield move(one, behind(to, one.partition))
-    for one in places:
-        ahead += (yield admin.stats(one)).ready
+        ahead += yield move(one, behind(to, one.partition))
     return ahead
 
 
@@ -68,33 +66,47 @@ def running(keys: QueueKeys, *, gone_after_ms: int = GONE_AFTER_MS) -> Op[list[s
     Raises:
         UsageError: there is no such subscription.
     """
-    return move(keys, "", gone_after_ms=gone_after_ms)
+
+    def decode(replies: list[Any]) -> list[str]:
+        names, _ = _answer(keys, replies)
+        # Those of partitions have names that begin like that of their worker.
+        return [name.decode("utf-8", "replace").partition("/")[0] for name in names]
+
+    return Op((_command(keys, "", gone_after_ms),), decode)
 
 
-def move(keys: QueueKeys, position: str, *, gone_after_ms: int = GONE_AFTER_MS) -> Op[list[str]]:
-    """Have a subscription go on behind an entry, in one partition; the result is who runs.
+def move(keys: QueueKeys, position: str, *, gone_after_ms: int = GONE_AFTER_MS) -> Op[int]:
+    """Have a subscription go on behind an entry, in one partition; the result is what is ahead of it.
 
     Args:
         keys: of the subscription.
-        position: id of the entry, ``$`` for the last one there is; empty: only look who runs.
+        position: id of the entry, ``$`` for the last one there is.
         gone_after_ms: as for ``running``. Who is gone is forgotten.
 
     Raises:
         UsageError: there is no such subscription.
     """
-    command = _SEEK.call(
+
+    def decode(replies: list[Any]) -> int:
+        _, ahead = _answer(keys, replies)
+        return ahead
+
+    return Op((_command(keys, position, gone_after_ms),), decode)
+
+
+def _command(keys: QueueKeys, position: str, gone_after_ms: int) -> Command:
+    return _SEEK.call(
         [*keys.common, keys.control, keys.consumers],
         [keys.group, position, gone_after_ms, MOST_WOKEN],
     )
 
-    def decode(replies: list[Any]) -> list[str]:
-        if replies[0] == b"NONE":
-            message = f"topic {keys.name!r} has no subscription {keys.subscription!r} to move"
-            raise UsageError(message)
-        # Those of partitions have names that begin like that of their worker.
-        return [name.decode("utf-8", "replace").partition("/")[0] for name in replies[0]]
 
-    return Op((command,), decode)
+def _answer(keys: QueueKeys, replies: list[Any]) -> tuple[list[bytes], int]:
+    if replies[0] == b"NONE":
+        message = f"topic {keys.name!r} has no subscription {keys.subscription!r} to move"
+        raise UsageError(message)
+    names, ahead = replies[0]
+    return names, ahead
 
 
 def _in_use(title: str, running: Sequence[str]) -> str:

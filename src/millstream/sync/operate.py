@@ -224,9 +224,9 @@ def reschedule(
 def repartition(mq: Connected, queue: Queue[Any]) -> None:
     """Divide an ordered queue anew: into as many partitions as it is declared with here.
 
-    It must be empty, its dead letters and what it keeps included, and without workers and receivers. Whoever sends
-    to it must be stopped: a client that goes on with the old number would send to partitions that
-    nobody reads any more.
+    It must be empty, its dead letters and what it keeps included, and without workers and receivers.
+    Whoever sends to it must be stopped: a client that goes on with the old number would send to
+    partitions that nobody reads any more.
 
     Args:
         queue: with the new number.
@@ -259,7 +259,7 @@ def purge(
         queue: whose.
         confirm: must be True.
         dead: the dead letters, instead of what waits.
-        kept: messages that were handled and are kept, instead of what waits.
+        kept: messages that were handled and are kept (``Queue(keep=)``), instead of what waits.
 
     Returns:
         How many were deleted.
@@ -269,6 +269,8 @@ def purge(
     """
     keys = mq.keys_of(queue)
     check_confirmed(confirm, queue)
+    if kept:
+        check_queue(queue)
     if dead and kept:
         message = "purge deletes dead letters or kept messages: pass one of dead=True and kept=True"
         raise UsageError(message)

@@ -78,6 +78,7 @@ class Part(Generic[T]):
         self._sure_of = 0
         self._sure_until = 0.0
         self._handed_out: set[bytes] = set()
+        # Came a second time, under the name of a delivery that is over (see _rename).
         self._again: list[bytes] = []
         self._left = False
         self._suspect_until = 0.0
@@ -113,7 +114,8 @@ class Part(Generic[T]):
         reading.heard(found.now_ms, asked)
         reading.fetched(found, reads, time.monotonic())
         self._keep(found)
-        self._rename()
+        if self._again:
+            self._rename()
 
     def _fetch(
         self,
@@ -144,7 +146,7 @@ class Part(Generic[T]):
     def _keep(self, found: Fetched) -> None:
         envelopes = found.envelopes
         if self.keys.subscription:
-            # Only after a seek it brings what is here already: what is here is over.
+            # Only a seek has an entry of a log read twice: the delivery that is here is over.
             self._again += [one.token for one in envelopes if self._has(one.token)]
             envelopes = [one for one in envelopes if one.token not in self._again]
         if not self._buffer:
@@ -189,7 +191,8 @@ class Part(Generic[T]):
 
     def take(self) -> SyncDelivery[T] | None:
         """Return the next delivery of what was fetched; None when there is none."""
-        self._rename()
+        if self._again:
+            self._rename()
         decode = self._queue.codec.decode
         while self._buffer:
             if self._sure_of <= 0 or time.monotonic() > self._sure_until:

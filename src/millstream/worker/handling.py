@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, KeysView, Sequence
 from typing import Any, Protocol
 
 from millstream.aio.delivery import Delivery, Owner
@@ -227,9 +227,10 @@ class Handling:
         if self._quiet is not None and not self._running:
             self._quiet.set()
 
-    def __contains__(self, token: bytes) -> bool:
-        """Tell whether a handler runs for a delivery, which may be over."""
-        return token in self._running
+    @property
+    def busy_with(self) -> KeysView[bytes]:
+        """The deliveries that handlers run for, those that are over included."""
+        return self._running.keys()
 
     def lost(self, tokens: Iterable[bytes]) -> None:
         """Take messages from their handlers that others own by now.

@@ -276,8 +276,9 @@ class Holdings:
         That happens after a seek, which has entries of a log read again. The delivery that is here is
         over, and its handler may run for a while: what it says must not end the new one.
         """
-        known = (self.held.until, self.slots, self._left_behind)
-        again = [one.token for one in envelopes if any(one.token in some for some in known)]
+        held, busy, left = self.held.until, self.slots.busy_with, self._left_behind
+        tokens = [one.token for one in envelopes]
+        again = [one for one in tokens if one in held or one in busy or one in left]
         if not again:
             return envelopes
         self._lost(again)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, KeysView, Sequence
 from typing import Any
 
 from millstream.protocol.envelope import Envelope
@@ -124,9 +124,10 @@ class Slots:
             self._idle.append(idle)
             await idle
 
-    def __contains__(self, token: bytes) -> bool:
-        """Tell whether a handler runs for a delivery, which may be over."""
-        return token in self._handling
+    @property
+    def busy_with(self) -> KeysView[bytes]:
+        """The deliveries that handlers run for, those that are over included."""
+        return self._handling.busy_with
 
     def lost(self, tokens: Iterable[bytes]) -> None:
         """Stop handlers of messages that others own by now."""

@@ -4,8 +4,10 @@
 -- KEYS[13] paused  KEYS[14] control  KEYS[15] consumers
 -- ARGV[1] group  ARGV[2] the last entry that is not for it, '$': the last one there is, '': only look
 -- ARGV[3] ms without a sign of life until a consumer counts as gone  ARGV[4] most sleeping readers to wake
--- Returns the names of the consumers that run, or 'NONE' when there is no such subscription. Safe to repeat.
+-- Returns the names of the consumers that run, and how many messages are ahead of the place; or 'NONE' when
+-- there is no such subscription. Safe to repeat.
 -- @include group
+-- @include census
 -- @include tell
 if not has_group(KEYS[1], ARGV[1]) then return 'NONE' end
 local running, gone = {}, {}
@@ -15,7 +17,7 @@ for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
   local some = info[6] < math.max(tonumber(ARGV[3]), lease * 1.1) and running or gone
   some[#some + 1] = info[2]
 end
-if ARGV[2] == '' then return running end
+if ARGV[2] == '' then return { running, 0 } end
 
 -- First, since it frees memory (see resume.lua).
 redis.call('UNLINK', unpack(KEYS, 9, 12))
@@ -50,4 +52,4 @@ for _ = 1, math.min(redis.call('HLEN', KEYS[15]), tonumber(ARGV[4])) do
   redis.pcall('XADD', KEYS[8], 'MAXLEN', ARGV[4], '*', 'sought', 1)
 end
 tell(KEYS[14], 'op', 'seek')
-return running
+return { running, count_unread(KEYS[1], find_group(KEYS[1], ARGV[1]), KEYS[13], KEYS[5]) }

@@ -6,8 +6,8 @@ local function begin_keeping(age, length, bytes)
   keeping = { stream = KEYS[#KEYS], age = tonumber(age), length = tonumber(length), bytes = tonumber(bytes) }
 end
 
--- A message is acknowledged and its entry is gone, so a full server lets this one pass; it goes behind
--- those that were handled before.
+-- A message is acknowledged and its entry is gone: a full server refuses a script only at its first write,
+-- so it lets this one pass. It goes behind those that were handled before.
 local function keep_handled(id, fields, it)
   if not keeping then return end
   if not it.s or #fields > 2000 then

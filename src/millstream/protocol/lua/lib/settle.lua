@@ -40,8 +40,8 @@ local function ack(lane, id, _, _, counts)
   counts.acked = counts.acked + 1
 end
 
--- The ack of a message that has a unique key, or a gate that others wait at, or is kept. Returns whether it was
--- owned: here, too, XACK refuses a late owner by itself.
+-- The ack of a message that has a unique key, or a gate that others wait at, or is to be kept. Returns
+-- whether it was owned: here, too, XACK refuses a late owner by itself.
 local function finish_and_ack(lane, id, now, counts)
   local entry = redis.call('XRANGE', lane, id, id)[1]
   if sought and not owned(lane, id) then return false end
