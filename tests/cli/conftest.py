@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from millstream import Client, Queue
+from millstream import Client, Queue, Topic
 from millstream.cli.app import execute
 
 
@@ -106,3 +106,8 @@ def client(url: str, namespace: str) -> Iterator[Client]:
 def queue() -> Queue[Any]:
     """A queue of JSON values."""
     return Queue("orders")
+
+
+def keep(client: Client, topic: Topic[Any]) -> None:
+    """Have a topic keep what is published, for a subscription that nobody reads."""
+    client.declare(topic.subscription("keeper"))

@@ -15,7 +15,7 @@ import redis
 
 from millstream import Client, Topic
 from millstream.protocol.keys import topic_keys
-from tests.cli.conftest import Cli, Spawn
+from tests.cli.conftest import Cli, Spawn, keep
 from tests.support.wait import until
 
 PLACED: Topic[Any] = Topic("orders.placed")
@@ -23,10 +23,17 @@ TICKS: Topic[Any] = Topic("ticks", durable=False)
 LEDGER: Topic[Any] = Topic("ledger", ordered=True, partitions=4)
 
 
+@pytest.fixture
+def kept(client: Client) -> None:
+    """What is published stays."""
+    keep(client, PLACED)
+
+
 def bodies(client: Client, topic: Topic[Any] = PLACED) -> list[Any]:
     return [message.body for message in client.replay(topic)]
 
 
+@pytest.mark.usefixtures("kept")
 def test_bodies_from_the_command_line(cli: Cli, client: Client) -> None:
     """Each BODY becomes a message, in order, with its subject, key and headers; ids are printed."""
     options = ("--subject", "eu.paid", "--key", "c-7", "--header", "a=b")
@@ -41,6 +48,7 @@ def test_bodies_from_the_command_line(cli: Cli, client: Client) -> None:
     }
 
 
+@pytest.mark.usefixtures("kept")
 def test_receipts_as_json(cli: Cli, client: Client) -> None:
     """With --json it prints a receipt a line."""
     done = cli("publish", "orders.placed", "1", "2", "--json")
@@ -51,6 +59,7 @@ def test_receipts_as_json(cli: Cli, client: Client) -> None:
     ]
 
 
+@pytest.mark.usefixtures("kept")
 def test_from_a_file(cli: Cli, client: Client, tmp_path: Path) -> None:
     """--from publishes a file of many batches whole and in order, and prints a summary."""
     file = tmp_path / "orders.jsonl"
@@ -64,6 +73,7 @@ def test_from_a_file(cli: Cli, client: Client, tmp_path: Path) -> None:
     assert {message.subject for message in client.replay(PLACED)} == {"eu.paid"}
 
 
+@pytest.mark.usefixtures("kept")
 def test_from_standard_input(spawn: Spawn, client: Client) -> None:
     """--from - publishes what a pipe brings; the summary can be JSON."""
     out, err = spawn("publish", "orders.placed", "--from", "-", "--json").communicate("1\n2\n")
@@ -74,6 +84,7 @@ def test_from_standard_input(spawn: Spawn, client: Client) -> None:
     assert bodies(client) == [1, 2]
 
 
+@pytest.mark.usefixtures("kept")
 def test_a_bad_line(cli: Cli, client: Client, tmp_path: Path) -> None:
     """It names the line, what was published before, and where to go on."""
     file = tmp_path / "orders.jsonl"
@@ -87,6 +98,7 @@ def test_a_bad_line(cli: Cli, client: Client, tmp_path: Path) -> None:
     assert len(bodies(client)) == 1000
 
 
+@pytest.mark.usefixtures("kept")
 def test_interrupted_while_reading(spawn: Spawn, client: Client) -> None:
     """Ctrl-C says how much was published, and ends with 130."""
     process = spawn("publish", "orders.placed", "--from", "-")
@@ -106,6 +118,7 @@ def test_interrupted_while_reading(spawn: Spawn, client: Client) -> None:
 class TestOrdered:
     def test_a_key_goes_where_the_others_are(self, cli: Cli, client: Client) -> None:
         """It asks the server into how many partitions an ordered topic is divided."""
+        keep(client, LEDGER)
         client.publish(LEDGER, "first", key="Ada")
 
         [sent] = cli("publish", "ledger", '"second"', "--key", "Ada", "--json").objects
@@ -115,12 +128,14 @@ class TestOrdered:
 
     def test_a_new_topic(self, cli: Cli, client: Client) -> None:
         """Who is the first says how it is divided; others must agree."""
-        assert cli("publish", "ledger", "1", "--key", "k", "--partitions", "4").status == 0
-        assert cli("publish", "ledger", "2", "--key", "k", "--ordered").status == 0
-        other = cli("publish", "ledger", "3", "--key", "k", "--partitions", "2")
+        words = ("publish", "ledger", "1", "--key", "k", "--json")
+        [first] = cli(*words, "--partitions", "4").objects
+        [second] = cli(*words, "--ordered").objects
+        other = cli(*words, "--partitions", "2")
 
+        assert first["id"].partition("/")[2] == second["id"].partition("/")[2] != ""
         assert (other.status, "has 4 partitions" in other.err) == (2, True)
-        assert bodies(client, LEDGER) == [1, 2]
+        assert client.stats(LEDGER).published == 2
 
     def test_an_unordered_topic_stays_one(
         self, cli: Cli, admin: redis.Redis, namespace: str

@@ -12,17 +12,25 @@ from typing import Any
 import pytest
 
 from millstream import Client, Queue, Retain, Topic
-from tests.cli.conftest import Cli, Spawn
+from tests.cli.conftest import Cli, Spawn, keep
 from tests.cli.terminal import on_a_terminal, plain
 
 PLACED: Topic[Any] = Topic("orders.placed")
 LEDGER: Topic[Any] = Topic("ledger", ordered=True, partitions=4)
 
 
+@pytest.fixture
+def kept(client: Client) -> None:
+    """What is published stays."""
+    keep(client, PLACED)
+    keep(client, LEDGER)
+
+
 def shown(output: str) -> list[Any]:
     return [json.loads(line)["body"] for line in output.splitlines()]
 
 
+@pytest.mark.usefixtures("kept")
 def test_shape(cli: Cli, client: Client) -> None:
     """A message is one JSON object with all that is kept of it."""
     receipt = client.publish(PLACED, {"id": 1}, headers={"a": "b"}, subject="eu.paid", key="k")
@@ -41,6 +49,7 @@ def test_shape(cli: Cli, client: Client) -> None:
     }
 
 
+@pytest.mark.usefixtures("kept")
 def test_a_stretch(cli: Cli, client: Client) -> None:
     """It can begin and end at a message or a time, be filtered, and be cut."""
     receipts = client.publish_many(
@@ -69,6 +78,7 @@ def test_no_subscription_notices(cli: Cli, client: Client) -> None:
     assert client.stats(PLACED.subscription("mail")).ready == 2
 
 
+@pytest.mark.usefixtures("kept")
 def test_all_partitions(cli: Cli, client: Client) -> None:
     """It finds the partitions of an ordered topic by itself, and merges them by time."""
     client.publish_many(LEDGER, range(20), key=lambda n: f"k-{n % 8}")
@@ -98,6 +108,7 @@ def test_a_queue_that_keeps(cli: Cli, client: Client) -> None:
     assert "since must be a datetime for a queue" in by_id.err
 
 
+@pytest.mark.usefixtures("kept")
 def test_bodies_of_any_kind(cli: Cli, client: Client) -> None:
     """Digits survive, and what is not JSON is shown as base64."""
     raw = Topic("orders.placed", bytes)
@@ -135,6 +146,7 @@ def test_bad_usage(cli: Cli, words: list[str], said: str) -> None:
     assert said in done.err
 
 
+@pytest.mark.usefixtures("kept")
 def test_head(url: str, namespace: str, client: Client) -> None:
     """`| head` ends it with 0, long before the end."""
     client.publish_many(PLACED, [f"{n:05} {'x' * 1000}" for n in range(5000)])
@@ -153,6 +165,7 @@ def test_head(url: str, namespace: str, client: Client) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("kept")
 def test_a_long_history_takes_little_memory(spawn: Spawn, client: Client) -> None:
     """A history of 100 MB passes through a process that may not have half of it."""
     text = "x" * 10_000
@@ -172,6 +185,7 @@ def test_a_long_history_takes_little_memory(spawn: Spawn, client: Client) -> Non
     assert (process.wait(60), process.stderr.read(), count) == (0, "", 10_000)
 
 
+@pytest.mark.usefixtures("kept")
 def test_on_a_terminal(spawn: Spawn, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """People see time, id, subject, key, headers and the body; strangers cannot steer the terminal."""
     monkeypatch.setenv("NO_COLOR", "1")
@@ -197,6 +211,7 @@ def test_on_a_terminal(spawn: Spawn, client: Client, monkeypatch: pytest.MonkeyP
     assert json.loads(again)["id"] == receipt.id
 
 
+@pytest.mark.usefixtures("kept")
 def test_colours(spawn: Spawn, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a terminal there are colours; nothing else has any."""
     monkeypatch.setenv("TERM", "xterm")

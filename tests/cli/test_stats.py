@@ -89,6 +89,7 @@ def test_as_json(cli: Cli, client: Client, queue: Queue[Any]) -> None:
         "cancelled": 0,
         "paused": False,
         "partitions": [],
+        "kept": 0,
     }
     assert [set(one) for one in consumers] == [{"name", "in_flight", "idle"}]
     deliveries.close()

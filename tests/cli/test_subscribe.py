@@ -14,7 +14,7 @@ import redis
 
 from millstream import EARLIEST, Client, Topic
 from millstream.message import SubscriptionStats
-from tests.cli.conftest import Cli, Spawn
+from tests.cli.conftest import Cli, Spawn, keep
 from tests.cli.terminal import on_a_terminal, plain
 from tests.support.wait import until
 
@@ -101,6 +101,7 @@ class TestNew:
 
     def test_where_it_begins(self, cli: Cli, client: Client) -> None:
         """--start takes a word, a time, or the id of a message."""
+        keep(client, PLACED)
         receipts = client.publish_many(PLACED, range(3))
         past, future = "2020-01-01T00:00Z", "2999-01-01T00:00+01:00"
 
@@ -114,6 +115,7 @@ class TestNew:
 
     def test_how_it_is_made(self, cli: Cli, client: Client) -> None:
         """--filter and --expires are those of its declaration."""
+        keep(client, PLACED)
         client.publish(PLACED, 1, subject="us.paid")
         client.publish(PLACED, 2, subject="eu.paid")
 
@@ -128,6 +130,7 @@ class TestNew:
     def test_an_ordered_topic(self, cli: Cli, client: Client) -> None:
         """It finds the partitions by itself, and shows each key's messages in their order."""
         ledger: Topic[Any] = Topic("ledger", ordered=True, partitions=4)
+        keep(client, ledger)
         client.publish_many(ledger, range(20), key=lambda n: f"k-{n % 5}")
 
         rows = cli("subscribe", "ledger", "look", "--start", "earliest", "--wait", "0").objects
