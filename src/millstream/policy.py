@@ -274,8 +274,7 @@ class Bound:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retain:
-    """What a topic keeps of the messages that all its subscriptions have handled, for replay and for
-    late subscriptions.
+    """What a topic keeps of what is handled, for replay and for late subscriptions.
 
     Each bound that is given is an upper one: what is handled goes as soon as any of them is
     exceeded, the oldest first. Without a bound, what is handled goes. What some subscription has not
@@ -288,8 +287,9 @@ class Retain:
 
     Args:
         max_age: seconds since it was published, from 0.001. Default: any age.
-        max_length: how many messages, from 1. Default: any number.
-        max_bytes: about how much memory they take at the server, from 1. Default: any amount.
+        max_length: how many messages, from 1, in each partition. Default: any number.
+        max_bytes: about how much memory they take at the server, from 1, in each partition.
+            Default: any amount.
         until_consumed: whether what is not handled stays above the bounds. Default: yes.
 
     Raises:

@@ -13,7 +13,7 @@ import pytest
 from millstream.errors import NotConnected, ServerRefused, TimedOut, UsageError
 from millstream.protocol import admin as operations
 from millstream.protocol.keys import queue_keys
-from millstream.protocol.op import Op, Pause, Plan
+from millstream.protocol.op import Command, Op, Pause, Plan
 from millstream.protocol.send import send
 from tests.driver.drivers import Driver, Kind, make, op, opened, ops
 from tests.support.proxy import Proxy
@@ -383,6 +383,19 @@ async def test_forgotten_scripts_are_loaded_again(
         three = Op((PING.commands[0], *stats.commands, PING.commands[0]), decode=list)
         before, _, after = await driver.run(three)
         assert (before, after) == (b"PONG", b"PONG")
+
+
+async def test_an_optional_command(any_server: Server, kind: Kind, namespace: str) -> None:
+    """Its error is left among the replies, and the others count; without the word it is raised."""
+    wrong = ("HSET", f"{namespace}:key")
+    async with opened(kind, any_server.limited_url) as driver:
+        optional = Op((Command(wrong, optional=True), PING.commands[0]), decode=list)
+        error, pong = await driver.run(optional)
+        assert isinstance(error, Exception)
+        assert pong == b"PONG"
+
+        with pytest.raises(ServerRefused, match="wrong number of arguments"):
+            await driver.run(Op((Command(wrong), PING.commands[0]), decode=list))
 
 
 async def test_a_replica_becomes_a_master(any_server: Server, kind: Kind, namespace: str) -> None:

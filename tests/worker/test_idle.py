@@ -48,10 +48,10 @@ async def asleep(admin: redis.Redis, readers: int) -> None:
 
 
 async def test_cost(own_server: Server, worker: ms.Worker) -> None:
-    """A worker of three idle queues makes the server do less than one command a second each."""
-    queues: list[ms.Queue[Any]] = [ms.Queue(f"q{n}") for n in range(3)]
-    for queue in queues:
-        noting(worker, queue)
+    """A worker of idle queues and topics makes the server do less than one command a second each."""
+    sources: list[Any] = [ms.Queue("q1"), ms.Queue("q2"), ms.Topic("t").subscription("s")]
+    for source in sources:
+        noting(worker, source)
     admin = own_server.admin()
 
     def commands() -> int:
