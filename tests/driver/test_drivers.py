@@ -81,7 +81,8 @@ async def test_a_transaction_without_memory(own_server: Server, kind: Kind) -> N
 async def test_a_user_who_may_begin_no_transaction(own_server: Server, kind: Kind) -> None:
     """The commands run as they come, and what they answer is not lost."""
     rules = ["+@all", "-multi", "-exec"]
-    own_server.admin().execute_command("ACL", "SETUSER", "u", "on", ">p", "~*", *rules)
+    admin: Any = own_server.admin()
+    admin.execute_command("ACL", "SETUSER", "u", "on", ">p", "~*", *rules)
     url = f"redis://u:p@127.0.0.1:{own_server.port}"
     async with opened(kind, url) as driver:
         together = replace(ops(("SET", "n", 1), ("INCR", "n")), atomic=True)
