@@ -35,6 +35,7 @@ def row(value: float = 1.0, *ratios: float) -> Row:
     return Row(topic="t", name="n", title="N", unit="u", value=value, ratios=ratios)
 
 
+@pytest.mark.timeout(240)
 def test_a_whole_run_has_every_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A run measures what --list promises, says on what machine, and writes both down."""
     path = tmp_path / "new" / "result.json"
