@@ -82,6 +82,7 @@ def test_as_json(cli: Cli, client: Client, queue: Queue[Any]) -> None:
         "delayed": 0,
         "in_flight": 0,
         "dead": 1,
+        "kept": 0,
         "sent": 3,
         "acked": 1,
         "retried": 0,
