@@ -80,6 +80,7 @@ def test_as_json(cli: Cli, client: Client, queue: Queue[Any]) -> None:
         "delayed": 0,
         "in_flight": 0,
         "dead": 1,
+        "kept": 0,
         "sent": 3,
         "acked": 1,
         "retried": 0,
@@ -89,7 +90,6 @@ def test_as_json(cli: Cli, client: Client, queue: Queue[Any]) -> None:
         "cancelled": 0,
         "paused": False,
         "partitions": [],
-        "kept": 0,
     }
     assert [set(one) for one in consumers] == [{"name", "in_flight", "idle"}]
     deliveries.close()
