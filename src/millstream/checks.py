@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from millstream.declare import Queue
@@ -13,12 +14,14 @@ from millstream.topic import Source, Subscription, Topic
 
 __all__ = [
     "check_confirmed",
+    "check_countable",
     "check_cursor",
     "check_ephemeral",
     "check_headers",
     "check_ids",
     "check_keeps",
     "check_limit",
+    "check_options",
     "check_prefetch",
     "check_queue",
     "check_rate",
@@ -55,6 +58,13 @@ def check_source(source: object) -> None:
         raise UsageError(message)
     if not isinstance(source, Queue | Subscription):
         message = f"expected a Queue or a Subscription, not {_shown(source)}"
+        raise UsageError(message)
+
+
+def check_countable(source: object) -> None:
+    """Refuse what has no statistics."""
+    if not isinstance(source, Queue | Subscription | Topic):
+        message = f"expected a Queue, a Subscription or a Topic, not {_shown(source)}"
         raise UsageError(message)
 
 
@@ -99,6 +109,20 @@ def check_headers(headers: object) -> None:
     if not isinstance(headers, Mapping):
         message = f"headers must map strings to strings, not {headers!r}"
         raise UsageError(message)
+
+
+def check_options(function: str, given: Mapping[str, object], known: Collection[str]) -> None:
+    """Refuse a keyword that a function does not have, as Python does where each is a parameter.
+
+    Raises:
+        TypeError: it names the function that was called, not one that this passes its options to.
+    """
+    for name in given:
+        if name not in known:
+            message = f"{function}() got an unexpected keyword argument {name!r}"
+            if close := get_close_matches(name, known, 1):
+                message += f". Did you mean {close[0]!r}?"
+            raise TypeError(message)
 
 
 def check_prefetch(prefetch: object) -> None:

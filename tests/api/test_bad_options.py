@@ -85,15 +85,32 @@ async def test_send_many(mq: ms.AsyncClient, queue: ms.Queue[Any]) -> None:
     assert await counts(mq, queue) == (0, 0, 0, 0)
 
 
+@kinds
 async def test_unknown_options(mq: ms.AsyncClient, queue: ms.Queue[Any]) -> None:
-    """A misspelt option is not swallowed."""
-    misspelt: Any = {"dely": 1}
-    with pytest.raises(TypeError, match="dely"):
+    """A misspelt option is not swallowed; the error names the function that was called."""
+    misspelt: Any = {"prioritty": 1}
+    with pytest.raises(TypeError) as caught:
         await mq.send(queue, 1, **misspelt)
-    with pytest.raises(TypeError, match="dely"):
-        await mq.send_many(queue, [1], **misspelt)
+    told = "() got an unexpected keyword argument 'prioritty'. Did you mean 'priority'?"
+    assert str(caught.value) == f"send{told}"
+    for bodies in ([1], []):
+        with pytest.raises(TypeError) as caught:
+            await mq.send_many(queue, bodies, **misspelt)
+        assert str(caught.value) == f"send_many{told}"
 
     assert await counts(mq, queue) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(("durable", "name"), [(True, "a"), (False, None)])
+async def test_unknown_options_of_subscribe(
+    mq: ms.AsyncClient, durable: bool, name: str | None
+) -> None:
+    """Those of the other kind of topic are unknown, too."""
+    topic: ms.Topic[Any] = ms.Topic("placed", durable=durable)
+    for option in ("wiat", "buffer" if durable else "prefetch"):
+        wrong: Any = {option: 1}
+        with pytest.raises(TypeError, match=rf"^subscribe\(\) got .* argument '{option}'"):
+            mq.subscribe(topic, name, **wrong)
 
 
 async def test_reschedule(mq: ms.AsyncClient, queue: ms.Queue[Any]) -> None:
@@ -124,6 +141,8 @@ async def test_reschedule(mq: ms.AsyncClient, queue: ms.Queue[Any]) -> None:
         "send",
         "send_many",
         "repartition",
+        "stats",
+        "peek",
     ],
 )
 async def test_what_is_no_queue(mq: ms.AsyncClient, name: str) -> None:
@@ -141,7 +160,9 @@ async def test_what_is_no_queue(mq: ms.AsyncClient, name: str) -> None:
 
     await refused(
         getattr(mq, name),
-        "^expected a Queue( or a Subscription)?, not str",
+        "^expected a Queue, a Subscription or a Topic, not str"
+        if name == "stats"
+        else "^expected a Queue( or a Subscription)?, not str",
         "orders",
         *arguments.get(name, ()),
         **options,

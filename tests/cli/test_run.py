@@ -110,8 +110,8 @@ def test_log_level(spawn: Spawn, folder: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stop(spawn: Spawn, client: Client, queue: Queue[Any], folder: Path, number: int) -> None:
-    """Ctrl-C and SIGTERM end it in order."""
-    process = spawn("run", "tasks:worker", cwd=folder)
+    """Ctrl-C and SIGTERM end it in order, and the log says so."""
+    process = spawn("run", "tasks:worker", "--shutdown-timeout", "12.5", cwd=folder)
     client.send(queue, {"id": 1})
     until(lambda: client.stats(queue).acked == 1)
     process.send_signal(number)
@@ -119,6 +119,11 @@ def test_stop(spawn: Spawn, client: Client, queue: Queue[Any], folder: Path, num
     out, err = process.communicate(timeout=40)
     assert process.returncode == 0, err
     assert out == "got 1\n"
+    told = [line.partition(" INFO millstream.supervisor: ")[2] for line in err.splitlines()]
+    assert told[-2:] == [
+        "stopping: 12.5 s for running handlers",
+        "stopped: all worker processes have ended",
+    ]
 
 
 @pytest.mark.parametrize("target", ["nothing:worker", "tasks:nothing"])

@@ -110,6 +110,7 @@ class TestSignals:
         supervisor.send(signal.SIGINT)
 
         assert supervisor.wait(5) == 130
+        assert "asked to stop a second time" in supervisor.output
         assert counts(mq) == (4, 0, 0, 0)
         assert {(m.attempts, m.crashes) for m in mq.peek(QUEUE)} == {(0, 0)}
         assert not any(alive(event.pid) for event in workshop.events("begun"))

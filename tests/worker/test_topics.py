@@ -18,6 +18,16 @@ PLACED: Topic[Any] = Topic("orders.placed")
 
 
 @pytest.mark.parametrize(
+    "target", [PLACED, ms.Queue("orders"), Topic("ticks", durable=False)], ids=lambda it: it.name
+)
+def test_unknown_options(worker: ms.Worker, target: Any) -> None:
+    """A misspelt option is refused where it is written, by the name of what was called."""
+    wrong: Any = {"flter": "eu.>"}
+    with pytest.raises(TypeError, match=r"^on\(\) got an .* 'flter'. Did you mean 'filter'\?"):
+        worker.on(target, **wrong)
+
+
+@pytest.mark.parametrize(
     ("target", "options", "words"),
     [
         (PLACED, {}, "say which subscription of topic 'orders.placed': subscription="),

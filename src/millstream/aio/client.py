@@ -21,7 +21,7 @@ from millstream.aio.ephemeral import Ephemeral
 from millstream.aio.publishers import Publishers
 from millstream.aio.reader import QueueReader
 from millstream.aio.router import Placer, QueueSender, placer_of, sender_of
-from millstream.checks import check_prefetch, check_sendable, check_source
+from millstream.checks import check_options, check_prefetch, check_sendable, check_source
 from millstream.declare import Queue, check_name
 from millstream.driver.aio import AsyncDriver
 from millstream.driver.lease_keeper import CALL_TIMEOUT, LeaseKeeper
@@ -190,6 +190,7 @@ class AsyncClient:
             check_sendable(queue)
         encoded = encode_headers(headers) if headers else b""
         if options or queue.bound is not None:
+            check_options("send", options, SendOptions.__optional_keys__)
             placed = placement(queue, queue.encode(body), encoded, **options)
             return await (self._placers.get(queue.place) or await self._placer(queue)).send(placed)
         sender = self._senders.get(queue.place) or await self._sender(queue)
@@ -228,6 +229,7 @@ class AsyncClient:
         """
         check_sendable(queue)
         check_for_many(options)
+        check_options("send_many", options, SendManyOptions.__optional_keys__)
         bodies = list(bodies)
         encoded = [queue.encode(body) for body in bodies]
         if not encoded:

@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar, overload
 
 from millstream.checks import (
     check_confirmed,
+    check_countable,
     check_cursor,
     check_ids,
     check_limit,
@@ -86,6 +87,7 @@ async def stats(mq: Connected, queue: Source[Any] | Topic[Any]) -> QueueStats | 
     """
     if isinstance(queue, Topic):
         return await mq.driver.drive(topic_stats(topic_keys(mq.namespace, queue.name)))
+    check_countable(queue)
     return await mq.driver.drive(whole.stats(mq.keys_of(queue)))
 
 

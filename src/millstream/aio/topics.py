@@ -10,7 +10,7 @@ from millstream.aio.delivery import Delivery
 from millstream.aio.ephemeral import Ephemeral
 from millstream.aio.feed import Feed
 from millstream.aio.publishers import Publishers
-from millstream.checks import check_topic
+from millstream.checks import check_options, check_topic
 from millstream.driver.aio import AsyncDriver
 from millstream.errors import UsageError
 from millstream.message import Receipt
@@ -236,11 +236,13 @@ def subscribe(
         if name is None:
             message = f"{topic.title} is durable: name the subscription"
             raise UsageError(message)
+        check_options("subscribe", options, SubscribeOptions.__optional_keys__)
         receiving = {key: options.pop(key) for key in ("prefetch", "wait") if key in options}
         return mq.receive(Subscription(topic, name, **options), **receiving)
     if name is not None:
         message = f"{topic.title} keeps nothing, so it has no subscriptions: leave out {name!r}"
         raise UsageError(message)
+    check_options("subscribe", options, ListenOptions.__optional_keys__)
     return _listen(mq, topic, **options)
 
 

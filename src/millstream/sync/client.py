@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
-from millstream.checks import check_prefetch, check_sendable, check_source
+from millstream.checks import check_options, check_prefetch, check_sendable, check_source
 from millstream.declare import Queue, check_name
 from millstream.driver.blocking import BlockingDriver
 from millstream.driver.lease_keeper import CALL_TIMEOUT, LeaseKeeper
@@ -190,6 +190,7 @@ class Client:
             check_sendable(queue)
         encoded = encode_headers(headers) if headers else b""
         if options or queue.bound is not None:
+            check_options("send", options, SendOptions.__optional_keys__)
             placed = placement(queue, queue.encode(body), encoded, **options)
             return (self._placers.get(queue.place) or self._placer(queue)).send(placed)
         sender = self._senders.get(queue.place) or self._sender(queue)
@@ -228,6 +229,7 @@ class Client:
         """
         check_sendable(queue)
         check_for_many(options)
+        check_options("send_many", options, SendManyOptions.__optional_keys__)
         bodies = list(bodies)
         encoded = [queue.encode(body) for body in bodies]
         if not encoded:

@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar, overload
 
 from millstream.checks import (
     check_confirmed,
+    check_countable,
     check_cursor,
     check_ids,
     check_limit,
@@ -87,6 +88,7 @@ def stats(mq: Connected, queue: Source[Any] | Topic[Any]) -> QueueStats | TopicS
     """
     if isinstance(queue, Topic):
         return mq.driver.drive(topic_stats(topic_keys(mq.namespace, queue.name)))
+    check_countable(queue)
     return mq.driver.drive(whole.stats(mq.keys_of(queue)))
 
 

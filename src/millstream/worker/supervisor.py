@@ -98,7 +98,7 @@ class Supervisor:
         self._target = target
         self._namespace = namespace
         self._options = options
-        self._children: set[Process] = set()
+        self._children: dict[Process, _Report] = {}
         self._stopping = asyncio.Event()
         self._forced = False
         self._handing_over: set[asyncio.Task[None]] = set()
@@ -117,6 +117,8 @@ class Supervisor:
                 statuses = await asyncio.gather(*slots)
                 if self._handing_over:
                     await asyncio.wait(self._handing_over, timeout=10)
+                if self._stopping.is_set():
+                    logger.info("stopped: all worker processes have ended")
             finally:
                 os.close(lifeline)
                 os.close(alive)
@@ -126,6 +128,12 @@ class Supervisor:
         """Pass a signal on: the first asks for an orderly end, the second for an end."""
         self._forced = self._stopping.is_set()
         self._stopping.set()
+        if self._forced:
+            logger.warning("asked to stop a second time; killing all worker processes")
+        else:
+            # One that has not told yet has not begun to read.
+            grace = max((one.shutdown_timeout for one in self._children.values()), default=0.0)
+            logger.info("stopping: %g s for running handlers", grace)
         for child in self._children:
             with contextlib.suppress(ProcessLookupError):
                 child.send_signal(signal.SIGKILL if self._forced else signal.SIGTERM)
@@ -167,7 +175,7 @@ class Supervisor:
             )
         finally:
             os.close(report.pipe)
-        self._children.add(child)
+        self._children[child] = report
         logger.info("started worker process %d", child.pid)
         if self._stopping.is_set():
             child.terminate()
@@ -176,7 +184,7 @@ class Supervisor:
             status = await child.wait()
         finally:
             killer.cancel()
-            self._children.discard(child)
+            del self._children[child]
             held = report.close()
         return status, held
 

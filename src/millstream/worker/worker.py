@@ -8,7 +8,7 @@ from datetime import tzinfo
 from typing import Any, Literal, TypeVar, Unpack
 
 from millstream.aio.client import AsyncClient
-from millstream.checks import check_ephemeral
+from millstream.checks import check_ephemeral, check_options
 from millstream.declare import Queue
 from millstream.errors import UsageError
 from millstream.policy import Duration, Retry, milliseconds
@@ -104,6 +104,7 @@ class Worker:
         Raises:
             UsageError: the queue or subscription has a handler here, or a parameter makes no sense.
         """
+        check_options("on", beginning, Beginning.__optional_keys__)
         options = Options(
             concurrency=concurrency,
             prefetch=prefetch,
