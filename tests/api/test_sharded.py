@@ -36,6 +36,15 @@ async def hear(feed: Any, count: int) -> list[Any]:
     return [one.body if isinstance(one, ms.Heard) else one for one in heard]
 
 
+async def arrives(mq: ms.AsyncClient, body: Any) -> None:
+    """Publish until somebody hears it."""
+
+    async def heard() -> bool:
+        return bool((await mq.publish(TICKS, body)).listeners)
+
+    await auntil(heard, PATIENCE)
+
+
 def counted(server: Server, namespace: str, topic: str = "ticks") -> tuple[int, int]:
     """How many connections listen to the sharded channel of a topic, and to the plain one."""
     admin: Any = server.admin()
@@ -159,8 +168,7 @@ async def test_a_node_that_is_restarted(kind: Kind) -> None:
             await asyncio.to_thread(node.kill)
             await asyncio.to_thread(node.start)
             assert await hear(feed, 1) == [GAP]
-            while (await publisher.publish(TICKS, 2)).listeners == 0:
-                pass
+            await arrives(publisher, 2)
             assert await hear(feed, 1) == [2]
 
 
@@ -175,23 +183,22 @@ def pair() -> Iterator[tuple[Server, Server]]:
         two: Any = second.admin()
         two.cluster("flushslots")
         two.cluster("meet", "127.0.0.1", first.port)
-        for admin in (one, two):
-            until(lambda admin=admin: _knows_all(admin), PATIENCE)  # type: ignore[misc] # a default
+        until(lambda: _knows_all(one) and _knows_all(two), PATIENCE)
         yield first, second
 
 
 def _knows_all(admin: Any) -> bool:
     """Whether a node sees both, and all slots with one of them."""
     info = admin.cluster("info")
-    return info["cluster_state"] == "ok" and info["cluster_known_nodes"] == "2"
+    return (info["cluster_state"], info["cluster_known_nodes"]) == ("ok", "2")
 
 
 def _give_slot(pair: tuple[Server, Server], slot: int) -> None:
     """Have the second node take a slot from the first."""
-    first, second = pair
-    target = second.admin().execute_command("CLUSTER MYID").decode()  # type: ignore[union-attr] # blocking
-    for node in (second, first):
-        admin: Any = node.admin()
+    first: Any = pair[0].admin()
+    second: Any = pair[1].admin()
+    target = second.execute_command("CLUSTER MYID").decode()
+    for admin in (second, first):
         admin.execute_command("CLUSTER SETSLOT", slot, "NODE", target)
 
 
@@ -245,8 +252,7 @@ async def test_another_kind_of_server_behind_the_same_name(
                     assert await hear(feed, 1) == [GAP]
                     assert counted(there, namespace) == counts
                     # What finds out that the connection is lost still goes the old way.
-                    while (await mq.publish(TICKS, 1)).listeners == 0:
-                        pass
+                    await arrives(mq, 1)
                     assert await hear(feed, 1) == [1]
             with pytest.raises(ms.UsageError, match="is a pattern, and the server is a node"):
                 await hear(pattern, 1)

@@ -236,13 +236,11 @@ def test_who_shards(mode: bytes, version: bytes, sharded: bool) -> None:
 
 def test_a_batch_is_published_as_the_server_is_now() -> None:
     """The same sender asks for each batch which command it is."""
-    sharded = False
-    batch = publishing("ms", Topic("ticks", durable=False), sharded=lambda: sharded)
+    told = [True, False]
+    batch = publishing("ms", Topic("ticks", durable=False), sharded=told.pop)
 
-    commands = []
-    for sharded in (False, True):
-        commands += [command.arguments for command in batch("a", 1, [b"1"], None).commands]
-    assert commands == [
+    ops = [batch("a", number, [b"1"], None) for number in (1, 2)]
+    assert [command.arguments for op in ops for command in op.commands] == [
         ("PUBLISH", "ms:{ticks}:channel", b"1"),
         ("SPUBLISH", "ms:{ticks}:channel", b"1"),
     ]

@@ -75,31 +75,46 @@ async def test_a_pattern_ends_the_worker(mq: ms.AsyncClient, worker: ms.Worker) 
 
 
 async def test_queues_and_durable_topics(
-    mq: ms.AsyncClient, queue: ms.Queue[Any], caplog: pytest.LogCaptureFixture
+    mq: ms.AsyncClient, worker: ms.Worker, queue: ms.Queue[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Sends, retries, delays and publications are handled; no command has keys of two slots."""
+    """Sends, retries, delays and publications are handled; a cancellation is heard at once."""
     handled: list[Any] = []
-    workers = [ms.Worker(), ms.Worker()]
 
-    @workers[0].on(queue)
+    @worker.on(queue)
     async def order(body: Any, delivery: ms.Delivery[Any]) -> None:
         if body == "again" and delivery.attempt == 1:
             raise ms.RetryLater(delay=0.01)
         handled.append(body)
 
-    @workers[1].on(PLACED, subscription="email")
+    @worker.on(PLACED, subscription="email")
     async def placed(body: Any) -> None:
         handled.append(body)
 
-    async with running(workers[0], mq), running(workers[1], mq):
+    cancelled = asyncio.Event()
+    held: ms.Queue[Any] = ms.Queue("held", lease=60)
+
+    @worker.on(held)
+    async def hold(body: Any) -> None:
+        handled.append(body)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    async def subscribed() -> bool:
+        return "email" in await mq.subscriptions(PLACED)
+
+    async with running(worker, mq):
         await mq.send_many(queue, ["plain", "again"])
         await mq.send(queue, "later", delay=0.05)
         await mq.send(queue, "special", key="a", priority=3, unique="u", ttl=60)
-        await auntil(lambda: len(handled) == 4, PATIENCE)
-        async with asyncio.timeout(PATIENCE):
-            while "published" not in handled:
-                await mq.publish(PLACED, "published", subject="eu")
+        await auntil(subscribed, PATIENCE)
+        await mq.publish(PLACED, "published", subject="eu")
+        receipt = await mq.send(held, "held")
+        wanted = ["again", "held", "later", "plain", "published", "special"]
+        await auntil(lambda: sorted(handled) == wanted, PATIENCE)
+        assert await mq.cancel(held, receipt.id)
+        await asyncio.wait_for(cancelled.wait(), PATIENCE)
         await mq.pause(queue)
         await mq.resume(queue)
-    assert {*handled} == {"plain", "again", "later", "special", "published"}
     assert "CROSSSLOT" not in caplog.text
