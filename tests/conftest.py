@@ -11,7 +11,7 @@ import redis
 from hypothesis import settings
 
 from tests.support.leaks import leaked, wipe
-from tests.support.servers import SERVERS, Server, binary
+from tests.support.servers import SERVERS, SHARDING, Server, binary
 from tests.support.watchdog import GRACE, open_output, watch
 
 # A busy machine must not fail a property.
@@ -35,6 +35,15 @@ def any_server(request: pytest.FixtureRequest) -> Iterator[Server]:
     if binary(request.param) is None:
         pytest.skip(f"no {request.param} is installed")
     with Server(request.param) as server:
+        yield server
+
+
+@pytest.fixture(scope="session", params=SHARDING)
+def cluster(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A node that is a cluster of its own, of each supported server that has sharded Pub/Sub."""
+    if binary(request.param) is None:
+        pytest.skip(f"no {request.param} is installed")
+    with Server(request.param, cluster=True) as server:
         yield server
 
 
@@ -65,7 +74,7 @@ def admin(server: Server) -> redis.Redis:
 @pytest.fixture(autouse=True)
 def key_leak_check(request: pytest.FixtureRequest) -> Iterator[None]:
     """After a test with a namespace: what it left behind is permanent by design, or expires."""
-    used = {"server", "any_server"} & set(request.fixturenames)
+    used = {"server", "any_server", "cluster"} & set(request.fixturenames)
     if "namespace" not in request.fixturenames or not used:
         yield
         return

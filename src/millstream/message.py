@@ -50,7 +50,8 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
             and its persistence settings decide what a crash of the server costs. ``none``: it has
             reached who listened, and nobody keeps it (an ephemeral topic).
         listeners: to how many connections the server has sent it, for an ephemeral topic. A client
-            that listens to the topic and to patterns counts once for each. Otherwise None.
+            that listens to the topic and to patterns counts once for each. On a cluster with
+            sharded Pub/Sub it counts connections to the publisher's node. Otherwise None.
     """
 
     id: str

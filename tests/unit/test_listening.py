@@ -8,10 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from millstream.errors import SlowListener
+from millstream.errors import ServerRefused, SlowListener, UsageError
 from millstream.message import Missed
-from millstream.protocol.ephemeral import Channel, payload_of, read_payload
+from millstream.protocol.ephemeral import (
+    Channel,
+    explained,
+    payload_of,
+    publishing,
+    read_payload,
+    sharding,
+)
 from millstream.protocol.listening import Box, Switchboard
+from millstream.topic import Topic
 
 STEPS = st.lists(st.sampled_from(["put", "put", "put", "lose", "take", "take"]), max_size=60)
 
@@ -203,3 +211,125 @@ def test_a_gap_is_told_when_the_channel_is_back() -> None:
     board.heard([b"subscribe", b"one", 1])
     assert [ear.box.take(), ear.box.take()] == [Missed(reconnected=True), None]
     assert (late.box.joined, late.box.take()) == (True, None)
+
+
+# Sharded channels
+
+
+@pytest.mark.parametrize(
+    ("mode", "version", "sharded"),
+    [
+        (b"cluster", b"7.0.0", True),
+        (b"cluster", b"8.1.8", True),
+        (b"cluster", b"255.255.255", True),
+        (b"cluster", b"6.2.14", False),
+        (b"standalone", b"8.2.3", False),
+    ],
+)
+def test_who_shards(mode: bytes, version: bytes, sharded: bool) -> None:
+    """A node of a cluster, from 7.0 on, and no server that does not tell."""
+    told = [b"server", b"redis", b"version", version, b"proto", 2, b"mode", mode, b"modules", []]
+
+    assert sharding().decode([told]) is sharded
+    assert sharding().decode([ValueError("unknown command")]) is False
+
+
+def test_a_batch_is_published_as_the_server_is_now() -> None:
+    """The same sender asks for each batch which command it is."""
+    told = [True, False]
+    batch = publishing("ms", Topic("ticks", durable=False), sharded=told.pop)
+
+    ops = [batch("a", number, [b"1"], None) for number in (1, 2)]
+    assert [command.arguments for op in ops for command in op.commands] == [
+        ("PUBLISH", "ms:{ticks}:channel", b"1"),
+        ("SPUBLISH", "ms:{ticks}:channel", b"1"),
+    ]
+
+
+def test_a_refusal_names_the_channel() -> None:
+    """That of a slot and that of a permission; others are as the server said them."""
+    told = {
+        code: str(explained(ServerRefused("no", code=code), b"ms:{a}:channel"))
+        for code in ("MOVED", "NOPERM", "ERR")
+    }
+    assert told == {
+        "MOVED": "no: channel ms:{a}:channel",
+        "NOPERM": "no: channel ms:{a}:channel. The user needs the ACL rule &ms:{a}:channel",
+        "ERR": "no",
+    }
+
+
+def test_sharded_channels() -> None:
+    """They have their own commands and messages; who listens to a pattern is refused at once."""
+    board, ear, early, late = Switchboard(), Ear(), Ear(), Ear()
+    board.join(ONE, ear)
+    board.join(ALL, early)
+    board.connect(sharded=True)
+    board.join(ALL, late)
+    assert sent(board) == [("SSUBSCRIBE", b"one")]
+    for refused in (early, late):
+        assert refused.woken == 1
+        with pytest.raises(UsageError, match="is a pattern"):
+            refused.box.take()
+
+    board.heard([b"ssubscribe", b"one", 1])
+    board.heard([b"smessage", b"one", b"1"])
+    assert (ear.box.joined, ear.box.take()) == (True, (b"one", b"1"))
+    board.leave(ONE, ear)
+    assert sent(board) == [("SUNSUBSCRIBE", b"one")]
+    board.heard([b"sunsubscribe", b"one", 0])
+    assert not board.busy
+
+    # The next connection may be to a server of the other kind.
+    board.join(ONE, ear)
+    board.cut()
+    board.connect()
+    board.join(ALL, Ear())
+    assert sent(board) == [("SUBSCRIBE", b"one"), ("PSUBSCRIBE", b"*")]
+
+
+def test_a_channel_is_taken_away() -> None:
+    """It is asked for again, once; listeners get a gap when it is back, or the server's refusal."""
+    board, ear = Switchboard(), Ear()
+    board.connect(sharded=True)
+    board.join(ONE, ear)
+    board.heard([b"ssubscribe", b"one", 1])
+    board.ping()
+    sent(board)
+    for _ in range(2):
+        board.heard([b"sunsubscribe", b"one", 0])
+    assert (sent(board), ear.box.take()) == ([("SSUBSCRIBE", b"one")], None)
+    # The answers to what was asked before and after are still told apart.
+    board.heard([b"pong", b""])
+    late = Ear()
+    board.join(ONE, late)
+    board.heard([b"ssubscribe", b"one", 1])
+    assert (ear.box.take(), ear.box.take()) == (Missed(reconnected=True), None)
+    assert (late.box.joined, late.box.take()) == (True, None)
+
+    board.heard([b"sunsubscribe", b"one", 0])
+    assert board.refused() == ONE
+    board.fail(ValueError("moved"), ONE)
+    with pytest.raises(ValueError, match="moved"):
+        ear.box.take()
+
+
+def test_a_channel_is_taken_away_while_it_changes_hands() -> None:
+    """Neither who has left nor who has not been told yet that it is there hears of it."""
+    board, gone, ear = Switchboard(), Ear(), Ear()
+    board.connect(sharded=True)
+    board.join(ONE, gone)
+    board.heard([b"ssubscribe", b"one", 1])
+    board.ping()
+    board.leave(ONE, gone)
+    board.join(ONE, ear)
+    sent(board)
+    board.heard([b"sunsubscribe", b"one", 0])
+    board.heard([b"pong", b""])
+    assert sent(board) == []
+    # Without the channel, the server refuses both.
+    assert board.refused() is None
+    assert board.refused() == ONE
+    board.heard([b"sunsubscribe", b"unknown", 0])
+    with pytest.raises(IndexError):
+        board.refused()

@@ -12,7 +12,13 @@ from millstream.driver.aio_sender import AsyncSender
 from millstream.errors import ServerRefused, UsageError
 from millstream.message import Receipt
 from millstream.policy import Duration, check_count, milliseconds
-from millstream.protocol.ephemeral import channel_of, explained, payload_of, publishing
+from millstream.protocol.ephemeral import (
+    channel_of,
+    explained,
+    payload_of,
+    publishing,
+    sharding,
+)
 from millstream.protocol.listening import OnFull, check_on_full
 from millstream.topic import Topic
 
@@ -36,6 +42,10 @@ class Ephemeral:
         self._driver = driver
         self._namespace = namespace
         self._senders: dict[str, AsyncSender[Receipt]] = {}
+        # What the server has said, and after how many losses of the connection that was.
+        self._sharded = False
+        self._losses = -1
+        self._asking = driver.lock()
 
     async def publish(
         self,
@@ -49,7 +59,7 @@ class Ephemeral:
         """Publish one message, in one write with those of other tasks."""
         _refuse_key(topic, key)
         payload = payload_of(topic.encode(body), headers, subject)
-        sender = self._senders.get(topic.name) or await self._sender(topic)
+        sender = await self._sender(topic)
         try:
             return await sender.send(payload)
         except ServerRefused as error:
@@ -70,21 +80,34 @@ class Ephemeral:
             payload_of(topic.encode(body), headers, subject(body) if callable(subject) else subject)
             for body in bodies
         ]
-        sender = self._senders.get(topic.name) or await self._sender(topic)
+        sender = await self._sender(topic)
         try:
             return await sender.send_many(payloads)
         except ServerRefused as error:
             raise explained(error, channel_of(self._namespace, topic).name) from error
 
     async def _sender(self, topic: Topic[Any]) -> AsyncSender[Receipt]:
+        sender = self._senders.get(topic.name) or await self._new_sender(topic)
+        if self._losses != self._driver.losses:
+            await self._ask_sharded()
+        return sender
+
+    async def _new_sender(self, topic: Topic[Any]) -> AsyncSender[Receipt]:
         if topic.is_pattern:
             message = f"topic {topic.name!r} is a pattern: it can be listened to, not published on"
             raise UsageError(message)
-        await self._driver.open()
         if len(self._senders) >= MOST_SENDERS:
             await self._senders.pop(next(iter(self._senders))).close()
-        sender = self._driver.sender(publishing(self._namespace, topic))
-        return self._senders.setdefault(topic.name, sender)
+        batch = publishing(self._namespace, topic, sharded=lambda: self._sharded)
+        return self._senders.setdefault(topic.name, self._driver.sender(batch))
+
+    async def _ask_sharded(self) -> None:
+        """Ask how to publish: behind a lost connection there may be another server."""
+        async with self._asking:
+            losses = self._driver.losses
+            if self._losses != losses:
+                self._sharded = await self._driver.run(sharding())
+                self._losses = losses
 
     def subscribe(
         self, topic: Topic[T], *, buffer: int, on_full: OnFull, wait: Duration | None

@@ -56,6 +56,11 @@ class AsyncDriver:
         """The server's address, its password hidden; empty before the first connection."""
         return self._target.url if self._target is not None else ""
 
+    @property
+    def losses(self) -> int:
+        """How often the connection was lost: what was asked of the server may hold no more."""
+        return self._wire.losses if self._wire is not None else 0
+
     async def open(self) -> None:
         """Connect and check the server, once.
 

@@ -22,7 +22,7 @@ from millstream.driver.faults import (
 from millstream.driver.packing import pack
 from millstream.driver.target import Target
 from millstream.errors import NotConnected, ServerRefused, TimedOut
-from millstream.protocol.ephemeral import Channel, explained
+from millstream.protocol.ephemeral import Channel, explained, sharding
 from millstream.protocol.listening import Box, Item, Switchboard
 
 __all__ = ["AsyncInbox", "AsyncPubSub"]
@@ -107,7 +107,8 @@ class AsyncPubSub:
 
         Raises:
             NotConnected, TimedOut: the server cannot be reached.
-            ServerRefused: the user may not listen to it.
+            ServerRefused: the user may not listen to it, or another node of the cluster has it.
+            UsageError: it is a pattern, and the server shards channels.
         """
         if self._closed:
             inbox.box.ended = True
@@ -174,8 +175,10 @@ class AsyncPubSub:
         beating: asyncio.Task[None] | None = None
         try:
             await self._connect(connection)
+            async with asyncio.timeout(self._connect_timeout):
+                sharded = await self._ask_sharded(connection)
             self._connection = connection
-            self._board.connect()
+            self._board.connect(sharded=sharded)
             self._flush()
             beating = asyncio.create_task(self._watch(connection), name="millstream-pubsub-beat")
             await self._read(connection)
@@ -199,6 +202,16 @@ class AsyncPubSub:
                 await asyncio.to_thread(embedded.revive, timeout=self._connect_timeout)
             raise
 
+    async def _ask_sharded(self, connection: Any) -> bool:
+        # Each connection may be to another server.
+        op = sharding()
+        connection._writer.write(pack(op.commands))  # noqa: SLF001 - as the wire does
+        try:
+            reply = await connection.read_response(disable_decoding=True, disconnect_on_error=False)
+        except ERROR_REPLIES as error:
+            reply = error
+        return op.decode([reply])
+
     async def _read(self, connection: Any) -> NoReturn:
         while True:
             try:
@@ -209,7 +222,7 @@ class AsyncPubSub:
                 crowded = self._board.heard(reply)
             except ERROR_REPLIES as error:
                 self._refused(error)
-                continue
+                crowded = False
             except IndexError as error:
                 message = "an answer that nobody asked for"
                 raise exceptions.ConnectionError(message) from error
@@ -220,12 +233,20 @@ class AsyncPubSub:
             self._flush()
 
     def _refused(self, error: Exception) -> None:
-        channel = self._board.refused()
-        if channel is not None:
-            problem = refusal(error, self._target.url)
-            if isinstance(problem, ServerRefused):
-                problem = explained(problem, channel.name)
-            self._board.fail(problem, channel)
+        try:
+            channel = self._board.refused()
+        except IndexError:
+            message = f"a refusal of what nobody asked for: {error}"
+            raise exceptions.ConnectionError(message) from error
+        if channel is None:
+            return
+        problem = refusal(error, self._target.url)
+        if isinstance(problem, NotConnected) and not self._served:
+            # A node of a cluster that has just started serves no channel for some seconds.
+            raise error
+        if isinstance(problem, ServerRefused):
+            problem = explained(problem, channel.name)
+        self._board.fail(problem, channel)
 
     def _flush(self) -> None:
         """Write what the board wants to be sent."""

@@ -39,6 +39,8 @@ class AsyncWire:
         self._closing: asyncio.Task[None] | None = None
         self._connecting = asyncio.Lock()
         self._closed = False
+        self.losses = 0
+        """How many connections it has lost so far: the next may be to another server."""
 
     async def connect(self) -> None:
         """Connect unless connected.
@@ -150,6 +152,7 @@ class AsyncWire:
         if connection is not self._connection:
             return
         self._connection = None
+        self.losses += 1
         # Whoever waits to write hears of it, too; closing would first write out what is buffered.
         connection._writer.transport.abort()  # noqa: SLF001
         waiting, self._waiting = self._waiting, deque()

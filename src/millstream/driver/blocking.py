@@ -54,6 +54,8 @@ class BlockingWire:
         self._timeout = timeout
         self._lock = threading.Lock()
         self._connected = self._closed = False
+        self.losses = 0
+        """How many connections it has lost so far: the next may be to another server."""
 
     def call(self, payload: bytes, replies: int) -> list[Any]:
         """Send packed commands in one write and return their replies.
@@ -74,8 +76,7 @@ class BlockingWire:
             return [self._reply() for _ in range(replies)]
         except BaseException:
             # Half a reply would make every later one belong to another call.
-            self._connected = False
-            self._connection.disconnect()
+            self._drop()
             raise
         finally:
             self._lock.release()
@@ -85,8 +86,7 @@ class BlockingWire:
             message = "the client is closed"
             raise exceptions.ConnectionError(message)
         if self._connected and self._is_stale():
-            self._connected = False
-            self._connection.disconnect()
+            self._drop()
         if self._connected:
             return
         try:
@@ -118,8 +118,12 @@ class BlockingWire:
     def reset(self) -> None:
         """Give the connection up; the next call makes a new one."""
         with self._lock:
-            self._connected = False
-            self._connection.disconnect()
+            self._drop()
+
+    def _drop(self) -> None:
+        self._connected = False
+        self.losses += 1
+        self._connection.disconnect()
 
     def close(self) -> None:
         """Disconnect. Later calls fail."""
@@ -127,8 +131,7 @@ class BlockingWire:
         # A signal handler that raises can leave the lock taken for ever; closing must not hang.
         taken = self._lock.acquire(timeout=self._timeout)
         try:
-            self._connected = False
-            self._connection.disconnect()
+            self._drop()
         finally:
             if taken:
                 self._lock.release()
@@ -158,6 +161,11 @@ class BlockingDriver:
     def url(self) -> str:
         """The server's address, its password hidden; empty before the first connection."""
         return self._target.url if self._target is not None else ""
+
+    @property
+    def losses(self) -> int:
+        """How often the connection was lost: what was asked of the server may hold no more."""
+        return self._wire.losses if self._wire is not None else 0
 
     def open(self) -> None:
         """Connect and check the server, once.

@@ -26,7 +26,7 @@ from millstream.driver.faults import (
 from millstream.driver.packing import pack
 from millstream.driver.target import Target
 from millstream.errors import NotConnected, ServerRefused, TimedOut, UsageError
-from millstream.protocol.ephemeral import Channel, explained
+from millstream.protocol.ephemeral import Channel, explained, sharding
 from millstream.protocol.listening import Box, Item, Switchboard
 
 __all__ = ["BlockingInbox", "BlockingPubSub"]
@@ -123,7 +123,8 @@ class BlockingPubSub:
 
         Raises:
             NotConnected, TimedOut: the server cannot be reached.
-            ServerRefused: the user may not listen to it.
+            ServerRefused: the user may not listen to it, or another node of the cluster has it.
+            UsageError: it is a pattern, and the server shards channels.
         """
         if os.getpid() != self._pid:
             # The thread is in the parent.
@@ -207,8 +208,9 @@ class BlockingPubSub:
         connection = self._target.blocking_connection(self._connect_timeout, self._connect_timeout)
         try:
             self._connect(connection)
+            sharded = self._ask_sharded(connection)
             with self._lock:
-                self._board.connect()
+                self._board.connect(sharded=sharded)
             self._listen(connection)
         finally:
             with self._lock:
@@ -223,6 +225,16 @@ class BlockingPubSub:
             if embedded is not None and is_connection_loss(error):
                 embedded.revive(timeout=self._connect_timeout)
             raise
+
+    def _ask_sharded(self, connection: Any) -> bool:
+        # Each connection may be to another server.
+        op = sharding()
+        connection.send_packed_command([pack(op.commands)], check_health=False)
+        try:
+            reply = connection.read_response(disable_decoding=True, disconnect_on_error=False)
+        except ERROR_REPLIES as error:
+            reply = error
+        return op.decode([reply])
 
     def _listen(self, connection: Any) -> None:
         asked = False
@@ -275,9 +287,17 @@ class BlockingPubSub:
 
     def _refused(self, error: Exception) -> None:
         with self._lock:
-            channel = self._board.refused()
-            if channel is not None:
-                problem = refusal(error, self._target.url)
-                if isinstance(problem, ServerRefused):
-                    problem = explained(problem, channel.name)
-                self._board.fail(problem, channel)
+            try:
+                channel = self._board.refused()
+            except IndexError:
+                message = f"a refusal of what nobody asked for: {error}"
+                raise exceptions.ConnectionError(message) from error
+            if channel is None:
+                return
+            problem = refusal(error, self._target.url)
+            if isinstance(problem, NotConnected) and not self._served:
+                # A node of a cluster that has just started serves no channel for some seconds.
+                raise error
+            if isinstance(problem, ServerRefused):
+                problem = explained(problem, channel.name)
+            self._board.fail(problem, channel)

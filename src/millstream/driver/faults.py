@@ -39,6 +39,7 @@ _HINTS = {
     "NOAUTH": "it wants a password",
     "WRONGPASS": "the user or password is wrong",
     "WRONGTYPE": "another program uses a key of this name",
+    "MOVED": "another node of the cluster has this slot: give the address of that one",
 }
 
 CONNECTION_LOSS = (exceptions.ConnectionError, exceptions.TimeoutError, OSError, TimeoutError)

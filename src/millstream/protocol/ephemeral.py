@@ -4,17 +4,20 @@ A payload is the body. Only a message with headers or a subject has an envelope:
 JSON object (``h``: headers, ``t``: subject), a line feed, and the body. 0xC1 begins neither JSON
 (it is no UTF-8) nor MessagePack (which never uses it), so only a body of raw bytes could be taken
 for one; that is sent in an envelope, too. docs/wire-format.md is the contract.
+
+A node of a cluster sends what is published to all other nodes, unless the channel is sharded: then
+a message stays with the nodes that have the channel's slot.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
 
-from millstream.errors import ServerRefused
+from millstream.errors import ServerRefused, UsageError
 from millstream.message import Receipt
 from millstream.protocol.envelope import encode_headers
 from millstream.protocol.keys import topic_keys
@@ -30,9 +33,11 @@ __all__ = [
     "channel_of",
     "explained",
     "name_in",
+    "pattern_on_cluster",
     "payload_of",
     "publishing",
     "read_payload",
+    "sharding",
     "verbs_for",
 ]
 
@@ -40,6 +45,9 @@ _MARK = b"\xc1"
 
 _GLOB = str.maketrans({sign: f"\\{sign}" for sign in "*?[\\"})
 """The signs of the server's globs, each without its meaning."""
+
+
+_SHARDS_SINCE = 7
 
 
 class Channel(NamedTuple):
@@ -55,17 +63,51 @@ class Channel(NamedTuple):
 
 
 class Verbs(NamedTuple):
-    """The commands for a channel, and the first words of the server's answers to them."""
+    """The commands for a channel. Answers begin with the same word, in small letters."""
 
     subscribe: str
     unsubscribe: str
 
 
-def verbs_for(channel: Channel) -> Verbs:
-    """Name the commands. The one place to ask for those of sharded channels."""
+def verbs_for(channel: Channel, *, sharded: bool) -> Verbs:
+    """Name the commands.
+
+    Args:
+        sharded: whether the server shards channels (see ``sharding``). There are no commands for
+            patterns then.
+    """
     if channel.pattern:
         return Verbs("PSUBSCRIBE", "PUNSUBSCRIBE")
+    if sharded:
+        return Verbs("SSUBSCRIBE", "SUNSUBSCRIBE")
     return Verbs("SUBSCRIBE", "UNSUBSCRIBE")
+
+
+def sharding() -> Op[bool]:
+    """Ask whether the server shards channels: a node of a cluster does, from Redis 7.0 on.
+
+    HELLO tells it in each state of the server, and to users who may not ask for INFO. A server
+    that does not know it is no node of a cluster.
+    """
+    return Op((Command(("HELLO",), optional=True),), decode=_shards)
+
+
+def _shards(replies: list[Any]) -> bool:
+    (reply,) = replies
+    if not isinstance(reply, list):
+        return False
+    told = dict(zip(reply[::2], reply[1::2], strict=True))
+    major = told[b"version"].partition(b".")[0]
+    return told[b"mode"] == b"cluster" and int(major) >= _SHARDS_SINCE
+
+
+def pattern_on_cluster(topic: str) -> UsageError:
+    """Say why nobody can listen to a pattern where channels are sharded."""
+    return UsageError(
+        f"topic {topic!r} is a pattern, and the server is a node of a cluster, where messages stay "
+        "on the shard of their topic (sharded Pub/Sub), which knows no patterns: subscribe to "
+        "each topic by its name"
+    )
 
 
 def channel_of(namespace: str, topic: Topic[Any]) -> Channel:
@@ -154,22 +196,27 @@ def read_payload(payload: bytes) -> tuple[bytes, dict[str, str], str | None]:
 # Publishing
 
 
-def publishing(namespace: str, topic: Topic[Any]) -> Batch[Receipt]:
+def publishing(namespace: str, topic: Topic[Any], *, sharded: Callable[[], bool]) -> Batch[Receipt]:
     """Return how a topic's messages are published: many in one write.
 
     A batch whose replies were lost is published again, so listeners may get it twice.
+
+    Args:
+        sharded: tells whether the server shards channels, for each batch anew.
     """
-    return partial(_publish, topic_keys(namespace, topic.name).channel)
+    return partial(_publish, topic_keys(namespace, topic.name).channel, sharded)
 
 
 def _publish(
     channel: str,
+    sharded: Callable[[], bool],
     producer: str,  # noqa: ARG001 - nothing is kept, so a repetition cannot be recognised
     number: int,  # noqa: ARG001 - see producer
     bodies: Sequence[bytes],
     headers: Sequence[bytes] | None,  # noqa: ARG001 - they are in the payload
 ) -> Op[list[Receipt]]:
-    return Op(tuple(Command(("PUBLISH", channel, payload)) for payload in bodies), _receipts)
+    verb = "SPUBLISH" if sharded() else "PUBLISH"
+    return Op(tuple(Command((verb, channel, payload)) for payload in bodies), _receipts)
 
 
 def _receipts(replies: list[Any]) -> list[Receipt]:
@@ -177,9 +224,9 @@ def _receipts(replies: list[Any]) -> list[Receipt]:
 
 
 def explained(error: ServerRefused, channel: bytes) -> ServerRefused:
-    """Say which channel it is that a user may not use."""
+    """Say which channel it is that a user may not use, or that another node has."""
     name = channel.decode("utf-8", "replace")
-    if error.code != "NOPERM":
+    if error.code not in ("NOPERM", "MOVED"):
         return error
-    message = f"{error}: channel {name}. The user needs the ACL rule &{name}"
-    return ServerRefused(message, code=error.code)
+    rule = f". The user needs the ACL rule &{name}" if error.code == "NOPERM" else ""
+    return ServerRefused(f"{error}: channel {name}{rule}", code=error.code)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from typing import Any, Literal, Protocol, get_args
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 from millstream.errors import SlowListener, UsageError
 from millstream.message import Missed
-from millstream.protocol.ephemeral import Channel, verbs_for
+from millstream.protocol.ephemeral import Channel, pattern_on_cluster, verbs_for
 from millstream.protocol.op import Command
 
 __all__ = ["Box", "Ear", "Item", "OnFull", "Switchboard", "check_on_full"]
@@ -40,7 +41,7 @@ class Box:
     """
 
     def __init__(self, topic: str, size: int, on_full: OnFull) -> None:
-        self._topic = topic
+        self.topic = topic
         self._size = size
         self._on_full = on_full
         # Two neighbours are never both a Missed, so these are bounded, too.
@@ -88,10 +89,10 @@ class Box:
             self._miss(Missed(dropped=1))
         else:
             message = (
-                f"topic {self._topic!r}: the listener has {self._size} messages to handle, and "
+                f"topic {self.topic!r}: the listener has {self._size} messages to handle, and "
                 'asked to be disconnected then (on_full="disconnect")'
             )
-            self.fail(SlowListener(message, topic=self._topic, buffer=self._size))
+            self.fail(SlowListener(message, topic=self.topic, buffer=self._size))
         return False
 
     def _skip_missed(self) -> None:
@@ -172,6 +173,12 @@ class _Line:
     def living(self) -> list[Ear]:
         return [ear for ref in self.ears if (ear := ref()) is not None]
 
+    def drop(self) -> None:
+        """Note that nothing comes any more; who has listened will be told when it does again."""
+        for ear in self.living():
+            ear.box.lost = ear.box.lost or (self.up and ear.box.joined)
+        self.up = False
+
     def prune(self, leaving: Ear | None = None) -> None:
         self.ears = [
             ref
@@ -180,15 +187,26 @@ class _Line:
         ]
 
 
+class _Question(NamedTuple):
+    """What the server will answer, and for whom.
+
+    Attributes:
+        command: as it was sent.
+        line: the channel that will be up; None: the answer does not matter.
+    """
+
+    command: Command
+    line: _Line | None
+
+
 class Switchboard:
     """The listeners of one connection. What is to be sent gathers until ``to_send`` is called."""
 
     def __init__(self) -> None:
         self._lines: dict[Channel, _Line] = {}
-        # What each answer will be about; None: it does not matter.
-        self._asked: deque[_Line | None] = deque()
+        self._asked: deque[_Question] = deque()
         self._out: list[Command] = []
-        self._connected = False
+        self._connected = self._sharded = False
 
     @property
     def busy(self) -> bool:
@@ -202,10 +220,14 @@ class Switchboard:
 
     def join(self, channel: Channel, ear: Ear) -> None:
         """Add a listener. Its box has ``joined`` once the server sends what is published."""
+        if channel.pattern and self._sharded:
+            ear.box.fail(pattern_on_cluster(ear.box.topic))
+            ear.wake()
+            return
         line = self._lines.get(channel)
         if line is None:
             line = self._lines[channel] = _Line(channel)
-            self._ask(line)
+            self._ask_for(line)
         line.ears.append(weakref.ref(ear))
         if line.up:
             ear.box.joined = True
@@ -219,34 +241,43 @@ class Switchboard:
         if not line.ears:
             del self._lines[channel]
             if self._connected:
-                self._asked.append(None)
-                self._out.append(Command((verbs_for(channel).unsubscribe, channel.name)))
+                verb = verbs_for(channel, sharded=self._sharded).unsubscribe
+                self._ask(Command((verb, channel.name)))
 
-    def _ask(self, line: _Line) -> None:
+    def _ask_for(self, line: _Line) -> None:
         if self._connected:
-            self._asked.append(line)
-            self._out.append(Command((verbs_for(line.channel).subscribe, line.channel.name)))
+            verb = verbs_for(line.channel, sharded=self._sharded).subscribe
+            self._ask(Command((verb, line.channel.name)), line)
+
+    def _ask(self, command: Command, line: _Line | None = None) -> None:
+        self._asked.append(_Question(command, line))
+        self._out.append(command)
 
     def ping(self) -> None:
         """Ask for a sign of life."""
-        self._asked.append(None)
-        self._out.append(Command(("PING",)))
+        self._ask(Command(("PING",)))
 
-    def connect(self) -> None:
-        """Begin a connection: ask for all channels."""
-        self._connected = True
-        for line in self._lines.values():
-            self._ask(line)
+    def connect(self, *, sharded: bool = False) -> None:
+        """Begin a connection: ask for all channels.
+
+        Args:
+            sharded: whether this server shards channels. Who listens to a pattern gets an error
+                then, and leaves.
+        """
+        self._connected, self._sharded = True, sharded
+        for line in [*self._lines.values()]:
+            if line.channel.pattern and sharded:
+                self._let_go(line, lambda ear: ear.box.fail(pattern_on_cluster(ear.box.topic)))
+            else:
+                self._ask_for(line)
 
     def cut(self) -> None:
         """End it: whatever is published from now on is lost to all who listened."""
-        self._connected = False
+        self._connected = self._sharded = False
         self._asked.clear()
         self._out.clear()
         for line in self._lines.values():
-            for ear in line.living():
-                ear.box.lost = ear.box.lost or (line.up and ear.box.joined)
-            line.up = False
+            line.drop()
 
     def heard(self, reply: Any) -> bool:
         """Read what the server sent; tell whether a listener has half of what it can hold.
@@ -255,11 +286,14 @@ class Switchboard:
             IndexError: the server has answered what was not asked.
         """
         kind = reply[0] if isinstance(reply, list) else reply
-        if kind == b"message":
+        if kind in (b"message", b"smessage"):
             return self._hand_over(Channel(reply[1], pattern=False), reply[1], reply[2])
         if kind == b"pmessage":
             return self._hand_over(Channel(reply[1], pattern=True), reply[2], reply[3])
-        line = self._asked.popleft()
+        if kind == b"sunsubscribe" and not self._has_asked("SUNSUBSCRIBE", reply[1]):
+            self._moved(Channel(reply[1], pattern=False))
+            return False
+        line = self._asked.popleft().line
         if line is not None:
             line.up = True
             for ear in line.living():
@@ -267,6 +301,20 @@ class Switchboard:
                 ear.box.reconnected()
                 ear.wake()
         return False
+
+    def _has_asked(self, verb: str, name: bytes) -> bool:
+        """Tell whether an answer can be that to the oldest question."""
+        return bool(self._asked) and self._asked[0].command.arguments == (verb, name)
+
+    def _moved(self, channel: Channel) -> None:
+        """Ask again for a channel that the server has taken away, as another node has its slot.
+
+        Either it has come back, and listeners get a gap, or the server refuses it.
+        """
+        line = self._lines.get(channel)
+        if line is not None and line.up:
+            line.drop()
+            self._ask_for(line)
 
     def _hand_over(self, channel: Channel, name: bytes, payload: bytes) -> bool:
         line = self._lines.get(channel)
@@ -293,17 +341,20 @@ class Switchboard:
         Raises:
             IndexError: the server has refused what was not asked.
         """
-        line = self._asked.popleft()
+        line = self._asked.popleft().line
         return None if line is None else line.channel
 
     def fail(self, error: Exception, channel: Channel | None = None) -> None:
         """Give all listeners, or those of a channel, an error, and let them go."""
         for line in [*self._lines.values()]:
             if channel in (None, line.channel):
-                for ear in line.living():
-                    ear.box.fail(error)
-                    ear.wake()
-                del self._lines[line.channel]
+                self._let_go(line, lambda ear: ear.box.fail(error))
+
+    def _let_go(self, line: _Line, tell: Callable[[Ear], None]) -> None:
+        for ear in line.living():
+            tell(ear)
+            ear.wake()
+        del self._lines[line.channel]
 
     def end(self) -> None:
         """Let all listeners go."""

@@ -221,10 +221,13 @@ def subscribe(
             that wait, and then the error SlowListener.
 
     Raises:
-        UsageError: a parameter makes no sense, or the subscription exists with another filter.
+        UsageError: a parameter makes no sense, or the subscription exists with another filter. By
+            the iterator: the topic is a pattern, and the server a node of a cluster with sharded
+            Pub/Sub, which knows none.
         NotConnected, TimedOut: by the iterator: the server was lost and did not come back within
             the client's timeout.
-        ServerRefused: by the iterator: the user may not read there.
+        ServerRefused: by the iterator: the user may not read there, or another node of a cluster
+            has the topic.
 
     Guarantee: each message of a durable topic is delivered at least once; bodies that do not decode
     go to the subscription's dead letters and are not yielded. None for a message of an ephemeral

@@ -52,15 +52,24 @@ class Control:
     It only makes things fast. Who has missed a word gets no message of a paused queue either, and
     learns from its leases what was cancelled.
 
+    A node of a cluster reads only keys of one slot together; there, each queue has a connection.
+
     Args:
+        driver: of the client.
         listener: the connection.
         hearers: key of a queue's control stream -> who reads the queue.
         since: id behind which to listen.
     """
 
     def __init__(
-        self, listener: AsyncListener, hearers: Mapping[str, Hearer], *, since: str
+        self,
+        driver: AsyncDriver,
+        listener: AsyncListener,
+        hearers: Mapping[str, Hearer],
+        *,
+        since: str,
     ) -> None:
+        self._driver = driver
         self._listener = listener
         self._hearers = hearers
         self._heard = dict.fromkeys(hearers, since)
@@ -69,7 +78,7 @@ class Control:
     async def start(cls, driver: AsyncDriver, hearers: Mapping[str, Hearer]) -> Control:
         """Connect. What is said from now on will be heard."""
         since = await driver.run(control.now())
-        return cls(await driver.listener(), hearers, since=since)
+        return cls(driver, await driver.listener(), hearers, since=since)
 
     async def run(self) -> None:
         """Listen until cancelled. It outlives restarts of the server and lost connections."""
@@ -85,6 +94,9 @@ class Control:
                 control.hear(self._heard, BLOCK_MS), BLOCK_MS / 1000 + 6
             )
         except ServerRefused as error:
+            if error.code == "CROSSSLOT":
+                await self._listen_apart()
+                return
             logger.warning("cannot hear of pauses and cancellations: %s", error)
             await asyncio.sleep(REFUSED_PAUSE)
         except BrokerError as error:
@@ -96,6 +108,15 @@ class Control:
                 words, self._heard = said
                 for word in words:
                     self._pass_on(word)
+
+    async def _listen_apart(self) -> None:
+        """Listen to each queue by itself, until cancelled."""
+        await self._listener.close()
+        async with asyncio.TaskGroup() as group:
+            for key, hearer in self._hearers.items():
+                listener = await self._driver.listener()
+                one = Control(self._driver, listener, {key: hearer}, since=self._heard[key])
+                group.create_task(one.run(), name="millstream-control")
 
     def _pass_on(self, word: Word) -> None:
         hearer = self._hearers[word.queue]
