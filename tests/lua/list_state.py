@@ -81,7 +81,7 @@ class ListState(State):
         reads = [*([("s", 1)] if suspect else []), ("", most)]
         return self.run(consume.fetch(self.keys, consumer, reads=reads, now_ms=now_ms))
 
-    def own(self, consumer: str, *elements: bytes, now_ms: int = NOW) -> list[bytes]:
+    def give(self, consumer: str, *elements: bytes, now_ms: int = NOW) -> list[bytes]:
         """Push elements and have a consumer take them, which it must be able to do; their tokens."""
         self.push(*elements)
         found = self.take(consumer, len(elements), now_ms=now_ms).envelopes

@@ -31,7 +31,7 @@ def test_register(lists: ListState) -> None:
 def test_register_again(lists: ListState) -> None:
     """Who comes back has the lease that it says now, and keeps what it has in hand."""
     lists.register("a", lease_ms=LEASE)
-    [token] = lists.own("a", element("5-1"))
+    [token] = lists.give("a", element("5-1"))
     lists.do("ZADD", lists.key("seen"), 7, "a")
     lists.register("a", lease_ms=500)
 
@@ -59,9 +59,9 @@ def test_register_at_a_full_server(own_server: Server, own_lists: ListState) -> 
 def test_pending(lists: ListState) -> None:
     """All that it has, whole, the oldest delivery first; the leases begin anew, only its own."""
     lists.register("a", "b", lease_ms=LEASE)
-    [third] = lists.own("a", element("7-1", "3", k="key"))
-    [first, second] = lists.own("a", element("5-1"), b"2", now_ms=6)
-    [other] = lists.own("b", element("4-1", "4"))
+    [third] = lists.give("a", element("7-1", "3", k="key"))
+    [first, second] = lists.give("a", element("5-1"), b"2", now_ms=6)
+    [other] = lists.give("b", element("4-1", "4"))
     before = lists.now()
 
     found = lists.drive(consume.own_pending(lists.keys, "a"))
@@ -87,7 +87,7 @@ def test_pending_of_nobody(lists: ListState) -> None:
 def test_pending_when_the_consumer_is_not_known(lists: ListState) -> None:
     """What it has is shown; with no lease known, the ends of leases stay as they are."""
     lists.register("a", lease_ms=LEASE)
-    [token] = lists.own("a", element("5-1"))
+    [token] = lists.give("a", element("5-1"))
     lists.do("HDEL", lists.keys.consumers, "a")
 
     assert [one.token for one in lists.drive(consume.own_pending(lists.keys, "a"))] == [token]
@@ -97,7 +97,7 @@ def test_pending_when_the_consumer_is_not_known(lists: ListState) -> None:
 def test_owns(lists: ListState) -> None:
     """A delivery is its consumer's, and nobody else's."""
     lists.register("a", "b")
-    [token] = lists.own("a", element("5-1"))
+    [token] = lists.give("a", element("5-1"))
 
     assert lists.run(consume.owns(lists.keys, "a", token))
     assert not lists.run(consume.owns(lists.keys, "b", token))
@@ -111,8 +111,8 @@ def test_owns(lists: ListState) -> None:
 def test_extend(lists: ListState, used: int) -> None:
     """The leases begin anew, less what counts as used up; others and unknown ones are told as lost."""
     lists.register("a", "b", lease_ms=LEASE)
-    [one, two] = lists.own("a", element("5-1"), element("5-2"))
-    [other] = lists.own("b", element("5-3"))
+    [one, two] = lists.give("a", element("5-1"), element("5-2"))
+    [other] = lists.give("b", element("5-3"))
     lists.do("ZADD", lists.key("seen"), 7, "a")
     before = lists.now()
 
@@ -136,7 +136,7 @@ def test_extend_by_a_consumer_that_is_gone(lists: ListState) -> None:
 def test_extend_at_a_full_server(own_server: Server, own_lists: ListState) -> None:
     """What the consumer has is not lost, whatever becomes of the lease."""
     own_lists.register("a")
-    [token] = own_lists.own("a", element("5-1"))
+    [token] = own_lists.give("a", element("5-1"))
 
     with out_of_memory(own_server):
         assert own_lists.run(consume.extend(own_lists.keys, "a", [token])) == []

@@ -61,7 +61,7 @@ def test_nothing_to_take(lists: ListState) -> None:
 @pytest.mark.parametrize("body", FOREIGN_ELEMENTS)
 def test_any_element_is_a_message(lists: ListState, body: bytes) -> None:
     """What is not in our form is a body, and gets an id for good."""
-    [token, behind] = lists.own("a", body, element("5-1"))
+    [token, behind] = lists.give("a", body, element("5-1"))
 
     held = lists.held("a")
     assert token == f"{NOW}-1000000".encode()
@@ -71,8 +71,8 @@ def test_any_element_is_a_message(lists: ListState, body: bytes) -> None:
 
 def test_copies_are_messages_of_their_own(lists: ListState) -> None:
     """Each copy of an element, in one call or in two, is a delivery of its own with the same id."""
-    tokens = lists.own("a", element("5-1"), element("5-1", "2"))
-    tokens += lists.own("a", element("5-1", "3"))
+    tokens = lists.give("a", element("5-1"), element("5-1", "2"))
+    tokens += lists.give("a", element("5-1", "3"))
 
     assert len(set(tokens)) == 3
     assert tokens[0] == b"5-1"
@@ -84,7 +84,7 @@ def test_copies_are_messages_of_their_own(lists: ListState) -> None:
 
 def test_a_message_that_comes_again(lists: ListState) -> None:
     """It has its id and its counts, and a new token, so that a late owner owns nothing."""
-    [token] = lists.own("a", element(OLD_ID, s=MOVED))
+    [token] = lists.give("a", element(OLD_ID, s=MOVED))
 
     assert token != OLD_ID.encode()
     [one] = lists.drive(consume.own_pending(lists.keys, "a"))
@@ -156,7 +156,7 @@ def test_many_in_one_call(lists: ListState) -> None:
 
 def test_a_consumer_that_is_not_known(lists: ListState) -> None:
     """It takes nothing before it is; what it has to settle, it can."""
-    [token] = lists.own("a", element("5-1"))
+    [token] = lists.give("a", element("5-1"))
     lists.push(element("5-2"))
     lists.do("DEL", lists.keys.consumers)
     with refused("NOGROUP"):
@@ -168,7 +168,7 @@ def test_a_consumer_that_is_not_known(lists: ListState) -> None:
 
 def test_a_paused_queue(lists: ListState) -> None:
     """Nothing is taken, and the answer tells from where to listen; what is in flight ends."""
-    [token] = lists.own("a", element("5-1"))
+    [token] = lists.give("a", element("5-1"))
     lists.push(element("5-2"))
     lists.run(control.pause(lists.keys))
     last = lists.entries("control")[-1].id
@@ -189,7 +189,7 @@ def test_a_paused_queue(lists: ListState) -> None:
 @pytest.mark.parametrize("verb", ["plain", "ack", "finish"])
 def test_ack(lists: ListState, verb: Any) -> None:
     """The message is gone, and counted."""
-    [one, two] = lists.own("a", element("5-1"), element("5-2"))
+    [one, two] = lists.give("a", element("5-1"), element("5-2"))
     ends = () if verb == "plain" else (Settlement(verb, one),)
 
     assert lists.settle("a", *ends, acks=() if ends else (one,)).lost == []
@@ -202,7 +202,7 @@ def test_ack(lists: ListState, verb: Any) -> None:
 @pytest.mark.parametrize("end", [ack, retry, lambda t: reject(t, "no"), release, expire])
 def test_a_late_end_is_refused(lists: ListState, end: Any) -> None:
     """Who does not own the delivery any more changes nothing, neither twice nor beside others."""
-    [late, ours] = lists.own("a", element("5-1"), element("5-2"))
+    [late, ours] = lists.give("a", element("5-1"), element("5-2"))
     lists.run(hand_over_some(lists.keys, "b", crashed=True, max_crashes=3))
     lists.run(hand_over_some(lists.keys, "a", crashed=True, max_crashes=3, now_ms=NOW, limit=1))
     before = (lists.list("front"), lists.counters())
@@ -246,7 +246,7 @@ def test_retry(lists: ListState) -> None:
 
 def test_retries_of_copies(lists: ListState) -> None:
     """None pushes the other out while they wait, and both come back with their id."""
-    [one, two] = lists.own("a", element("5-1"), element("5-1", "2"))
+    [one, two] = lists.give("a", element("5-1"), element("5-1", "2"))
     lists.settle("a", retry(one), retry(two))
     assert set(lists.delayed()) == {"5-1", f"5-1/{two.decode()}"}
 
@@ -258,7 +258,7 @@ def test_retries_of_copies(lists: ListState) -> None:
 @pytest.mark.parametrize(("wake", "known"), [(True, None), (False, None), (True, 100)])
 def test_who_learns_of_a_retry(lists: ListState, wake: bool, known: int | None) -> None:
     """A sleeper is woken, if that was asked for and the retry is due before what it knows."""
-    [token] = lists.own("a", element("5-1"))
+    [token] = lists.give("a", element("5-1"))
     if known is not None:
         lists.delay("4-1", NOW + known)
     lists.settle("a", retry(token), wake=wake)
@@ -268,7 +268,7 @@ def test_who_learns_of_a_retry(lists: ListState, wake: bool, known: int | None) 
 
 def test_reject(lists: ListState) -> None:
     """It is a dead letter, with the reason and all that it had."""
-    [token] = lists.own("a", element("6-1", s=MOVED, k="key"))
+    [token] = lists.give("a", element("6-1", s=MOVED, k="key"))
     lists.settle("a", reject(token, "no", error="ValueError: no"))
 
     letter = lists.only("dead")
@@ -282,7 +282,7 @@ def test_release(lists: ListState) -> None:
     """It is at the front without blame, in the order of the call; a suspect stays one."""
     lists.push(element("7-1", "s", s={"crashes": 2}), to="suspect")
     [suspect] = [one.token for one in lists.take("a", 0, suspect=True).envelopes]
-    [one, two] = lists.own("a", element("5-1"), element("5-2", "2"))
+    [one, two] = lists.give("a", element("5-1"), element("5-2", "2"))
     lists.settle("a", release(one), release(two), release(suspect))
 
     assert [(it.id, it.body) for it in lists.elements("front")] == [("5-1", b"1"), ("5-2", b"2")]
@@ -294,7 +294,7 @@ def test_release(lists: ListState) -> None:
 @pytest.mark.parametrize(("x", "counted"), [("7", "died"), ("7 drop", "dropped")])
 def test_expire(lists: ListState, x: str, counted: str) -> None:
     """It is a dead letter, or nobody misses it."""
-    [token] = lists.own("a", element("5-1", x=x))
+    [token] = lists.give("a", element("5-1", x=x))
     lists.settle("a", expire(token))
 
     assert [one.state["reason"] for one in lists.entries("dead")] == ["expired"] * (
@@ -378,7 +378,7 @@ def test_a_full_server_keeps_what_it_cannot_move(
     own_server: Server, own_lists: ListState, end: Any
 ) -> None:
     """The consumer has it still, and is told why; acknowledgements go on."""
-    [one, two] = own_lists.own("a", element("5-1", x="7"), element("5-2"))
+    [one, two] = own_lists.give("a", element("5-1", x="7"), element("5-2"))
     with out_of_memory(own_server):
         found = own_lists.settle("a", end(one))
         assert list(found.kept) == [one]

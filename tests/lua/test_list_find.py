@@ -69,7 +69,7 @@ def test_cancels_what_is_delayed(lists: ListState) -> None:
 def test_finds_no_other(lists: ListState) -> None:
     """Neither one whose id begins alike, nor whose body has the id, nor what is in flight."""
     lists.register("a")
-    lists.own("a", element("5-1"))
+    lists.give("a", element("5-1"))
     lists.push(element("5-10"), element("15-1"), element("7-1", "5-1"), b"5-1")
     lists.push(element("8-1", s={"id": "8-1", "error": "5-1"}), element("5-1", s=MOVED))
     before = lists.list()
@@ -189,8 +189,8 @@ def stopped(lists: ListState, id: str) -> bool:
 def test_cancels_what_is_in_flight(lists: ListState) -> None:
     """It is a dead letter before its consumer hears of it, whose late end is refused."""
     lists.register("a", "b c")
-    [other] = lists.own("a", element("5-2", "2"))
-    [token] = lists.own("b c", element("6-1", s=MOVED, k="key"))
+    [other] = lists.give("a", element("5-2", "2"))
+    [token] = lists.give("b c", element("6-1", s=MOVED, k="key"))
 
     assert stopped(lists, OLD_ID)
 
@@ -209,7 +209,7 @@ def test_cancels_what_is_in_flight(lists: ListState) -> None:
 def test_what_is_not_in_flight(lists: ListState) -> None:
     """A message that waits is left alone, and so is a lease of nothing."""
     lists.register("a")
-    lists.own("a", element("7-1"))
+    lists.give("a", element("7-1"))
     lists.do("DEL", lists.keys.processing("a"))
     lists.push(element("5-1"))
 
@@ -222,7 +222,7 @@ def test_what_is_not_in_flight(lists: ListState) -> None:
 def test_a_stop_whose_reply_was_lost(lists: ListState) -> None:
     """The second call knows its own work, and takes nobody else's for it."""
     lists.register("a")
-    lists.own("a", element("5-1"))
+    lists.give("a", element("5-1"))
     plan = control.cancel_running(lists.keys, "5-1", now_ms=NOW)
     assert with_a_lost_reply(lists, plan)
     plan = control.cancel_running(lists.keys, "7-1", now_ms=NOW)
@@ -235,7 +235,7 @@ def test_a_stop_whose_reply_was_lost(lists: ListState) -> None:
 def test_a_full_server_stops_nothing(own_server: Server, own_lists: ListState) -> None:
     """Without memory for the dead letter the message stays with its consumer."""
     own_lists.register("a")
-    [token] = own_lists.own("a", element("5-1"))
+    [token] = own_lists.give("a", element("5-1"))
     with out_of_memory(own_server), refused("OOM"):
         stopped(own_lists, "5-1")
 

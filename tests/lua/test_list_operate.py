@@ -24,7 +24,7 @@ def four(lists: ListState) -> tuple[int, int, int, int]:
 def fill(lists: ListState) -> None:
     """One message in each state, and two in the list."""
     lists.register("a")
-    lists.own("a", element("1-1", "owned"))
+    lists.give("a", element("1-1", "owned"))
     lists.push(element("5-1", "first"), b"second")
     lists.push(element("3-1", "handed back"), to="front")
     lists.push(element("6-1", "suspect", s=SUSPECT), to="suspect")

@@ -60,7 +60,7 @@ def hand_over(
 
 def test_takes_over_what_has_expired(lists: ListState) -> None:
     """A first crash sends the message to the front, whole, where the next look finds it."""
-    [token] = lists.own("a", element("5-1", k="key", h='{"a":"b"}', s={"attempts": 2, "x": "y"}))
+    [token] = lists.give("a", element("5-1", k="key", h='{"a":"b"}', s={"attempts": 2, "x": "y"}))
 
     assert run_sweep(lists) == Swept(elected=True, wait_ms=LEASE, moved=1, died=0)
 
@@ -77,7 +77,7 @@ def test_takes_over_what_has_expired(lists: ListState) -> None:
 
 def test_a_lease_ends_at_its_time(lists: ListState) -> None:
     """A ms before it is still its consumer's, and the sweep comes again when it is not."""
-    [token] = lists.own("a", element("5-1"))
+    [token] = lists.give("a", element("5-1"))
 
     assert run_sweep(lists, now_ms=LATER - 25) == Swept(True, 25, 0, 0)
     assert run_sweep(lists, now_ms=LATER - 1) == Swept(True, 20, 0, 0), "not more often than that"
@@ -91,7 +91,7 @@ def test_a_lease_ends_at_its_time(lists: ListState) -> None:
 def test_crashes_are_counted(lists: ListState, crashes: int, where: str) -> None:
     """The second makes it a suspect, one above the limit a dead letter."""
     state = {"id": "5-1", "attempts": 1, "crashes": crashes}
-    lists.own("a", element("6-1", s=state))
+    lists.give("a", element("6-1", s=state))
     died = int(where == "dead")
 
     assert run_sweep(lists) == Swept(True, LEASE, 1 - died, died)
@@ -110,7 +110,7 @@ def test_crashes_are_counted(lists: ListState, crashes: int, where: str) -> None
 @pytest.mark.parametrize("body", [b"2", b"", b"ms1 x\n1"])
 def test_takes_over_plain_bodies(lists: ListState, body: bytes) -> None:
     """They keep the id that they got when they were taken."""
-    [token] = lists.own("a", body)
+    [token] = lists.give("a", body)
     run_sweep(lists)
 
     [moved] = lists.elements("front")
@@ -120,7 +120,7 @@ def test_takes_over_plain_bodies(lists: ListState, body: bytes) -> None:
 @pytest.mark.parametrize("bad", ["{", "7", '{"crashes":-1}', '{"id":"x","crashes":1.5}'])
 def test_takes_over_what_somebody_else_wrote(lists: ListState, bad: str) -> None:
     """A state that makes no sense counts as none."""
-    lists.own("a", element("5-1", s=bad))
+    lists.give("a", element("5-1", s=bad))
     run_sweep(lists)
 
     [moved] = lists.elements("front")
@@ -129,7 +129,7 @@ def test_takes_over_what_somebody_else_wrote(lists: ListState, bad: str) -> None
 
 def test_a_lease_of_nothing(lists: ListState) -> None:
     """The end of a lease whose message is gone is removed, and counts as nothing."""
-    lists.own("a", element("5-1"))
+    lists.give("a", element("5-1"))
     lists.do("DEL", lists.keys.processing("a"))
 
     assert run_sweep(lists) == Swept(True, LEASE, 0, 0)
@@ -139,7 +139,7 @@ def test_a_lease_of_nothing(lists: ListState) -> None:
 
 def test_a_call_takes_over_some(lists: ListState) -> None:
     """The first leases to end come first; the call says to come again at once."""
-    lists.own("a", *(element(f"5-{n}", str(n)) for n in range(1, 4)))
+    lists.give("a", *(element(f"5-{n}", str(n)) for n in range(1, 4)))
 
     assert run_sweep(lists, limit=2) == Swept(True, 20, 2, 0)
     assert [one.body for one in lists.elements("front")] == [b"1", b"2"]
@@ -158,7 +158,7 @@ def test_what_woke_a_dead_reader(lists: ListState) -> None:
 
 def test_a_full_server_keeps_what_it_has(own_server: Server, own_lists: ListState) -> None:
     """What cannot be stored elsewhere stays with its consumer, and the sweep waits a second."""
-    own_lists.own("a", element("5-1"), element("5-2", s={"crashes": 3}))
+    own_lists.give("a", element("5-1"), element("5-2", s={"crashes": 3}))
 
     with out_of_memory(own_server):
         assert run_sweep(own_lists) == Swept(True, 1000, 0, 0)
@@ -173,7 +173,7 @@ def test_a_full_server_keeps_what_it_has(own_server: Server, own_lists: ListStat
 def test_one_is_elected(lists: ListState) -> None:
     """The others wait until its time is over; then one of them takes its place."""
     assert run_sweep(lists, "a", now_ms=NOW) == Swept(True, LEASE, 0, 0)
-    lists.own("b", element("5-1"), now_ms=NOW - LEASE)
+    lists.give("b", element("5-1"), now_ms=NOW - LEASE)
 
     assert run_sweep(lists, "b", now_ms=NOW + 1000) == Swept(False, LEASE, 0, 0)
     assert run_sweep(lists, "a", now_ms=NOW + 1000).moved == 1
@@ -192,7 +192,7 @@ def test_the_shortest_lease_decides(lists: ListState) -> None:
 
 def test_dead_consumers_are_removed(lists: ListState) -> None:
     """Who owns nothing and was not heard of for so long; who owns something stays."""
-    lists.own("b", element("5-1"), now_ms=NOW)
+    lists.give("b", element("5-1"), now_ms=NOW)
     lists.do("ZADD", lists.key("seen"), NOW - 1000, "a", NOW - 1000, "b", NOW - 999, "c")
     run_sweep(lists, now_ms=NOW, forgotten_ms=1000)
 
@@ -206,8 +206,8 @@ def test_dead_consumers_are_removed(lists: ListState) -> None:
 @pytest.mark.parametrize("crashed", [True, False])
 def test_hands_over(lists: ListState, crashed: bool) -> None:
     """All of it goes to the front in its order, with blame or without; the consumer is gone."""
-    tokens = lists.own("a", *(element(f"5-{n}", str(n)) for n in range(1, 4)))
-    [other] = lists.own("b", element("6-1"))
+    tokens = lists.give("a", *(element(f"5-{n}", str(n)) for n in range(1, 4)))
+    [other] = lists.give("b", element("6-1"))
 
     assert hand_over(lists, crashed=crashed) == HandedOver(moved=3, died=0, removed=True)
 
@@ -223,7 +223,7 @@ def test_hands_over(lists: ListState, crashed: bool) -> None:
 @pytest.mark.parametrize(("crashed", "where"), [(True, "dead"), (False, "suspect")])
 def test_hands_over_a_suspect(lists: ListState, crashed: bool, where: str) -> None:
     """It is a suspect still; at its limit, with blame, a dead letter."""
-    lists.own("a", element("5-1", s={"crashes": 2}))
+    lists.give("a", element("5-1", s={"crashes": 2}))
     died = int(crashed)
 
     assert hand_over(lists, crashed=crashed, most=2) == HandedOver(1 - died, died, removed=True)
@@ -233,7 +233,7 @@ def test_hands_over_a_suspect(lists: ListState, crashed: bool, where: str) -> No
 
 def test_some_a_call(lists: ListState) -> None:
     """The consumer is removed when nothing is left; the call can be repeated after that."""
-    lists.own("a", *(element(f"5-{n}", str(n)) for n in range(1, 4)))
+    lists.give("a", *(element(f"5-{n}", str(n)) for n in range(1, 4)))
 
     assert hand_over(lists, limit=2) == HandedOver(2, 0, removed=False)
     assert "a" in lists.leases()
@@ -252,12 +252,13 @@ def test_the_last_one_leaves(lists: ListState) -> None:
     hand_over(lists, "a")
 
     assert lists.list() == []
-    assert lists.leases() == lists.seen() == {}
+    assert not lists.leases()
+    assert not lists.seen()
 
 
 def test_hands_over_at_a_full_server(own_server: Server, own_lists: ListState) -> None:
     """What cannot be stored stays, and so does the consumer."""
-    own_lists.own("a", element("5-1"))
+    own_lists.give("a", element("5-1"))
 
     with out_of_memory(own_server):
         assert hand_over(own_lists) == HandedOver(0, 0, removed=False)
