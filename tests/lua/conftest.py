@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from millstream.driver.blocking import BlockingDriver
+from tests.lua.list_state import ListState
 from tests.lua.state import State
 from tests.support.servers import SERVERS, Server, binary
 
@@ -16,6 +17,14 @@ def state(any_url: str, namespace: str) -> Iterator[State]:
     """An empty queue, used as the user who may touch only the tests' own keys."""
     driver = BlockingDriver(any_url, connect_timeout=5, timeout=5)
     yield State(driver, namespace)
+    driver.close()
+
+
+@pytest.fixture
+def lists(any_url: str, namespace: str) -> Iterator[ListState]:
+    """The same, in a list."""
+    driver = BlockingDriver(any_url, connect_timeout=5, timeout=5)
+    yield ListState(driver, namespace)
     driver.close()
 
 
@@ -33,5 +42,14 @@ def own_state(own_server: Server, namespace: str) -> Iterator[State]:
     """An empty queue on `own_server`."""
     driver = BlockingDriver(own_server.limited_url, connect_timeout=5, timeout=5)
     yield State(driver, namespace)
+    driver.close()
+    own_server.admin().flushall()
+
+
+@pytest.fixture
+def own_lists(own_server: Server, namespace: str) -> Iterator[ListState]:
+    """An empty queue in a list on `own_server`."""
+    driver = BlockingDriver(own_server.limited_url, connect_timeout=5, timeout=5)
+    yield ListState(driver, namespace)
     driver.close()
     own_server.admin().flushall()

@@ -2,66 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
-from millstream.driver.blocking import BlockingDriver
-from millstream.policy import AtMostOnce
 from millstream.protocol import consume, control
-from millstream.protocol.consume import Fetched
 from millstream.protocol.envelope import Envelope
-from millstream.protocol.keys import queue_keys
 from millstream.protocol.settlement import Settlement, fail, reject, release
-from tests.lua.state import NOW, State, out_of_memory, refused
+from tests.lua.list_state import FOREIGN_ELEMENTS, ListState, bodies
+from tests.lua.state import NOW, out_of_memory, refused
 from tests.support.servers import Server
-
-
-class ListState(State):
-    """A queue in a list, read by consumers that take at most once."""
-
-    def __init__(self, driver: BlockingDriver, namespace: str) -> None:
-        super().__init__(driver, namespace)
-        self.keys = queue_keys(namespace, "orders", store="list")
-
-    def pop(self, most: int = 10, *ends: Settlement, now_ms: int | None = NOW) -> Fetched:
-        reads = [("", most)] if most else []
-        return self.run(
-            consume.fetch(self.keys, "w", ends, reads, limits=AtMostOnce(), now_ms=now_ms)
-        )
-
-    def list(self, name: str = "list") -> list[Any]:
-        key = self.keys.ready if name == "list" else self.keys.ready + "-" + name
-        found: list[Any] = self.do("LRANGE", key, 0, -1)
-        return found
-
-
-@pytest.fixture
-def lists(any_url: str, namespace: str) -> Iterator[ListState]:
-    """An empty queue on each supported server."""
-    driver = BlockingDriver(any_url, connect_timeout=5, timeout=5)
-    yield ListState(driver, namespace)
-    driver.close()
-
-
-def bodies(found: Fetched) -> list[bytes | None]:
-    return [envelope.body for envelope in found.envelopes]
 
 
 def back(end: Settlement, envelope: Envelope, number: int) -> Settlement:
     return replace(end, envelope=envelope, number=number)
 
 
-def send(lists: ListState, *elements: bytes) -> None:
-    lists.do("LPUSH", lists.keys.ready, *elements)
-
-
 def test_what_is_taken_is_gone(lists: ListState) -> None:
     """It comes in the order of sending, belongs to nobody, and is counted."""
     lists.register("w")
-    send(lists, b"ms1 7-1000000\n1", b'ms1 7-1000001 {"h":"{}","k":"key"}\n2', b"3", b"4")
+    lists.push(b"ms1 7-1000000\n1", b'ms1 7-1000001 {"h":"{}","k":"key"}\n2', b"3", b"4")
 
     found = lists.pop(3)
 
@@ -75,13 +35,11 @@ def test_what_is_taken_is_gone(lists: ListState) -> None:
     assert leases == 0
 
 
-@pytest.mark.parametrize(
-    "element", [b"", b"ms1 ", b"ms1 1-0", b"ms1 x\n1", b"ms1 1-0 {\n1", b"\xff\n", b"ms1 1-0\r\n"]
-)
+@pytest.mark.parametrize("element", FOREIGN_ELEMENTS)
 def test_any_element_is_a_message(lists: ListState, element: bytes) -> None:
     """What is not in our form is a body, gets an id, and holds up nothing."""
     lists.register("w")
-    send(lists, element, b"1")
+    lists.push(element, b"1")
 
     found = lists.pop()
 
@@ -92,9 +50,9 @@ def test_any_element_is_a_message(lists: ListState, element: bytes) -> None:
 def test_what_was_handed_back_comes_first(lists: ListState) -> None:
     """Suspects and the front before the rest, and never more than was asked for."""
     lists.register("w")
-    send(lists, b"ms1 7-1\n1")
-    lists.do("LPUSH", lists.keys.ready + "-front", b"ms1 5-1\nf")
-    lists.do("LPUSH", lists.keys.ready + "-suspect", b'ms1 6-1 {"s":"{\\"crashes\\":2}"}\ns')
+    lists.push(b"ms1 7-1\n1")
+    lists.push(b"ms1 5-1\nf", to="front")
+    lists.push(b'ms1 6-1 {"s":"{\\"crashes\\":2}"}\ns', to="suspect")
 
     assert bodies(lists.pop(2)) == [b"s", b"f"]
     assert bodies(lists.pop(2)) == [b"1"]
@@ -103,8 +61,8 @@ def test_what_was_handed_back_comes_first(lists: ListState) -> None:
 def test_wake_ups_and_what_a_sleep_brought(lists: ListState) -> None:
     """A wake-up is no message, and what landed belongs to whoever looks first."""
     lists.register("w")
-    send(lists, b"ms1 7-1\n1", b"ms1 wake\n", b"ms1 7-2\n2")
-    lists.do("LPUSH", lists.keys.landing, b"ms1 6-1\n0")
+    lists.push(b"ms1 7-1\n1", b"ms1 wake\n", b"ms1 7-2\n2")
+    lists.push(b"ms1 6-1\n0", to="landing")
 
     assert bodies(lists.pop(3)) == [b"0", b"1", b"2"]
     assert lists.list() == []
@@ -114,7 +72,7 @@ def test_wake_ups_and_what_a_sleep_brought(lists: ListState) -> None:
 def test_a_paused_queue(lists: ListState) -> None:
     """It gives nothing; the answer tells what to wait for."""
     lists.register("w")
-    send(lists, b"1")
+    lists.push(b"1")
     lists.run(control.pause(lists.keys))
 
     found = lists.pop()
@@ -141,7 +99,7 @@ def test_what_is_due(lists: ListState) -> None:
 def test_handing_back(lists: ListState) -> None:
     """Released ones keep their order, others die or are counted, and nothing is done twice."""
     lists.register("w")
-    send(lists, *(f"ms1 7-{n}\n{n}".encode() for n in range(1, 5)))
+    lists.push(*(f"ms1 7-{n}\n{n}".encode() for n in range(1, 5)))
     one, two, three, four = lists.pop().envelopes
     ends = (
         back(release(one.token), one, 1),
@@ -162,7 +120,7 @@ def test_handing_back(lists: ListState) -> None:
 def test_deliveries_that_are_acknowledged_stay(lists: ListState) -> None:
     """Consumers of both kinds get different messages, and keep what is theirs."""
     lists.register("w", "other")
-    send(lists, b"ms1 7-1\n1", b"ms1 7-2\n2")
+    lists.push(b"ms1 7-1\n1", b"ms1 7-2\n2")
     theirs = lists.run(consume.fetch(lists.keys, "other", reads=[("", 1)])).envelopes
 
     assert bodies(lists.pop()) == [b"2"]
@@ -176,7 +134,7 @@ def test_who_is_long_gone_is_forgotten(lists: ListState) -> None:
     """A look removes a consumer that has nothing and was not heard of for minutes."""
     lists.register("w", "silent", "busy")
     seen, leases = lists.keys.listed[9], lists.keys.listed[2]
-    send(lists, b"1")
+    lists.push(b"1")
     lists.run(consume.fetch(lists.keys, "busy", reads=[("", 1)]))
     lists.do("ZADD", seen, NOW - 400_000, "silent", NOW - 400_001, "busy")
     lists.do("ZADD", seen, NOW, "w")
@@ -190,23 +148,19 @@ def test_who_is_long_gone_is_forgotten(lists: ListState) -> None:
 
 def test_a_queue_that_is_gone(lists: ListState) -> None:
     """After a FLUSHALL the consumer has to make itself known again, and nothing is taken before."""
-    send(lists, b"1")
+    lists.push(b"1")
     with refused("NOGROUP"):
         lists.pop()
 
     assert lists.list() == [b"1"]
 
 
-def test_a_full_server_is_emptied(own_server: Server, namespace: str) -> None:
+def test_a_full_server_is_emptied(own_server: Server, own_lists: ListState) -> None:
     """What is taken needs no memory, also when a message has to get an id."""
-    driver = BlockingDriver(own_server.limited_url, connect_timeout=5, timeout=5)
-    lists = ListState(driver, namespace)
-    lists.register("w")
-    send(lists, b"ms1 7-1\n1", b"2")
+    own_lists.register("w")
+    own_lists.push(b"ms1 7-1\n1", b"2")
     with out_of_memory(own_server):
-        found = lists.pop()
-    driver.close()
+        found = own_lists.pop()
 
     assert bodies(found) == [b"1", b"2"]
     assert len({one.state.id for one in found.envelopes}) == 2
-    assert lists.keys.store == "list"

@@ -1,4 +1,4 @@
-"""Replay: the pages of a stream."""
+"""Replay: the pages of a stream, and replay.lua, which reads those of a filter."""
 
 from __future__ import annotations
 

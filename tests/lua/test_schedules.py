@@ -1,4 +1,8 @@
-"""The scripts of schedules: declare, claim, fire, pause, resume, remove."""
+"""The scripts of schedules.
+
+declare_schedule.lua, claim_schedule.lua and fire_schedule.lua; pause_schedule.lua, resume_schedule.lua
+and remove_schedule.lua.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Topics: publish.lua, subscribe.lua, and what other scripts do for a subscription."""
+"""Topics: publish.lua, subscribe.lua, unsubscribe.lua, topic_stats.lua.
+
+And what other scripts do for a subscription.
+"""
 
 from __future__ import annotations
 

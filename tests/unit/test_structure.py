@@ -70,6 +70,13 @@ def header(script: str) -> str:
     return match[0] if match else ""
 
 
+def names_of_tested_scripts() -> set[str]:
+    """The scripts that the modules of tests/lua say they are for, in their docstrings."""
+    texts = (module.read_text("utf-8") for module in modules_of(TESTS / "lua"))
+    docstrings = (ast.get_docstring(ast.parse(text)) or "" for text in texts)
+    return {name for text in docstrings for name in re.findall(r"\b\w+\.lua\b", text)}
+
+
 @pytest.mark.parametrize("module", modules_of(SOURCE), ids=relative)
 def test_modules_and_functions_are_small(module: Path) -> None:
     """A module or function that outgrows its limit is split, by noun."""
@@ -101,6 +108,11 @@ def test_scripts_are_small_and_say_what_they_take(script: Path) -> None:
 
     assert len(text.splitlines()) <= MAX_SCRIPT_LINES
     assert [word for word in ("keys", "argv", "returns") if word not in top] == []
+
+
+def test_every_script_has_tests_of_its_own() -> None:
+    """The docstring of a module in tests/lua names each script, and none that is not there."""
+    assert names_of_tested_scripts() == {script.name for script in scripts()}
 
 
 def test_the_checks_find_violations() -> None:

@@ -24,7 +24,7 @@ def test_unknown_options(worker: ms.Worker, target: Any) -> None:
     """A misspelt option is refused where it is written, by the name of what was called."""
     wrong: Any = {"flter": "eu.>"}
     with pytest.raises(TypeError, match=r"^on\(\) got an .* 'flter'. Did you mean 'filter'\?"):
-        worker.on(target, **wrong)
+        worker.on(target, **wrong)(print)
 
 
 @pytest.mark.parametrize(

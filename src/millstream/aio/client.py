@@ -229,7 +229,6 @@ class AsyncClient:
         """
         check_sendable(queue)
         check_for_many(options)
-        check_options("send_many", options, SendManyOptions.__optional_keys__)
         bodies = list(bodies)
         encoded = [queue.encode(body) for body in bodies]
         if not encoded:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, TypedDict
 
+from millstream.checks import check_options
 from millstream.declare import Queue
 from millstream.errors import UsageError
 from millstream.policy import Duration, milliseconds
@@ -53,11 +54,13 @@ def check_for_many(options: Mapping[str, object]) -> None:
 
     Raises:
         UsageError: it names the option.
+        TypeError: there is no such option.
     """
     for name in ("unique", "unique_for"):
         if name in options:
             message = f"{name} is for one message: call send for each, send_many does not take it"
             raise UsageError(message)
+    check_options("send_many", options, SendManyOptions.__optional_keys__)
 
 
 def placement(

@@ -104,7 +104,6 @@ class Worker:
         Raises:
             UsageError: the queue or subscription has a handler here, or a parameter makes no sense.
         """
-        check_options("on", beginning, Beginning.__optional_keys__)
         options = Options(
             concurrency=concurrency,
             prefetch=prefetch,
@@ -146,6 +145,7 @@ class Worker:
     def _declare(
         self, source: Source[Any] | Topic[Any], function: Callable[..., Any], options: Options
     ) -> None:
+        check_options("on", options.beginning, Beginning.__optional_keys__)
         declared: Any
         known: dict[str, Any]
         if isinstance(source, Topic) and not source.durable:

@@ -7,10 +7,13 @@
 -- @include elements
 local found, limit = {}, tonumber(ARGV[1])
 for _, list in ipairs({ KEYS[13], KEYS[2], KEYS[8], KEYS[1] }) do
-  local elements = redis.call('LRANGE', list, -limit - 1, -1)
-  for i = #elements, 1, -1 do
-    if #found < limit and elements[i] ~= NUDGE then
-      local fields, id = decode(elements[i])
+  -- What reads that slept have brought stands the other way round.
+  local landed = list == KEYS[8]
+  local elements = redis.call('LRANGE', list, landed and 0 or -limit - 1, -1)
+  for i = 1, #elements do
+    local element = elements[landed and i or #elements + 1 - i]
+    if #found < limit and element ~= NUDGE then
+      local fields, id = decode(element)
       found[#found + 1] = { id or '0-0', fields }
     end
   end

@@ -7,6 +7,7 @@
 -- @include elements
 local deleted, limit = 0, tonumber(ARGV[1])
 drop_nudge()
+redis.call('LREM', KEYS[8], 0, NUDGE)
 for _, name in ipairs(redis.call('ZRANGE', KEYS[6], 0, limit - 1)) do
   redis.call('ZREM', KEYS[6], name)
   redis.call('HDEL', KEYS[7], name)

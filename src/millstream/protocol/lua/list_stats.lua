@@ -12,12 +12,14 @@ for i = 1, #seen, 2 do
   local owned = redis.call('HLEN', processing(seen[i]))
   consumers[#consumers + 1] = { seen[i], owned, math.max(0, now - seen[i + 1]) }
 end
-local ready = has_nudge() and -1 or 0
+-- A wake-up is no message, also where a read that slept has put it.
+local ready = (has_nudge() and -1 or 0) - #redis.call('LPOS', KEYS[8], NUDGE, 'COUNT', 0)
 -- Nobody has noted when a plain body came; the first element that tells is no older.
 local oldest, oldest_ms = '', math.huge
 for _, list in ipairs({ KEYS[1], KEYS[2], KEYS[8], KEYS[13] }) do
   ready = ready + redis.call('LLEN', list)
-  for _, element in ipairs(redis.call('LRANGE', list, -2, -1)) do
+  local from = list == KEYS[8] and 0 or -2
+  for _, element in ipairs(redis.call('LRANGE', list, from, from + 1)) do
     local _, id = decode(element)
     local ms = id and tonumber(string.match(id, '^%d+'))
     if ms and ms < oldest_ms then oldest, oldest_ms = id, ms end

@@ -59,9 +59,13 @@ local function nudge()
   end
 end
 
--- What a sleeping read has brought belongs to nobody before a script takes it: back to the list.
+-- What a sleeping read has brought belongs to nobody before a script takes it: back to the list. So does
+-- a wake-up, for its reader may have died; but two would be counted as a message.
 local function put_back_landed()
+  if redis.call('EXISTS', KEYS[8]) == 0 then return end
+  local woken = redis.call('LREM', KEYS[8], 0, NUDGE) > 0
   for _ = 1, redis.call('LLEN', KEYS[8]) do
     redis.pcall('LMOVE', KEYS[8], KEYS[1], 'RIGHT', 'RIGHT')
   end
+  if woken then nudge() end
 end

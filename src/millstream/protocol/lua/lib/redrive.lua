@@ -4,6 +4,9 @@ local now, fits = clock(ARGV[6]), glob(ARGV[5])
 local wanted = {}
 for i = 7, #ARGV do wanted[ARGV[i]] = true end
 
+-- A list has no unique keys, but a letter may be of a time when the queue was a stream.
+local has_unique = not string.find(KEYS[1], ':list$')
+
 -- As it was sent, but for the time to live, which is over. Its unique key may be another's by now.
 local function anew(state, rest)
   local fields = {}
@@ -24,7 +27,7 @@ for _, entry in ipairs(entries) do
   start = '(' .. entry[1]
   local state, rest = state_of(entry[1], entry[2])
   if fits(state.reason or '') and (#ARGV < 7 or wanted[state.id]) then
-    local unique = string.match(named(rest).u or '', '^%l+:(.*)$')
+    local unique = has_unique and string.match(named(rest).u or '', '^%l+:(.*)$')
     if not arrive(state.id, anew(state, rest), false, now) then
       return redis.error_reply('OOM the server has no memory to store the message')
     end
