@@ -222,8 +222,7 @@ def subscribe(
 
     Raises:
         UsageError: a parameter makes no sense, or the subscription exists with another filter. By
-            the iterator: the topic is a pattern, and the server a node of a cluster with sharded
-            Pub/Sub, which knows none.
+            the iterator: a pattern, where a cluster has sharded Pub/Sub, which knows none.
         NotConnected, TimedOut: by the iterator: the server was lost and did not come back within
             the client's timeout.
         ServerRefused: by the iterator: the user may not read there, or another node of a cluster
