@@ -231,7 +231,8 @@ def test_who_shards(mode: bytes, version: bytes, sharded: bool) -> None:
     told = [b"server", b"redis", b"version", version, b"proto", 2, b"mode", mode, b"modules", []]
 
     assert sharding().decode([told]) is sharded
-    assert sharding().decode([ValueError("unknown command")]) is False
+    for silent in (ValueError("unknown command"), [], [b"mode", b"cluster"], [b"mode"]):
+        assert sharding().decode([silent]) is False
 
 
 def test_a_batch_is_published_as_the_server_is_now() -> None:

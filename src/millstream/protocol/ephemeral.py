@@ -96,9 +96,10 @@ def _shards(replies: list[Any]) -> bool:
     (reply,) = replies
     if not isinstance(reply, list):
         return False
-    told = dict(zip(reply[::2], reply[1::2], strict=True))
-    major = told[b"version"].partition(b".")[0]
-    return told[b"mode"] == b"cluster" and int(major) >= _SHARDS_SINCE
+    # What only looks like a server (a proxy, say) may leave something out.
+    told = dict(zip(reply[::2], reply[1::2], strict=False))
+    major = told.get(b"version", b"").partition(b".")[0]
+    return told.get(b"mode") == b"cluster" and major.isdigit() and int(major) >= _SHARDS_SINCE
 
 
 def pattern_on_cluster(topic: str) -> UsageError:
