@@ -50,7 +50,7 @@ class SendOptions(SendManyOptions, total=False):
 
 
 def check_for_many(options: Mapping[str, object]) -> None:
-    """Refuse what no two messages can have in common: all but the first would vanish.
+    """Refuse what there is not, and what no two messages can share: all but the first would vanish.
 
     Raises:
         UsageError: it names the option.
