@@ -6,9 +6,9 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 pytho
 	$(if $(shell $(p) -c 'import sys; print("y" if sys.version_info >= (3, 11) else "")' 2>/dev/null),$(p))))
 BIN := .venv/bin
 READY := $(BIN)/.ready
-# Two workers fit the smallest CI machine; each starts its own servers.
+# Tests wait more than they work, so three workers fit a machine of two cores; each has its own servers.
 # A test that hangs ends its process (tests/support/watchdog.py), which is begun again a few times.
-PYTEST := $(BIN)/pytest -n 2 --dist loadgroup --max-worker-restart 2
+PYTEST := $(BIN)/pytest -n 3 --dist loadgroup --max-worker-restart 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast check format bench sync build clean
