@@ -13,7 +13,8 @@ from benchmarks.messages import TOPIC as PLACED
 
 __all__ = ["TOPIC"]
 
-AT_ONCE = 500
+AT_ONCE = 10_000
+"""Messages a call, as many as `send_many` has."""
 
 PUBLISHES: Mapping[str, int] = {f"publish_to_{count}": count for count in (1, 10, 100)}
 FANS: Mapping[str, int] = {f"fan_out_{count}": count for count in (1, 10, 100)}
