@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import faulthandler
+import os
+import sys
 import uuid
 from collections.abc import Generator, Iterator
 from typing import TextIO
@@ -12,7 +15,7 @@ from hypothesis import settings
 
 from tests.support.leaks import leaked, wipe
 from tests.support.servers import SERVERS, SHARDING, Server, binary
-from tests.support.watchdog import GRACE, open_output, watch
+from tests.support.watchdog import GRACE, WHOLE, forget_stacks, open_stacks, stacks, watch
 
 # A busy machine must not fail a property.
 settings.register_profile("suite", deadline=None)
@@ -100,8 +103,22 @@ def pytest_runtest_makereport(
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep standard error for the watchdog."""
-    config.stash[_output] = open_output()
+    """Open the watchdog's file; the process that leads the run is watched as a whole."""
+    process = os.environ.get("PYTEST_XDIST_WORKER", "main")
+    if process == "main":
+        forget_stacks()
+    config.stash[_output] = open_stacks(process)
+    if getattr(config.option, "numprocesses", None):
+        # Nobody is left to read it from a file.
+        faulthandler.dump_traceback_later(WHOLE, exit=True, file=os.dup(sys.stderr.fileno()))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Tell at the very end where a process stood that was ended."""
+    if not hasattr(config, "workerinput"):
+        for line in stacks():
+            print(line)  # noqa: T201 - pytest's own reporter is done by now
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -1,4 +1,4 @@
-"""The last resort against a test that hangs: its process ends, and says where it stood.
+"""The last resort against a test that hangs: its process ends, and the run says where it stood.
 
 pytest-timeout raises an exception in the main thread, once. Whoever catches it, or waits again on the
 way out (for a child, a thread, a task that does not end), hangs for ever and takes the whole run along.
@@ -7,19 +7,29 @@ way out (for a child, a thread, a task that does not end), hangs for ever and ta
 from __future__ import annotations
 
 import faulthandler
-import os
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TextIO
 
 GRACE = 120.0
 """Seconds beyond a test's time limit: its fixtures may have something to put away."""
 
+WHOLE = 2400.0
+"""Seconds for all tests, several times what they take: so long may a run that does not end hang."""
 
-def open_output() -> TextIO:
-    """Standard error as it is now: pytest captures it for each test."""
-    return os.fdopen(os.dup(sys.stderr.fileno()), "w")
+STACKS = Path("build/stacks")
+"""Where each process writes. What it printed would be far above the end of a long output."""
+
+
+def open_stacks(process: str) -> TextIO:
+    """Return the file for the stacks of a process.
+
+    Args:
+        process: its name, unique in the run.
+    """
+    STACKS.mkdir(parents=True, exist_ok=True)
+    return (STACKS / f"{process}.txt").open("w")
 
 
 @contextmanager
@@ -35,3 +45,30 @@ def watch(limit: float, output: TextIO) -> Iterator[None]:
         yield
     finally:
         faulthandler.cancel_dump_traceback_later()
+
+
+def forget_stacks() -> None:
+    """Delete what earlier runs have left."""
+    for path in STACKS.glob("*.txt"):
+        path.unlink()
+
+
+def stacks() -> Iterator[str]:
+    """Yield what the processes of this run have written, short enough for the end of an output."""
+    for path in sorted(STACKS.glob("*.txt")):
+        if lines := path.read_text().splitlines():
+            yield f"{path}:"
+            yield from _shortened(lines)
+
+
+def _shortened(lines: Iterable[str]) -> Iterator[str]:
+    """Keep the innermost frames of each thread, and those of this project."""
+    depth = 0
+    for line in lines:
+        depth = depth + 1 if line.startswith("  ") else 0
+        ours = "site-packages" not in line and "/lib/python" not in line
+        if depth <= INNERMOST or ours:
+            yield line
+
+
+INNERMOST = 3

@@ -288,11 +288,11 @@ def _exists(pid: int) -> bool:
 
 
 HANGS = """
-import threading
-from tests.support.watchdog import open_output, watch
+import sys, threading
+from tests.support.watchdog import watch
 
 def nobody_ends_this():
-    with watch(0.2, open_output()):
+    with watch(0.2, sys.stderr):
         threading.Event().wait()
 
 nobody_ends_this()
@@ -316,7 +316,7 @@ def test_a_test_that_hangs_ends_its_process() -> None:
 
 def test_a_test_that_ends_is_left_alone() -> None:
     """Behind its block, the watchdog watches nobody."""
-    script = "from tests.support.watchdog import *\nwith watch(0.1, open_output()): pass\nimport time; time.sleep(0.3)  # the work itself"
+    script = "import sys, time\nfrom tests.support.watchdog import watch\nwith watch(0.1, sys.stderr): pass\ntime.sleep(0.3)"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, timeout=30, check=False)
 
     assert done.returncode == 0
