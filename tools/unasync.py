@@ -31,15 +31,17 @@ SUBSTITUTIONS = [
     # Types
     (r"\bAsyncGenerator\[(.+), None\]", r"Generator[\1, None, None]"),
     (r"\bAsyncGenerator\b", "Generator"),
+    (r"\bAwaitable\[(\w+)\]", r"\1"),
     # Names
     (r"\baclose\b", "close"),
     (r"\bAsyncClient\b", "Client"),
     (
-        r"\bAsync(Ahead|Driver|Inbox|Listener|PubSub|Sender|WaitingSender)\b",
+        r"\bAsync(Ahead|Background|Driver|Inbox|Letterbox|Listener|PubSub|Sender|WaitingSender)\b",
         r"Blocking\1",
     ),
     (r"\bDelivery\b", "SyncDelivery"),
     (r"\bFeed\b", "SyncFeed"),
+    (r"\bRequest\b", "SyncRequest"),
     (r"\bmillstream\.aio\b", "millstream.sync"),
     (r"\bdriver\.aio", "driver.blocking"),
     # Words

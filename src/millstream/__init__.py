@@ -10,15 +10,20 @@ from importlib.metadata import version as _version
 from millstream.aio.client import AsyncClient
 from millstream.aio.delivery import Delivery
 from millstream.aio.feed import Feed
+from millstream.aio.request import Request
 from millstream.declare import Queue
+from millstream.endpoint import Endpoint
 from millstream.errors import (
     BrokerError,
     DeliveryError,
     LeaseLost,
     MillstreamError,
+    NoResponders,
     NotConnected,
     QueueFull,
     Reject,
+    RemoteError,
+    ResponderLost,
     RetryLater,
     ServerRefused,
     SlowListener,
@@ -43,6 +48,7 @@ from millstream.policy import Backoff, Bound, Rate, Retain, Retry
 from millstream.sync.client import Client
 from millstream.sync.delivery import SyncDelivery
 from millstream.sync.feed import SyncFeed
+from millstream.sync.request import SyncRequest
 from millstream.topic import EARLIEST, LATEST, Subscription, Topic
 from millstream.worker import Worker
 
@@ -58,12 +64,14 @@ __all__ = [
     "DeadLetter",
     "Delivery",
     "DeliveryError",
+    "Endpoint",
     "Feed",
     "Heard",
     "LeaseLost",
     "Message",
     "MillstreamError",
     "Missed",
+    "NoResponders",
     "NotConnected",
     "Queue",
     "QueueFull",
@@ -71,6 +79,9 @@ __all__ = [
     "Rate",
     "Receipt",
     "Reject",
+    "RemoteError",
+    "Request",
+    "ResponderLost",
     "Retain",
     "Retry",
     "RetryLater",
@@ -81,6 +92,7 @@ __all__ = [
     "SubscriptionStats",
     "SyncDelivery",
     "SyncFeed",
+    "SyncRequest",
     "TimedOut",
     "Topic",
     "TopicStats",

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from millstream.declare import Queue
+from millstream.endpoint import Endpoint
 from millstream.errors import UsageError
 from millstream.message_id import is_id
 from millstream.topic import Source, Subscription, Topic
@@ -16,6 +17,7 @@ __all__ = [
     "check_confirmed",
     "check_countable",
     "check_cursor",
+    "check_endpoint",
     "check_ephemeral",
     "check_headers",
     "check_ids",
@@ -78,6 +80,13 @@ def check_topic(topic: object) -> None:
         raise UsageError(message)
     if not isinstance(topic, Topic):
         message = f"expected a Topic, not {_shown(topic)}"
+        raise UsageError(message)
+
+
+def check_endpoint(endpoint: object) -> None:
+    """Refuse what nobody can ask."""
+    if not isinstance(endpoint, Endpoint):
+        message = f"expected an Endpoint, not {_shown(endpoint)}"
         raise UsageError(message)
 
 

@@ -12,6 +12,9 @@ The tree says what the caller can do about an error::
     │   └── UnsupportedServer it is too old
     ├── DeliveryError         one message
     │   ├── LeaseLost         another consumer owns the message by now
+    │   ├── NoResponders      no worker serves the endpoint; nothing was done
+    │   ├── RemoteError       the handler of a request raised
+    │   ├── ResponderLost     the worker that had a request died, or was stopped
     │   └── Undecodable       its body does not fit the declared type
     ├── SlowListener          a listener's buffer was full, and it asked to be disconnected then
     ├── RetryLater            raised by a handler: try this message again later
@@ -29,9 +32,12 @@ __all__ = [
     "DeliveryError",
     "LeaseLost",
     "MillstreamError",
+    "NoResponders",
     "NotConnected",
     "QueueFull",
     "Reject",
+    "RemoteError",
+    "ResponderLost",
     "RetryLater",
     "ServerRefused",
     "SlowListener",
@@ -80,15 +86,32 @@ class NotConnected(BrokerError, ConnectionError):
 
 
 class TimedOut(BrokerError, TimeoutError):
-    """The server did not answer in time; whether it did the work is not known.
+    """The server did not answer in time, or an endpoint did not; whether the work was done is not known.
 
     Attributes:
-        url: the address of the server, its password hidden.
+        url: the address of the server, its password hidden; None for a request.
+        endpoint: for a request, the name of its endpoint.
+        id: for a request, its id; empty when the server has not confirmed it.
+        state: for a request, what was known last: ``queued``, ``running`` or ``unknown``.
+        seconds: for a request that was running, for how long at the least.
     """
 
-    def __init__(self, message: str, *, url: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        url: str | None = None,
+        endpoint: str | None = None,
+        id: str = "",
+        state: str = "unknown",
+        seconds: float = 0.0,
+    ) -> None:
         super().__init__(message)
         self.url = url
+        self.endpoint = endpoint
+        self.id = id
+        self.state = state
+        self.seconds = seconds
 
 
 class ServerRefused(BrokerError):
@@ -163,6 +186,51 @@ class Undecodable(DeliveryError):
     def __init__(self, message: str, *, queue: str, id: str, reason: str) -> None:
         super().__init__(message, queue=queue, id=id)
         self.reason = reason
+
+
+class NoResponders(DeliveryError):
+    """No live worker serves the endpoint (or there is no such endpoint): nobody began with the request."""
+
+
+class ResponderLost(DeliveryError):
+    """The worker that had the request died or was stopped, or its reply was lost.
+
+    Whether the work was done is not known. A request to an endpoint with ``idempotent=True`` is
+    handled again instead.
+
+    Attributes:
+        reason: ``crashed``, ``stopped``, ``cancelled`` (by somebody else than the caller), or
+            ``unknown``.
+    """
+
+    def __init__(self, message: str, *, queue: str, id: str, reason: str) -> None:
+        super().__init__(message, queue=queue, id=id)
+        self.reason = reason
+
+
+class RemoteError(DeliveryError):
+    """The handler of a request raised an exception that the endpoint does not name in ``errors``.
+
+    Attributes:
+        type_name: the name of its class.
+        detail: what it said.
+        traceback: the last lines of its traceback, if the worker lets them out; else None.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        queue: str,
+        id: str,
+        type_name: str,
+        detail: str,
+        traceback: str | None = None,
+    ) -> None:
+        super().__init__(message, queue=queue, id=id)
+        self.type_name = type_name
+        self.detail = detail
+        self.traceback = traceback
 
 
 class SlowListener(MillstreamError):

@@ -206,6 +206,7 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
         partitions: the same of each partition, when the queue has several; they are counted one
             after the other.
         kept: messages that were handled and are kept (``Queue(keep=)``).
+        late: replies to requests so far for which nobody waited any more, of an endpoint.
     """
 
     name: str
@@ -226,6 +227,7 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
     paused: bool = False
     partitions: tuple[QueueStats, ...] = ()
     kept: int = 0
+    late: int = 0
 
 
 class SubscriptionStats(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
+from millstream.aio import endpoints as _endpoints
 from millstream.aio import operate
 from millstream.aio import replay as _replay
 from millstream.aio import schedules as _schedules
@@ -20,6 +21,7 @@ from millstream.aio.delivery import Delivery
 from millstream.aio.ephemeral import Ephemeral
 from millstream.aio.publishers import Publishers
 from millstream.aio.reader import QueueReader
+from millstream.aio.requests import Requests
 from millstream.aio.router import Placer, QueueSender, placer_of, sender_of
 from millstream.checks import check_options, check_prefetch, check_sendable, check_source
 from millstream.declare import Queue, check_name
@@ -79,6 +81,7 @@ class AsyncClient:
         self._senders: dict[str, QueueSender] = {}
         self._placers: dict[str, Placer] = {}
         self._publishers = Publishers(self._driver, namespace)
+        self._requests = Requests(self._driver, namespace)
         # Receivers may start at the same time, in threads even: all get the same keeper.
         self._guard = threading.Lock()
         self._keeper: LeaseKeeper | None = None
@@ -109,6 +112,11 @@ class AsyncClient:
         """What publishes to topics."""
         return self._publishers
 
+    @property
+    def requests(self) -> Requests:
+        """What sends requests, and mail to other clients."""
+        return self._requests
+
     async def connect(self) -> Self:
         """Connect now, and check the server. The first operation does so, too.
 
@@ -137,6 +145,7 @@ class AsyncClient:
             await sender.close()
         await self._ephemeral.aclose()
         await self._publishers.close()
+        await self._requests.aclose()
         for reader in list(self._readers):
             await reader.aclose()
         with self._guard:
@@ -283,6 +292,8 @@ class AsyncClient:
 
     publish = _topics.publish
     publish_many = _topics.publish_many
+
+    request = _endpoints.request
 
     # Receiving
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from redis import exceptions
 
 from millstream.driver.aio_ahead import AsyncAhead
+from millstream.driver.aio_background import AsyncBackground
+from millstream.driver.aio_letterbox import AsyncLetterbox
 from millstream.driver.aio_listener import AsyncListener
 from millstream.driver.aio_pubsub import AsyncPubSub
 from millstream.driver.aio_sender import AsyncSender, Run
@@ -206,6 +209,14 @@ class AsyncDriver:
     def waiting_sender(self, keys: QueueKeys, bound: Bound) -> AsyncWaitingSender:
         """Return what has sends to a full queue wait."""
         return AsyncWaitingSender(self.run, self.listener, keys, bound)
+
+    def letterbox(self) -> AsyncLetterbox[Any]:
+        """Return a place where things wait for one task."""
+        return AsyncLetterbox()
+
+    def background(self, main: Callable[[], Awaitable[None]], name: str) -> AsyncBackground:
+        """Begin work that goes on beside its owner."""
+        return AsyncBackground(main, name)
 
     async def listener(self) -> AsyncListener:
         """Return a connection of its own for reads that sleep at the server."""

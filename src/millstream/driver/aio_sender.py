@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from millstream.errors import QueueFull
+from millstream.errors import MillstreamError
 from millstream.protocol.op import Op
 from millstream.protocol.send import Batch, chunks
 
@@ -22,7 +22,7 @@ __all__ = ["AsyncSender", "Run"]
 
 Lane = tuple[str, "itertools.count[int]"]
 R = TypeVar("R")
-Outcome = Sequence[R | QueueFull] | BaseException
+Outcome = Sequence[R | MillstreamError] | BaseException
 Tell = Callable[[Outcome[R]], None]
 Waiting = list[asyncio.Future[R]]
 Run = Callable[[Op[Any]], Awaitable[Any]]
@@ -66,7 +66,7 @@ class AsyncSender(Generic[R]):
 
         Raises:
             BrokerError: when awaited: it is not known to be stored. The same for all of the batch.
-            QueueFull: when awaited: this one is not stored.
+            MillstreamError: when awaited: this one is not stored, such as QueueFull.
         """
         bodies = self._bodies
         index = len(bodies)
@@ -126,7 +126,9 @@ class AsyncSender(Generic[R]):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _transmit(self, op: Op[Sequence[R | QueueFull]], lane: Lane, tell: Tell[R]) -> None:
+    async def _transmit(
+        self, op: Op[Sequence[R | MillstreamError]], lane: Lane, tell: Tell[R]
+    ) -> None:
         try:
             stored = await self._run(op)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the senders must know
@@ -161,7 +163,7 @@ def _tell_each(waiting: Waiting[R], outcome: Outcome[R]) -> None:
             _fail(one, outcome)
     else:
         for one, result in zip(waiting, outcome, strict=True):
-            if isinstance(result, QueueFull):
+            if isinstance(result, MillstreamError):
                 _fail(one, result)
             elif not one.done():
                 one.set_result(result)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from redis import exceptions
 
 from millstream.driver.blocking_ahead import BlockingAhead
+from millstream.driver.blocking_background import BlockingBackground
+from millstream.driver.blocking_letterbox import BlockingLetterbox
 from millstream.driver.blocking_listener import BlockingListener
 from millstream.driver.blocking_pubsub import BlockingPubSub
 from millstream.driver.blocking_sender import BlockingSender, Run
@@ -318,6 +321,14 @@ class BlockingDriver:
     def waiting_sender(self, keys: QueueKeys, bound: Bound) -> BlockingWaitingSender:
         """Return what has sends to a full queue wait."""
         return BlockingWaitingSender(self.run, self.listener, keys, bound)
+
+    def letterbox(self) -> BlockingLetterbox[Any]:
+        """Return a place where things wait for one thread."""
+        return BlockingLetterbox()
+
+    def background(self, main: Callable[[], None], name: str) -> BlockingBackground:
+        """Begin work that goes on beside its owner."""
+        return BlockingBackground(main, name)
 
     def listener(self) -> BlockingListener:
         """Return a connection of its own for reads that sleep at the server."""

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
-from millstream.errors import NotConnected, QueueFull, UsageError
+from millstream.errors import MillstreamError, NotConnected, UsageError
 from millstream.protocol.op import Op
 from millstream.protocol.send import Batch, chunks
 
@@ -32,7 +32,7 @@ class _Gathered(Generic[R]):
         self.bodies: list[Any] = []
         self.headers: list[bytes] = []
         self.taken = False
-        self.stored: list[R | QueueFull] = []
+        self.stored: list[R | MillstreamError] = []
         self.error: Exception | None = None
 
 
@@ -59,7 +59,7 @@ class BlockingSender(Generic[R]):
 
         Raises:
             BrokerError: it is not known to be stored. The same for all of the batch.
-            QueueFull: this one is not stored.
+            MillstreamError: this one is not stored, such as QueueFull.
         """
         if os.getpid() != self._pid:
             # Locks that another thread held at the fork stay locked for ever.
@@ -78,7 +78,7 @@ class BlockingSender(Generic[R]):
                 self._transmit(batch)
         if index < len(batch.stored):
             result = batch.stored[index]
-            if isinstance(result, QueueFull):
+            if isinstance(result, MillstreamError):
                 raise result
             return result
         assert batch.error is not None  # noqa: S101 - all are stored unless there was one
@@ -111,9 +111,9 @@ class BlockingSender(Generic[R]):
 
     def _send(
         self, bodies: Sequence[Any], headers: Sequence[bytes] | None
-    ) -> Sequence[R | QueueFull]:
+    ) -> Sequence[R | MillstreamError]:
         """Send one batch; the caller holds the lock, so that there is one at a time."""
-        stored: Sequence[R | QueueFull] = self._run(
+        stored: Sequence[R | MillstreamError] = self._run(
             self._batch(self._producer, next(self._numbers), bodies, headers)
         )
         return stored

@@ -64,6 +64,7 @@ def stats(keys: QueueKeys) -> Op[QueueStats]:
             consumers=consumers_of(consumers),
             paused=bool(paused),
             kept=kept,
+            late=int(totals.get(b"late", 0)),
         )
 
     return Op((command,), decode)

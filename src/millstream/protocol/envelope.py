@@ -82,6 +82,7 @@ class Envelope(msgspec.Struct, eq=False, gc=False):
     token: bytes
     fields: Sequence[bytes]
     _parsed: tuple[State, Mapping[str, str], str | None] | None = None
+    _raw: dict[bytes, bytes] | None = None
 
     @property
     def body(self) -> bytes | None:
@@ -94,7 +95,10 @@ class Envelope(msgspec.Struct, eq=False, gc=False):
     @property
     def raw(self) -> dict[bytes, bytes]:
         """The entry's fields."""
-        return dict(zip(self.fields[::2], self.fields[1::2], strict=False))
+        raw = self._raw
+        if raw is None:
+            raw = self._raw = dict(zip(self.fields[::2], self.fields[1::2], strict=False))
+        return raw
 
     @property
     def state(self) -> State:

@@ -15,6 +15,7 @@ __all__ = [
     "TopicKeys",
     "in_special_lane",
     "is_suspect",
+    "mailbox_key",
     "queue_keys",
     "subscription_keys",
     "topic_keys",
@@ -80,7 +81,7 @@ class QueueKeys:
         config: hash, what an ordered queue is declared with; in partition 0 only. Of a
             subscription that of its topic.
         members: sorted set, worker -> when its share of the partitions goes to others unless it
-            is heard of; in partition 0 only.
+            is heard of; in partition 0 only. Of an endpoint: the workers that serve it.
         schedules: hash, name of a schedule -> JSON: when it ticks, and its next tick; in
             partition 0 only.
         senders: sorted set, the tickets of producers that wait for room in a full queue -> their
@@ -372,3 +373,11 @@ def _queue_keys(
         room=f"{prefix}:room",
         prefix=prefix,
     )
+
+
+def mailbox_key(namespace: str, client: str) -> str:
+    """Return the stream where a client gets the replies to its requests; it expires.
+
+    No queue has such a prefix: a partition is a number.
+    """
+    return f"{namespace}:{{client/{client}}}:mailbox"

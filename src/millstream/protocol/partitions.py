@@ -193,14 +193,14 @@ def declared(keys: Divided, default: int | None = 1) -> Op[Any]:
 
 
 def join(
-    keys: QueueKeys, member: str, partitions: int, *, now_ms: int | None = None
+    keys: QueueKeys, member: str, partitions: int | None, *, now_ms: int | None = None
 ) -> Op[list[str]]:
     """Become a member, or go on as one; the result is all members.
 
     Args:
         keys: of partition 0.
         member: a worker.
-        partitions: of the queue.
+        partitions: of the queue; None: of an endpoint, whose members only show that they live.
         now_ms: the time, for tests; None: the server's clock.
 
     Raises:

@@ -172,10 +172,11 @@ def hand_over_all(
         crashed: whether this counts as a crash of each message.
         max_crashes: how many a message may have.
     """
+    # First, so that others read its partitions when the work comes back to them, and so that callers of
+    # an endpoint do not count on it.
+    yield leave_partitions(keys, worker)
     if partitions == 1:
         return (yield from hand_over(keys, worker, crashed=crashed, max_crashes=max_crashes))
-    # First, so that others read its partitions when the work comes back to them.
-    yield leave_partitions(keys, worker)
     moved = died = 0
     for number in range(partitions):
         at = keys.at(number)

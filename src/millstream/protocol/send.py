@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence, Sized
 from functools import partial
 from typing import Any, TypeVar
 
-from millstream.errors import QueueFull
+from millstream.errors import MillstreamError
 from millstream.message import Receipt
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.op import Argument, Op, load_script
@@ -69,7 +69,9 @@ def in_a_row(count: int, replies: Sequence[bytes]) -> list[Receipt]:
     return [Receipt(f"{prefix}{number}") for number in range(first, first + count)]
 
 
-Batch = Callable[[str, int, Sequence[Any], Sequence[bytes] | None], Op[Sequence[R | QueueFull]]]
+Batch = Callable[
+    [str, int, Sequence[Any], Sequence[bytes] | None], Op[Sequence[R | MillstreamError]]
+]
 """Makes the operation that sends a batch: of which producer, its number, messages, their headers.
 
 Its result tells what came of each message."""

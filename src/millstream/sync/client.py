@@ -28,6 +28,7 @@ from millstream.protocol.options import (
 )
 from millstream.protocol.partitions import check_not_ordered, declare
 from millstream.protocol.subscriptions import subscribe
+from millstream.sync import endpoints as _endpoints
 from millstream.sync import operate
 from millstream.sync import replay as _replay
 from millstream.sync import schedules as _schedules
@@ -36,6 +37,7 @@ from millstream.sync.delivery import SyncDelivery
 from millstream.sync.ephemeral import Ephemeral
 from millstream.sync.publishers import Publishers
 from millstream.sync.reader import QueueReader
+from millstream.sync.requests import Requests
 from millstream.sync.router import Placer, QueueSender, placer_of, sender_of
 from millstream.topic import Source, Subscription
 
@@ -79,6 +81,7 @@ class Client:
         self._senders: dict[str, QueueSender] = {}
         self._placers: dict[str, Placer] = {}
         self._publishers = Publishers(self._driver, namespace)
+        self._requests = Requests(self._driver, namespace)
         # Receivers may start at the same time, in threads even: all get the same keeper.
         self._guard = threading.Lock()
         self._keeper: LeaseKeeper | None = None
@@ -109,6 +112,11 @@ class Client:
         """What publishes to topics."""
         return self._publishers
 
+    @property
+    def requests(self) -> Requests:
+        """What sends requests, and mail to other clients."""
+        return self._requests
+
     def connect(self) -> Self:
         """Connect now, and check the server. The first operation does so, too.
 
@@ -137,6 +145,7 @@ class Client:
             sender.close()
         self._ephemeral.close()
         self._publishers.close()
+        self._requests.close()
         for reader in list(self._readers):
             reader.close()
         with self._guard:
@@ -281,6 +290,8 @@ class Client:
 
     publish = _topics.publish
     publish_many = _topics.publish_many
+
+    request = _endpoints.request
 
     # Receiving
 

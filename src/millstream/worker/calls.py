@@ -10,15 +10,20 @@ from typing import Any
 from millstream.aio.delivery import Delivery, Owner
 from millstream.protocol.settlement import Settlement
 from millstream.sync.delivery import SyncDelivery
+from millstream.worker.answering import Answering, as_answer, in_thread
 from millstream.worker.handler import Handler, Middleware
-from millstream.worker.handling import Call
+from millstream.worker.handling import Call, Holder
 from millstream.worker.threads import ThreadSlots
 
 __all__ = ["build_call", "limited", "wrapped"]
 
 
 def build_call(
-    handler: Handler, middleware: Sequence[Middleware], threads: ThreadSlots | None, owner: Owner
+    handler: Handler,
+    middleware: Sequence[Middleware],
+    threads: ThreadSlots | None,
+    holder: Holder,
+    answering: Answering | None = None,
 ) -> Call:
     """Compose what runs for each message or batch. Without options, it is the handler itself.
 
@@ -26,17 +31,22 @@ def build_call(
         handler: as declared.
         middleware: the first is the outermost.
         threads: where plain functions run.
-        owner: of the deliveries.
+        holder: of the deliveries.
+        answering: of an endpoint; None: the handler is of a queue.
     """
-    if threads is not None:
-        call = _in_thread(handler, threads, owner)
-    else:
+    if threads is None:
         call = _as_coroutine(handler)
         if handler.timeout is not None:
             call = limited(call, handler.timeout)
+    elif answering is None:
+        call = _in_thread(handler, threads, holder)
+    else:
+        call = in_thread(handler, threads)
+    if answering is not None:
+        call = as_answer(handler, call)
     for layer in reversed(middleware):
         call = wrapped(layer, call)
-    return call
+    return call if answering is None else answering.around(call)
 
 
 def _as_coroutine(handler: Handler) -> Call:
@@ -49,13 +59,14 @@ def _as_coroutine(handler: Handler) -> Call:
 def limited(inner: Call, seconds: float) -> Call:
     """Cancel a coroutine that takes longer."""
 
-    async def limited(body: Any, delivery: Any) -> None:
+    async def limited(body: Any, delivery: Any) -> Any:
         async with asyncio.timeout(seconds) as limit:
-            await inner(body, delivery)
+            result = await inner(body, delivery)
         if limit.expired():
             # It has swallowed its cancellation. It was too late, as a thread would be.
             message = "the handler took longer than its timeout"
             raise TimeoutError(message)
+        return result
 
     return limited
 

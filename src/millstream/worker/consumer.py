@@ -8,12 +8,14 @@ from dataclasses import dataclass
 
 from millstream.aio.client import AsyncClient
 from millstream.protocol.control import Word
+from millstream.worker.answering import Answering
 from millstream.worker.calls import build_call
 from millstream.worker.control import Hearer
 from millstream.worker.handler import Handler, Middleware
 from millstream.worker.handling import Handling
 from millstream.worker.permits import Turn
 from millstream.worker.prefetch import Prefetch
+from millstream.worker.presence import run_presence
 from millstream.worker.reader import Reader
 from millstream.worker.slots import Slots
 from millstream.worker.sweeper import run_sweeper
@@ -91,7 +93,10 @@ class Consumer:
             prefetch=Prefetch(handler.room, _prefetch_of(handler)),
         )
         threads = share.threads if share else threads_of(handler)
-        call = build_call(handler, middleware, threads, reader.holdings)
+        answering = None
+        if handler.endpoint is not None:
+            answering = Answering(handler, mq.requests, reader.keys, reader.holdings)
+        call = build_call(handler, middleware, threads, reader.holdings, answering)
         if share:
             call = share.turn.around(call, reader.holdings.make_sure)
         interrupt = None if threads is None else threads.interrupt
@@ -148,15 +153,18 @@ class Consumer:
             # It has nothing that others could take over, and what others have is theirs.
             await self._reader.run()
             return
-        keys = self._reader.keys
-        sweeper = asyncio.create_task(
-            run_sweeper(self._mq.driver, keys, self.name, self.handler), name="millstream-sweeper"
-        )
+        driver, keys = self._mq.driver, self._reader.keys
+        sweeping = run_sweeper(driver, keys, self.name, self.handler)
+        upkeep = [asyncio.create_task(sweeping, name="millstream-sweeper")]
+        if self.handler.endpoint is not None:
+            showing = run_presence(driver, keys, self.name)
+            upkeep.append(asyncio.create_task(showing, name="millstream-presence"))
         try:
             await self._reader.run()
         finally:
-            sweeper.cancel()
-            await asyncio.wait([sweeper])
+            for task in upkeep:
+                task.cancel()
+            await asyncio.wait(upkeep)
 
     def stop(self) -> None:
         """Stop reading; ``run`` comes to its end."""

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, TypedDict
 
 from millstream.declare import Queue
+from millstream.endpoint import Endpoint
 from millstream.errors import UsageError
 from millstream.policy import Duration, Retry, milliseconds
 from millstream.topic import Source, Start, Subscription, Topic
@@ -60,6 +61,7 @@ class Options:
     batch_wait: Duration | None = None
     subscription: str | None = None
     beginning: Beginning = field(default_factory=Beginning)
+    tracebacks: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +80,8 @@ class Handler:
         retry: attempts, backoff, crash limit.
         batch: messages in a full batch; None: it handles single messages.
         batch_wait: seconds after which a batch begins that is not full.
+        endpoint: whose requests are handled; None: it is the handler of a queue or subscription.
+        tracebacks: whether callers get to see tracebacks.
     """
 
     queue: Source[Any]
@@ -90,6 +94,13 @@ class Handler:
     retry: Retry
     batch: int | None
     batch_wait: float
+    endpoint: Endpoint[Any, Any] | None = None
+    tracebacks: bool = False
+
+    @property
+    def once(self) -> bool:
+        """Whether nobody may get a message again with which this handler has begun."""
+        return self.endpoint is not None and not self.endpoint.idempotent
 
     @property
     def room(self) -> int:
@@ -98,7 +109,9 @@ class Handler:
 
 
 def declare_handler(
-    target: Source[Any] | Topic[Any], function: Callable[..., Any], options: Options
+    target: Source[Any] | Topic[Any] | Endpoint[Any, Any],
+    function: Callable[..., Any],
+    options: Options,
 ) -> Handler:
     """Check what was declared and fill in defaults.
 
@@ -106,6 +119,10 @@ def declare_handler(
         UsageError: it names the function and the parameter.
     """
     name = getattr(function, "__qualname__", repr(function))
+    endpoint = target if isinstance(target, Endpoint) else None
+    if endpoint is not None:
+        _check_answering(f"worker.on({name})", endpoint, options)
+        target = endpoint.queue
     queue = _source(f"worker.on({name})", target, options)
     is_async = is_coroutine(function, name)
     check_numbers(options, name)
@@ -135,7 +152,17 @@ def declare_handler(
         retry=retry or queue.retry,
         batch=options.batch,
         batch_wait=BATCH_WAIT if wait is None else wait,
+        endpoint=endpoint,
+        tracebacks=options.tracebacks,
     )
+
+
+def _check_answering(where: str, endpoint: Endpoint[Any, Any], options: Options) -> None:
+    """Refuse what makes no sense where each message gets a reply of its own, and is tried once."""
+    for parameter in ("retry", "batch", "batch_wait"):
+        if getattr(options, parameter) is not None:
+            message = f"{where}: {parameter} is for queues and topics, and this is {endpoint.title}"
+            raise UsageError(message)
 
 
 def is_coroutine(function: Callable[..., Any], name: str) -> bool:

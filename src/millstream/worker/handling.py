@@ -197,7 +197,7 @@ class Handling:
             # somebody cancels all tasks of this event loop, the slot among them.
             for delivery in left:
                 token = delivery.envelope.token
-                self._stopped[token] = settlement.release(token)
+                self._stopped[token] = self._handed_back(token)
             return True
         if left:
             for end in ends_of(left, error, self._handler.retry):
@@ -209,6 +209,12 @@ class Handling:
                 exc_info=error,
             )
         return False
+
+    def _handed_back(self, token: bytes) -> Settlement:
+        """Return how a delivery ends whose handler is stopped before it could finish."""
+        if self._handler.once:
+            return settlement.reject(token, "stopped")
+        return settlement.release(token)
 
     def _over(self, tokens: Iterable[bytes], task: asyncio.Task[Any]) -> None:
         """A handler has come to its end; so do the messages that were taken from it."""
@@ -286,7 +292,7 @@ class Handling:
         for token in self._running:
             if self._left(token):
                 is_async = self._handler.is_async
-                self._stopped[token] = settlement.release(token) if is_async else None
+                self._stopped[token] = self._handed_back(token) if is_async else None
         self._cancel({task for task, _ in self._running.values()})
 
     def _cancel(self, tasks: Iterable[asyncio.Task[Any]]) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar, Unpack
 from millstream.aio.client import AsyncClient
 from millstream.checks import check_ephemeral, check_options
 from millstream.declare import Queue
+from millstream.endpoint import Endpoint
 from millstream.errors import UsageError
 from millstream.policy import Duration, Retry, milliseconds
 from millstream.topic import Source, Topic
@@ -38,11 +39,14 @@ class Worker:
     Args:
         shutdown_timeout: seconds that running handlers get when the worker is stopped; then
             coroutines are cancelled and their messages handed back.
+        tracebacks: whether a caller whose request fails gets the traceback, in ``RemoteError``.
+            Default: no, for it shows what is inside.
 
     Guarantee: a message is handled at least once. Handlers should be idempotent.
     """
 
-    def __init__(self, *, shutdown_timeout: Duration = 30.0) -> None:
+    def __init__(self, *, shutdown_timeout: Duration = 30.0, tracebacks: bool = False) -> None:
+        self._tracebacks = tracebacks
         self._shutdown_timeout = milliseconds(shutdown_timeout, "shutdown_timeout") / 1000
         self._handlers: dict[str, Handler] = {}
         self._listeners: dict[str, Listener] = {}
@@ -72,7 +76,7 @@ class Worker:
 
     def on(
         self,
-        source: Source[Any] | Topic[Any],
+        source: Source[Any] | Topic[Any] | Endpoint[Any, Any],
         *,
         subscription: str | None = None,
         concurrency: int | None = None,
@@ -86,7 +90,8 @@ class Worker:
         """Declare a handler: an ``async def``, or a ``def``, which runs in threads.
 
         Args:
-            source: a queue, a topic, or ``topic.subscription(...)``.
+            source: a queue, a topic, ``topic.subscription(...)``, or an endpoint: what the function
+                returns is the reply, and its second parameter, if any, a ``Request``.
             subscription: of a topic: its name. Workers of the same name share its messages. An
                 ephemeral topic has none: each worker gets all, and ``prefetch`` (1000) may wait.
             concurrency: messages, or batches, at a time. Default: 100 coroutines, 8 threads; 1 batch.
@@ -113,6 +118,7 @@ class Worker:
             batch_wait=batch_wait,
             subscription=subscription,
             beginning=beginning,
+            tracebacks=self._tracebacks,
         )
 
         def declare(function: F) -> F:
@@ -143,7 +149,10 @@ class Worker:
         return declare
 
     def _declare(
-        self, source: Source[Any] | Topic[Any], function: Callable[..., Any], options: Options
+        self,
+        source: Source[Any] | Topic[Any] | Endpoint[Any, Any],
+        function: Callable[..., Any],
+        options: Options,
     ) -> None:
         check_options("on", options.beginning, Beginning.__optional_keys__)
         declared: Any

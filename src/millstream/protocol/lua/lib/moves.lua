@@ -24,7 +24,7 @@ end
 
 -- Lua cannot unpack more than some thousand values. What a foreign entry has beside the fields of
 -- the wire format (some of each, should they be repeated) is then kept in one field.
-local OWN = { b = true, h = true, k = true, o = true, p = true, x = true, u = true, t = true }
+local OWN = { b = true, h = true, k = true, o = true, p = true, x = true, u = true, t = true, r = true }
 local function pack_surplus(fields)
   local kept, surplus = {}, {}
   for i = 1, #fields, 2 do

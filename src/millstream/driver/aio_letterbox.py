@@ -1,0 +1,55 @@
+"""What waits for one task until it is taken, on asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Generic, TypeVar
+
+__all__ = ["AsyncLetterbox"]
+
+T = TypeVar("T")
+
+
+class AsyncLetterbox(Generic[T]):
+    """Things in the order in which they came; one task takes them."""
+
+    __slots__ = ("_items", "_waiter")
+
+    def __init__(self) -> None:
+        self._items: deque[T] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+
+    def put(self, item: T) -> None:
+        """Leave something. It never waits."""
+        self._items.append(item)
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    async def take(self, seconds: float) -> T | None:
+        """Take the next one; None if none has come for so long.
+
+        Args:
+            seconds: how long; inf: for ever.
+        """
+        if not self._items and seconds > 0:
+            loop = asyncio.get_running_loop()
+            waiter = self._waiter = loop.create_future()
+            # asyncio.timeout would cost as much as all the rest of a request.
+            end = loop.call_later(min(seconds, _LONGEST), _end, waiter)
+            try:
+                await waiter
+            finally:
+                end.cancel()
+                self._waiter = None
+        return self._items.popleft() if self._items else None
+
+
+_LONGEST = 86_400.0
+"""Seconds that asyncio's clocks are fit for."""
+
+
+def _end(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

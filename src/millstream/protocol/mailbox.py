@@ -1,0 +1,157 @@
+"""A client's mailbox: one stream for all that comes back to it, read by one sleeping read.
+
+Replies to requests, parts of streams, notes of progress, and for a worker what its callers say of the
+streams that it sends. It is no list, for what a list hands out is gone if the connection breaks on the
+way; here a reader goes on behind the last entry that it has seen. Who writes does not make it: a client
+that is gone has none any more, and what is for it is dropped by the server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from millstream.protocol.keys import mailbox_key
+from millstream.protocol.op import Command, Op
+from millstream.protocol.send import Batch
+
+__all__ = ["Item", "Mail", "attend", "delivering", "discard", "make", "read"]
+
+KEPT_MS = 60_000
+"""How long a mailbox is kept that nobody attends to. A disconnect may last as long."""
+
+ENTRIES_A_READ = 1000
+
+
+class Mail(msgspec.Struct, frozen=True, gc=False):
+    """Something for a mailbox; its length is that of its content.
+
+    Attributes:
+        client: whose mailbox.
+        slot: for which of its requests, or of its streams.
+        kind: of what it is: ``reply``, ``error``, ``part``, ``end``, ``note``, ``taken``, ``cancel``.
+        content: depends on the kind.
+        number: of a part, from 1; what comes twice is known by it.
+        sender: client and slot to which the other side is to write; of a stream.
+    """
+
+    client: str
+    slot: int
+    kind: str
+    content: bytes = b""
+    number: int = 0
+    sender: str = ""
+
+    def __len__(self) -> int:
+        """Return how much it adds to a batch."""
+        return len(self.content)
+
+
+class Item(msgspec.Struct, frozen=True, gc=False):
+    """What a slot of a mailbox has got; see ``Mail``."""
+
+    kind: str
+    content: bytes
+    number: int = 0
+    sender: str = ""
+
+
+def make(namespace: str, client: str) -> Op[str]:
+    """Make a mailbox, or make sure of it; the result is the id behind which to read."""
+    key = mailbox_key(namespace, client)
+    commands = (
+        Command(("XADD", key, "*", "open", "")),
+        Command(("PEXPIRE", key, KEPT_MS)),
+    )
+    return Op(commands, decode=lambda replies: str(replies[0].decode()))
+
+
+def read(namespace: str, client: str, since: str, block_ms: int) -> Op[tuple[str, list[Any]]]:
+    """Sleep at the server until something comes; the result is where to go on, and (slot, item) of each.
+
+    Args:
+        namespace: first part of the key.
+        client: whose mailbox.
+        since: id of the last entry seen.
+        block_ms: the longest sleep.
+    """
+    key = mailbox_key(namespace, client)
+    command = Command(("XREAD", "COUNT", ENTRIES_A_READ, "BLOCK", block_ms, "STREAMS", key, since))
+
+    def decode(replies: list[Any]) -> tuple[str, list[Any]]:
+        if not replies[0]:
+            return since, []
+        entries = replies[0][0][1]
+        return entries[-1][0].decode(), [_read(fields) for _, fields in entries]
+
+    return Op((command,), decode)
+
+
+def _read(fields: Sequence[bytes]) -> tuple[int, Item]:
+    """Read an entry; slot 0, which nobody has, for what is none of ours."""
+    if len(fields) == 4 and fields[2] == b"c" and fields[3].isdigit():  # noqa: PLR2004 - kind and slot
+        return int(fields[3]), Item(fields[0].decode("ascii", "replace"), fields[1])
+    named = dict(zip(fields[::2], fields[1::2], strict=False))
+    slot, number = named.get(b"c", b""), named.get(b"n", b"")
+    if not slot.isdigit():
+        return 0, Item("", b"")
+    return int(slot), Item(
+        fields[0].decode("ascii", "replace"),
+        fields[1],
+        int(number) if number.isdigit() else 0,
+        named.get(b"w", b"").decode("ascii", "replace"),
+    )
+
+
+def attend(namespace: str, client: str, seen: str) -> Op[bool]:
+    """Show that somebody reads a mailbox, and delete what was read; False: it is gone.
+
+    Args:
+        namespace: first part of the key.
+        client: whose mailbox.
+        seen: id of the last entry that was read.
+    """
+    key = mailbox_key(namespace, client)
+    commands = (
+        Command(("PEXPIRE", key, KEPT_MS)),
+        Command(("XTRIM", key, "MINID", seen)),
+    )
+    return Op(commands, decode=lambda replies: bool(replies[0]))
+
+
+def discard(namespace: str, client: str) -> Op[None]:
+    """Delete a mailbox: its client goes."""
+    command = Command(("DEL", mailbox_key(namespace, client)))
+    return Op((command,), decode=lambda _: None)
+
+
+def delivering(namespace: str) -> Batch[bool]:
+    """Return how mail is put into mailboxes, that of many senders together.
+
+    The result tells of each whether there was a mailbox. Repeated after a lost reply, it may deliver
+    twice: a slot takes one reply, and parts have numbers.
+    """
+
+    def batch(
+        _: str, __: int, mails: Sequence[Mail], ___: Sequence[bytes] | None = None
+    ) -> Op[list[bool]]:
+        return Op(tuple(_delivery(namespace, mail) for mail in mails), decode=_there)
+
+    return batch
+
+
+def _delivery(namespace: str, mail: Mail) -> Command:
+    entry = (mail.kind, mail.content, "c", mail.slot)
+    more: tuple[str | int, ...] = ()
+    if mail.number:
+        more = ("n", mail.number)
+    if mail.sender:
+        more = (*more, "w", mail.sender)
+    key = mailbox_key(namespace, mail.client)
+    return Command(("XADD", key, "NOMKSTREAM", "*", *entry, *more))
+
+
+def _there(replies: list[Any]) -> list[bool]:
+    return [reply is not None for reply in replies]

@@ -1,0 +1,225 @@
+"""Requests: sent to an endpoint's queue with the address of their reply, given up, and asked after.
+
+A request is an entry of the queue with two more fields: ``x``, its deadline, at which it is dropped, and
+``r``, where its reply goes (``Address``). What ends without a reply (its worker died, somebody purged the
+queue) nobody tells the caller: a script of the queue's slot cannot write to the caller's mailbox, which is
+in another one. So who has waited for a second asks, for all its requests to an endpoint at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from millstream.errors import NoResponders
+from millstream.message import Receipt
+from millstream.protocol.envelope import Envelope
+from millstream.protocol.keys import QueueKeys
+from millstream.protocol.op import Argument, Command, Op, Plan, load_script
+from millstream.protocol.send import REMEMBERED_MS, Batch, in_a_row
+
+__all__ = [
+    "MOVED",
+    "NOT_THERE",
+    "WAITING",
+    "Address",
+    "Outgoing",
+    "address_of",
+    "count_late",
+    "deaths",
+    "inquire",
+    "requesting",
+    "withdraw",
+    "withdrawing",
+]
+
+_REQUEST = load_script("request")
+_WITHDRAW = load_script("withdraw")
+_INQUIRE = load_script("inquire")
+
+WAITING, NOT_THERE, MOVED = -1, -2, -3
+"""What ``inquire`` and ``withdraw`` find, where they do not find ms since a delivery."""
+
+ENTRIES_A_CALL = 500
+"""Bounds the time that one call keeps the server busy: about a millisecond."""
+
+
+class Address(msgspec.Struct, frozen=True, gc=False):
+    """Where the reply to a request goes, and what the caller wants beside it: the field ``r``.
+
+    Attributes:
+        client: whose mailbox.
+        slot: which of its requests.
+        progress: whether it wants to hear of progress.
+        window: how many parts of a stream may be on their way; 0: it wants one reply.
+    """
+
+    client: str
+    slot: int
+    progress: bool = False
+    window: int = 0
+
+    def __str__(self) -> str:
+        """Return it as it stands in the field: ``CLIENT SLOT``, then ``progress``, ``stream=WINDOW``."""
+        text = f"{self.client} {self.slot}"
+        if self.progress:
+            text += " progress"
+        return f"{text} stream={self.window}" if self.window else text
+
+
+def address_of(envelope: Envelope) -> Address | None:
+    """Return where the reply to a request goes; None: nobody waits for one."""
+    text = envelope.raw.get(b"r")
+    if text is None:
+        return None
+    client, *rest = text.decode("utf-8", "replace").split(" ")
+    if not client or not rest or not _is_number(rest[0]):
+        return None
+    window = 0
+    for word in rest[1:]:
+        name, _, value = word.partition("=")
+        if name == "stream" and _is_number(value):
+            window = int(value)
+    return Address(client, int(rest[0]), "progress" in rest[1:], window)
+
+
+_MOST_DIGITS = 15
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS
+
+
+class Outgoing(msgspec.Struct, frozen=True, gc=False):
+    """A request that is about to leave; its length is that of its body.
+
+    Attributes:
+        body: encoded.
+        headers: encoded, or empty.
+        left_ms: until its deadline.
+        address: where the reply goes.
+    """
+
+    body: bytes
+    headers: bytes
+    left_ms: int
+    address: str
+
+    def __len__(self) -> int:
+        """Return how much it adds to a batch."""
+        return len(self.body) + len(self.headers)
+
+
+def requesting(keys: QueueKeys) -> Batch[Receipt]:
+    """Return how requests to an endpoint are sent; each is a receipt, or ``NoResponders``."""
+    return partial(_request, keys)
+
+
+def _request(
+    keys: QueueKeys,
+    producer: str,
+    number: int,
+    requests: Sequence[Outgoing],
+    _: Sequence[bytes] | None = None,
+) -> Op[list[Any]]:
+    arguments: list[Argument] = [number, REMEMBERED_MS, ""]
+    for one in requests:
+        arguments += (one.body, one.headers, one.left_ms, one.address)
+    script_keys = [keys.ready, keys.counters, keys.producer(producer), keys.members]
+    decode = partial(_receipts, keys.name, len(requests))
+    return Op((_REQUEST.call(script_keys, arguments),), decode)
+
+
+def _receipts(endpoint: str, count: int, replies: list[Any]) -> list[Any]:
+    if replies[0]:
+        return in_a_row(count, replies)
+    message = (
+        f"endpoint {endpoint!r}: no worker serves it at the moment (or there is no such endpoint), so "
+        "nothing was sent. Start a worker that has a handler for it"
+    )
+    return [NoResponders(message, queue=endpoint, id="") for _ in range(count)]
+
+
+def withdraw(keys: QueueKeys, ids: Sequence[str], *, stop: bool) -> Op[list[int]]:
+    """Give up requests that nobody waits for any more.
+
+    Args:
+        keys: of the endpoint's queue.
+        ids: of the requests.
+        stop: whether handlers that run are to be stopped.
+
+    The result tells of each how long ago it was delivered, in ms, or that it was ``WAITING``, or is
+    ``NOT_THERE``. A repeated call finds less.
+    """
+    command = _WITHDRAW.call(
+        [keys.ready, keys.counters, keys.control], [keys.group, int(stop), *ids]
+    )
+    return Op((command,), decode=_first)
+
+
+def withdrawing(keys: QueueKeys, *, stop: bool) -> Batch[int]:
+    """Return how requests are given up, those of many callers together."""
+
+    def batch(
+        _: str, __: int, ids: Sequence[str], ___: Sequence[bytes] | None = None
+    ) -> Op[list[int]]:
+        return withdraw(keys, ids, stop=stop)
+
+    return batch
+
+
+def inquire(keys: QueueKeys, ids: Sequence[str]) -> Op[tuple[bool, list[int]]]:
+    """Ask what has become of requests.
+
+    Args:
+        keys: of the endpoint's queue.
+        ids: of the requests, some hundred at most.
+
+    The result is whether anybody serves the endpoint, and of each request the ms since it was
+    delivered or its lease was extended, or ``WAITING``, ``NOT_THERE`` or ``MOVED``.
+    """
+    command = _INQUIRE.call([*keys.lanes, keys.members], [keys.group, *ids])
+
+    def decode(replies: list[Any]) -> tuple[bool, list[int]]:
+        served, found = replies[0]
+        return bool(served), found
+
+    return Op((command,), decode)
+
+
+def deaths(keys: QueueKeys, ids: Sequence[str]) -> Plan[dict[str, str]]:
+    """Look for requests among the dead letters; the result has the reasons of those that are there.
+
+    Args:
+        keys: of the endpoint's queue.
+        ids: of the requests: what died before the first of them was sent is not looked at.
+    """
+    left = set(ids)
+    start = min((int(id.partition("-")[0]) for id in ids), default=0)
+    found: dict[str, str] = {}
+    at = str(start)
+    while left:
+        command = Command(("XRANGE", keys.dead, at, "+", "COUNT", ENTRIES_A_CALL))
+        entries = yield Op((command,), decode=_first)
+        for entry_id, fields in entries:
+            state = Envelope(entry_id, fields).state
+            if state.id in left:
+                left.remove(state.id)
+                found[state.id] = state.reason
+        if len(entries) < ENTRIES_A_CALL:
+            break
+        at = f"({entries[-1][0].decode()}"
+    return found
+
+
+def count_late(keys: QueueKeys, count: int) -> Op[None]:
+    """Count replies for which nobody waited any more."""
+    command = Command(("HINCRBY", keys.counters, "late", count))
+    return Op((command,), decode=lambda _: None, repeatable=False)
+
+
+def _first(replies: list[Any]) -> Any:
+    return replies[0]

@@ -1,0 +1,161 @@
+# GENERATED from src/millstream/aio/mailbox.py by tools/unasync.py - do not edit
+"""What comes back to a client: one mailbox, one sleeping read, a slot for each who waits."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from millstream.driver.blocking import BlockingDriver
+from millstream.driver.blocking_background import BlockingBackground
+from millstream.driver.blocking_letterbox import BlockingLetterbox
+from millstream.driver.blocking_listener import BlockingListener
+from millstream.errors import BrokerError
+from millstream.protocol import consume
+from millstream.protocol.mailbox import attend, delivering, discard, make, read
+from millstream.protocol.reading import BLOCK_MS
+
+__all__ = ["TICK", "Mailbox"]
+
+logger = logging.getLogger("millstream.requests")
+
+TICK = 1.0
+"""Seconds after which to see to what is overdue."""
+
+ATTEND = 15.0
+"""Seconds after which to show that the mailbox is read: a quarter of its life."""
+
+TRIMMED_AFTER = 1000
+"""Entries read after which to delete them."""
+
+PAUSE = 0.2
+"""Seconds until the next try, when the connection is lost."""
+
+LAST_MOMENT = 2.0
+"""Seconds that the reader has to end when the client is closed."""
+
+
+class Mailbox:
+    """One for each client, made when it is needed first.
+
+    Args:
+        driver: of the client.
+        namespace: first part of its key.
+        on_tick: called each second, to see to those who wait for long.
+        on_stray: called with the slot of what nobody waits for.
+    """
+
+    def __init__(
+        self,
+        driver: BlockingDriver,
+        namespace: str,
+        *,
+        on_tick: Callable[[], None],
+        on_stray: Callable[[int], None],
+    ) -> None:
+        self._driver = driver
+        self._namespace = namespace
+        self._on_tick = on_tick
+        self._on_stray = on_stray
+        self.client = uuid.uuid4().hex[:16]
+        self._numbers = itertools.count(1)
+        self._slots: dict[int, BlockingLetterbox[Any]] = {}
+        self._opening = driver.lock()
+        self._reader: BlockingBackground | None = None
+        self._listener: BlockingListener | None = None
+        self._closed = False
+        self._seen = "0-0"
+        self._read = 0
+        self._attend_at = self._tick_at = 0.0
+        self.sender = driver.sender(delivering(namespace))
+        """Puts mail into the mailboxes of others."""
+
+    def open(self) -> None:
+        """Make the mailbox and begin to read it, once.
+
+        Raises:
+            BrokerError: it is not known to be there.
+        """
+        with self._opening:
+            if self._reader is None:
+                self._seen = self._driver.run(make(self._namespace, self.client))
+                self._attend_at = time.monotonic() + ATTEND
+                self._reader = self._driver.background(self._run, "millstream-mailbox")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is read."""
+        return self._reader is not None
+
+    def slot(self) -> tuple[int, BlockingLetterbox[Any]]:
+        """Return a number that others write to, and where that comes."""
+        number, box = next(self._numbers), self._driver.letterbox()
+        self._slots[number] = box
+        return number, box
+
+    def close_slot(self, number: int) -> None:
+        """Wait for nothing there any more. Safe to repeat."""
+        self._slots.pop(number, None)
+
+    def _run(self) -> None:
+        """Read until closed. It outlives restarts of the server and lost connections."""
+        while not self._closed:
+            try:
+                self._step()
+            except BrokerError as error:
+                logger.debug("cannot read replies: %s", error)
+                self._driver.sleep(PAUSE)
+            except Exception:
+                # A bug: whoever waits has a time limit, and others may have better luck.
+                logger.exception("cannot read replies")
+                self._driver.sleep(TICK)
+        if self._listener is not None:
+            self._listener.close()
+
+    def _step(self) -> None:
+        if self._listener is None:
+            self._listener = self._driver.listener()
+        op = read(self._namespace, self.client, self._seen, BLOCK_MS)
+        found = self._listener.poll(op, TICK)
+        if found is not None:
+            self._seen, mails = found
+            self._read += len(mails)
+            for number, item in mails:
+                box = self._slots.get(number)
+                if box is None:
+                    self._on_stray(number)
+                else:
+                    box.put(item)
+        now = time.monotonic()
+        if now >= self._attend_at or self._read >= TRIMMED_AFTER:
+            self._attend(now)
+        if now >= self._tick_at:
+            self._on_tick()
+            self._tick_at = time.monotonic() + TICK
+
+    def _attend(self, now: float) -> None:
+        self._attend_at, self._read = now + ATTEND, 0
+        if not self._driver.run(attend(self._namespace, self.client, self._seen)):
+            # It has expired, or the server has lost it, and what was in it. What comes now is for it.
+            logger.warning("the mailbox of this client was lost, and perhaps replies with it")
+            self._seen = self._driver.run(make(self._namespace, self.client))
+
+    def close(self) -> None:
+        """Read no more. Safe to repeat."""
+        self._closed = True
+        self.sender.close()
+        reader, self._reader = self._reader, None
+        if reader is None:
+            return
+        try:
+            if self._listener is not None and self._listener.listening:
+                self._driver.run(consume.unblock(self._listener.client_id))
+            self._driver.run(discard(self._namespace, self.client))
+        except BrokerError as error:
+            # It expires by itself.
+            logger.debug("cannot close the mailbox: %s", error)
+        reader.join(LAST_MOMENT)

@@ -1,0 +1,216 @@
+"""What a handler of an endpoint returns, or raises, goes back to the caller."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from millstream.aio.delivery import Delivery
+from millstream.aio.request import Request
+from millstream.aio.requests import Requests
+from millstream.codec import NotDecodable
+from millstream.endpoint import Endpoint
+from millstream.errors import Undecodable
+from millstream.protocol.keys import QueueKeys
+from millstream.protocol.mailbox import Mail
+from millstream.protocol.remote import write_error
+from millstream.protocol.requests import Address, address_of
+from millstream.sync.request import SyncRequest
+from millstream.worker.handler import Handler
+from millstream.worker.handling import Call, Holder
+from millstream.worker.threads import ThreadSlots
+
+__all__ = ["Answer", "Answering", "as_answer", "in_thread"]
+
+logger = logging.getLogger("millstream.worker")
+
+
+class Answer:
+    """The way back to one caller; the ``line`` of its ``Request``.
+
+    Attributes:
+        token: of the delivery.
+        value: what the handler has returned, encoded.
+    """
+
+    __slots__ = ("_address", "_expiry", "_mail", "_server_ms", "token", "value")
+
+    def __init__(
+        self,
+        address: Address | None,
+        expiry: int | None,
+        mail: Callable[[Mail], asyncio.Future[bool]],
+        server_ms: Callable[[], float],
+        token: bytes,
+    ) -> None:
+        self._address = address
+        self._expiry = expiry
+        self._mail = mail
+        self._server_ms = server_ms
+        self.token = token
+        self.value = b""
+
+    @property
+    def wants_notes(self) -> bool:
+        """Whether the caller wants to hear of progress."""
+        return self._address is not None and self._address.progress
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the deadline; inf: there is none."""
+        return math.inf if self._expiry is None else (self._expiry - self._server_ms()) / 1000
+
+    async def note(self, content: bytes) -> None:
+        """Send a note of progress."""
+        await self.send("note", content)
+
+    async def send(self, kind: str, content: bytes) -> bool:
+        """Send something to the caller; False: it is gone."""
+        address = self._address
+        if address is None:
+            return True
+        return await self._mail(Mail(address.client, address.slot, kind, content))
+
+
+class Answering:
+    """Answers requests to one endpoint.
+
+    Args:
+        handler: as declared, of an endpoint.
+        requests: of the client: its way to other mailboxes.
+        keys: of the endpoint's queue.
+        holder: who owns the deliveries.
+    """
+
+    def __init__(
+        self, handler: Handler, requests: Requests, keys: QueueKeys, holder: Holder
+    ) -> None:
+        assert handler.endpoint is not None  # noqa: S101 - it is one's handler
+        self._endpoint: Endpoint[Any, Any] = handler.endpoint
+        self._tracebacks = handler.tracebacks
+        self._requests = requests
+        self._mail = requests.mailbox.sender.send
+        self._keys = keys
+        self._holder = holder
+
+    def around(self, inner: Call) -> Call:
+        """Return what handles a delivery of the queue by a call for a body and a ``Request``."""
+
+        async def answer(data: Any, delivery: Any) -> None:
+            await self._answer(inner, data, delivery)
+
+        return answer
+
+    async def _answer(self, inner: Call, data: bytes, delivery: Delivery[Any]) -> None:
+        envelope, endpoint = delivery.envelope, self._endpoint
+        address = address_of(envelope)
+        answer = Answer(
+            address, envelope.expiry, self._mail, self._holder.server_ms, envelope.token
+        )
+        left = math.inf if endpoint.must_finish else answer.seconds_left
+        kind, limit = "reply", None
+        try:
+            body = _decoded(endpoint, delivery.id, data)
+            request = Request(body, delivery, endpoint, answer)
+            async with asyncio.timeout(None if left == math.inf else max(0.0, left)) as limit:
+                await inner(body, request)
+            content = answer.value
+        except TimeoutError as error:
+            if limit is not None and limit.expired():
+                # The caller has given up at the same moment.
+                logger.info("%s: request %s has passed its deadline", endpoint.title, delivery.id)
+                return
+            kind, content = "error", self._told(error, delivery)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller must know
+            kind, content = "error", self._told(error, delivery)
+        if not await answer.send(kind, content):
+            # Its mailbox has expired: nobody is there any more.
+            await self._requests.count_late(self._keys)
+
+    def _told(self, error: Exception, delivery: Delivery[Any]) -> bytes:
+        """Log what the handler raised, and return it for the caller."""
+        endpoint = self._endpoint
+        expected = isinstance(error, endpoint.errors)
+        logger.log(
+            logging.INFO if expected else logging.WARNING,
+            "%s: request %s: %s: %s",
+            *(endpoint.title, delivery.id, type(error).__name__, error),
+            exc_info=None if expected else error,
+        )
+        text = "".join(traceback.format_exception(error)) if self._tracebacks else None
+        return write_error(error, endpoint.errors, text)
+
+
+def _decoded(endpoint: Endpoint[Any, Any], id: str, data: bytes) -> Any:
+    """Return a request's body as the endpoint declares it.
+
+    Raises:
+        Undecodable: it does not fit; so its caller hears.
+    """
+    try:
+        return endpoint.request_codec.decode(data)
+    except NotDecodable as error:
+        message = f"{endpoint.title}: request {id} is undecodable: {error}"
+        raise Undecodable(message, queue=endpoint.name, id=id, reason="undecodable") from error
+
+
+def as_answer(handler: Handler, inner: Callable[[Any, Any], Any]) -> Call:
+    """Return a call that keeps what the handler returns, for a body and a ``Request``.
+
+    Middleware is around it, and may return what it likes.
+    """
+    endpoint = handler.endpoint
+    assert endpoint is not None  # noqa: S101 - it is one's handler
+
+    async def call(body: Any, request: Any) -> None:
+        request.line.value = endpoint.encode_reply(await inner(body, request))
+
+    return call
+
+
+def in_thread(handler: Handler, threads: ThreadSlots) -> Call:
+    """Return a call of a plain function in a thread, for a body and a ``Request``."""
+    function, timeout, takes = handler.function, handler.timeout, handler.takes_delivery
+    must_finish = handler.endpoint is not None and handler.endpoint.must_finish
+    loop = asyncio.get_running_loop()
+
+    async def call(body: Any, request: Request[Any]) -> Any:
+        answer: Any = request.line
+        left = math.inf if must_finish else answer.seconds_left
+        limit = min(left, math.inf if timeout is None else timeout)
+        seconds = None if limit == math.inf else max(0.0, limit)
+        if not takes:
+            return await threads.run(lambda: function(body), seconds, answer.token)
+        line = _Line(answer, loop)
+        # It only looks at what both kinds of delivery have.
+        delivery: Any = request.delivery
+        blocking = SyncRequest(body, delivery, request.endpoint, line)
+        return await threads.run(lambda: function(body, blocking), seconds, answer.token)
+
+    return call
+
+
+class _Line:
+    """The way back to the caller, from a thread."""
+
+    def __init__(self, answer: Answer, loop: asyncio.AbstractEventLoop) -> None:
+        self._answer = answer
+        self._loop = loop
+
+    @property
+    def wants_notes(self) -> bool:
+        """Whether the caller wants to hear of progress."""
+        return self._answer.wants_notes
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the deadline; inf: there is none."""
+        return self._answer.seconds_left
+
+    def note(self, content: bytes) -> None:
+        """Send a note of progress."""
+        asyncio.run_coroutine_threadsafe(self._answer.note(content), self._loop).result()
