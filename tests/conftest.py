@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import signal
 import sys
 import uuid
 from collections.abc import Generator, Iterator
@@ -104,6 +105,8 @@ def pytest_runtest_makereport(
 
 def pytest_configure(config: pytest.Config) -> None:
     """Open the watchdog's file; the process that leads the run is watched as a whole."""
+    # A run in the background may have inherited that Ctrl-C is ignored, and so would what tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     process = os.environ.get("PYTEST_XDIST_WORKER", "main")
     if process == "main":
         forget_stacks()

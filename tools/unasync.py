@@ -31,7 +31,7 @@ SUBSTITUTIONS = [
     # Types
     (r"\bAsyncGenerator\[(.+), None\]", r"Generator[\1, None, None]"),
     (r"\bAsyncGenerator\b", "Generator"),
-    (r"\bAwaitable\[(\w+)\]", r"\1"),
+    (r"\bAwaitable\[((?:[^][]|\[[^][]*\])+)\]", r"\1"),
     # Names
     (r"\baclose\b", "close"),
     (r"\bAsyncClient\b", "Client"),

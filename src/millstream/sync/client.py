@@ -8,37 +8,30 @@ import os
 import socket
 import threading
 import uuid
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Generator
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Self, TypeVar
 
-from millstream.checks import check_options, check_prefetch, check_sendable, check_source
-from millstream.declare import Queue, check_name
+from millstream.checks import check_prefetch, check_source
+from millstream.declare import check_name
 from millstream.driver.blocking import BlockingDriver
 from millstream.driver.lease_keeper import CALL_TIMEOUT, LeaseKeeper
-from millstream.message import Receipt
 from millstream.policy import Duration, milliseconds
-from millstream.protocol.envelope import encode_headers
 from millstream.protocol.keys import QueueKeys, queue_keys, subscription_keys, topic_keys
-from millstream.protocol.options import (
-    SendManyOptions,
-    SendOptions,
-    check_for_many,
-    placement,
-)
-from millstream.protocol.partitions import check_not_ordered, declare
+from millstream.protocol.partitions import declare
 from millstream.protocol.subscriptions import subscribe
 from millstream.sync import endpoints as _endpoints
 from millstream.sync import operate
 from millstream.sync import replay as _replay
 from millstream.sync import schedules as _schedules
+from millstream.sync import sending as _sending
 from millstream.sync import topics as _topics
 from millstream.sync.delivery import SyncDelivery
 from millstream.sync.ephemeral import Ephemeral
 from millstream.sync.publishers import Publishers
 from millstream.sync.reader import QueueReader
 from millstream.sync.requests import Requests
-from millstream.sync.router import Placer, QueueSender, placer_of, sender_of
+from millstream.sync.sending import Senders
 from millstream.topic import Source, Subscription
 
 __all__ = ["Client"]
@@ -78,8 +71,7 @@ class Client:
             timeout=milliseconds(timeout, "timeout", minimum=0.001) / 1000,
         )
         self._ephemeral = Ephemeral(self._driver, namespace)
-        self._senders: dict[str, QueueSender] = {}
-        self._placers: dict[str, Placer] = {}
+        self._senders = Senders(self._driver, self.declare)
         self._publishers = Publishers(self._driver, namespace)
         self._requests = Requests(self._driver, namespace)
         # Receivers may start at the same time, in threads even: all get the same keeper.
@@ -113,6 +105,11 @@ class Client:
         return self._publishers
 
     @property
+    def senders(self) -> Senders:
+        """What sends to queues."""
+        return self._senders
+
+    @property
     def requests(self) -> Requests:
         """What sends requests, and mail to other clients."""
         return self._requests
@@ -141,8 +138,7 @@ class Client:
 
     def close(self) -> None:
         """Hand back what was fetched ahead, and disconnect. Safe to repeat."""
-        for sender in [*self._senders.values(), *self._placers.values()]:
-            sender.close()
+        self._senders.close()
         self._ephemeral.close()
         self._publishers.close()
         self._requests.close()
@@ -154,115 +150,8 @@ class Client:
             keeper.close()
         self._driver.close()
 
-    # Sending
-
-    def send(
-        self,
-        queue: Queue[T],
-        body: T,
-        *,
-        headers: Mapping[str, str] | None = None,
-        **options: Unpack[SendOptions],
-    ) -> Receipt:
-        """Send one message. Concurrent sends share round trips; alone, a send waits for nothing.
-
-        Args:
-            queue: where to.
-            body: of the queue's type.
-            headers: metadata, strings to strings.
-            delay: seconds until it may run. Default: it may at once.
-            at: instead of it: the time from which it may run, with a time zone.
-            key: of which messages it is one: see ``Queue(ordered=, max_running_per_key=)``. Other
-                queues only hand it to the handler (``delivery.key``). Default: none.
-            priority: 0 (normal, default) to 9 (highest): see ``Queue(priorities=)``.
-            unique: while this key is taken, further sends with it store nothing and return the
-                receipt of the message that has it, with ``duplicate=True``. Default: none.
-            unique_for: until when it is taken: ``done`` (default: acknowledged, dead, cancelled or
-                expired), ``started`` (a handler begins with it), or so many seconds from now.
-            ttl: seconds from now within which a handler must begin with it; later it goes to the
-                dead letters with the reason ``expired`` (see ``Queue(expired=)``). Default: any.
-
-        Returns:
-            The receipt, once the server has the message.
-
-        Raises:
-            UsageError: the body or an option makes no sense, or others declare the queue with
-                another order or number of partitions. Nothing was sent.
-            QueueFull: the queue has reached its bound. Nothing was sent.
-            BrokerError: the message may or may not be stored. A repeated call sends a second one.
-
-        Guarantee: stored once, also when the connection breaks on the way; from then on it is
-        delivered at least once, never before its time and never after its time to live, by the
-        server's clock.
-        """
-        if not isinstance(queue, Queue):
-            check_sendable(queue)
-        encoded = encode_headers(headers) if headers else b""
-        if options or queue.bound is not None:
-            check_options("send", options, SendOptions.__optional_keys__)
-            placed = placement(queue, queue.encode(body), encoded, **options)
-            return (self._placers.get(queue.place) or self._placer(queue)).send(placed)
-        sender = self._senders.get(queue.place) or self._sender(queue)
-        return sender.send(queue.encode(body), encoded)
-
-    def send_many(
-        self,
-        queue: Queue[T],
-        bodies: Iterable[T],
-        *,
-        headers: Mapping[str, str] | None = None,
-        key: str | Callable[[T], str] | None = None,
-        **options: Unpack[SendManyOptions],
-    ) -> list[Receipt]:
-        """Send many messages, in chunks of some hundred, one script call a chunk.
-
-        Args:
-            queue: where to.
-            bodies: of the queue's type. All are encoded before the first is sent.
-            headers: metadata, the same for all.
-            key: the same for all, or a function that tells the key of a body.
-            options: ``delay``, ``at``, ``priority`` and ``ttl`` as in ``send``, the same for all.
-                There is no ``unique``: all but the first would be duplicates.
-
-        Returns:
-            A receipt for each, in order.
-
-        Raises:
-            UsageError: as for ``send``, or they are more than the bound. Nothing was sent.
-            QueueFull: they do not all fit into a queue with a bound. Nothing was sent.
-            BrokerError: some chunks may be stored, others not.
-
-        Guarantee: as for ``send``. To a queue with a bound they go in one call; else a chunk is
-        stored whole or not at all. The order is kept; for messages without a key, unless a
-        connection breaks on the way.
-        """
-        check_sendable(queue)
-        check_for_many(options)
-        bodies = list(bodies)
-        encoded = [queue.encode(body) for body in bodies]
-        if not encoded:
-            return []
-        if options or key is not None or queue.bound is not None:
-            keys = (key(body) if callable(key) else key for body in bodies)
-            metadata = encode_headers(headers) if headers else b""
-            placed = [
-                placement(queue, data, metadata, key=one, **options)
-                for data, one in zip(encoded, keys, strict=True)
-            ]
-            return (self._placers.get(queue.place) or self._placer(queue)).send_many(placed)
-        sender = self._senders.get(queue.place) or self._sender(queue)
-        same = [encode_headers(headers)] * len(encoded) if headers else None
-        return sender.send_many(encoded, same)
-
-    def _sender(self, queue: Queue[Any]) -> QueueSender:
-        keys = self.declare(queue)
-        return self._senders.setdefault(queue.place, sender_of(self._driver, keys))
-
-    def _placer(self, queue: Queue[Any]) -> Placer:
-        keys = self.declare(queue)
-        if not queue.ordered:
-            self._driver.run(check_not_ordered(keys[0]))
-        return self._placers.setdefault(queue.place, placer_of(self._driver, keys, queue))
+    send = _sending.send
+    send_many = _sending.send_many
 
     def declare(self, queue: Source[Any]) -> list[QueueKeys]:
         """Make a new subscription, without reading from it. Receivers and workers do so, too.

@@ -1,0 +1,184 @@
+# GENERATED from src/millstream/aio/sending.py by tools/unasync.py - do not edit
+"""Sending to queues. Functions with ``mq`` are the client's methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol, TypeVar, Unpack
+
+from millstream.checks import check_options, check_sendable
+from millstream.declare import Queue
+from millstream.driver.blocking import BlockingDriver
+from millstream.message import Receipt
+from millstream.protocol.envelope import encode_headers
+from millstream.protocol.keys import QueueKeys
+from millstream.protocol.options import (
+    SendManyOptions,
+    SendOptions,
+    check_for_many,
+    placement,
+)
+from millstream.protocol.partitions import check_not_ordered
+from millstream.sync.router import Placer, QueueSender, placer_of, sender_of
+
+__all__ = ["Senders", "send", "send_many"]
+
+T = TypeVar("T")
+
+
+class Senders:
+    """What a client sends to queues by, made for each queue when it is needed first.
+
+    Args:
+        driver: of the client.
+        declare: makes a queue known, and returns the keys of its partitions.
+
+    Attributes:
+        plain: place of a queue -> what sends a body and headers.
+        placers: place of a queue -> what sends messages with options, or within a bound.
+    """
+
+    def __init__(
+        self, driver: BlockingDriver, declare: Callable[[Queue[Any]], list[QueueKeys]]
+    ) -> None:
+        self._driver = driver
+        self._declare = declare
+        self.plain: dict[str, QueueSender] = {}
+        self.placers: dict[str, Placer] = {}
+
+    def sender(self, queue: Queue[Any]) -> QueueSender:
+        """Return what sends plain messages.
+
+        Raises:
+            UsageError: others declare the queue in another way.
+        """
+        keys = self._declare(queue)
+        return self.plain.setdefault(queue.place, sender_of(self._driver, keys))
+
+    def placer(self, queue: Queue[Any]) -> Placer:
+        """Return what sends other messages.
+
+        Raises:
+            UsageError: others declare the queue in another way.
+        """
+        keys = self._declare(queue)
+        if not queue.ordered:
+            self._driver.run(check_not_ordered(keys[0]))
+        return self.placers.setdefault(queue.place, placer_of(self._driver, keys, queue))
+
+    def close(self) -> None:
+        """Wait for what is on its way."""
+        for sender in [*self.plain.values(), *self.placers.values()]:
+            sender.close()
+
+
+class Sending(Protocol):
+    """What these functions need of a client."""
+
+    @property
+    def senders(self) -> Senders:
+        """What sends to queues."""
+        ...
+
+
+def send(
+    mq: Sending,
+    queue: Queue[T],
+    body: T,
+    *,
+    headers: Mapping[str, str] | None = None,
+    **options: Unpack[SendOptions],
+) -> Receipt:
+    """Send one message. Concurrent sends share round trips; alone, a send waits for nothing.
+
+    Args:
+        queue: where to.
+        body: of the queue's type.
+        headers: metadata, strings to strings.
+        delay: seconds until it may run. Default: it may at once.
+        at: instead of it: the time from which it may run, with a time zone.
+        key: of which messages it is one: see ``Queue(ordered=, max_running_per_key=)``. Other
+            queues only hand it to the handler (``delivery.key``). Default: none.
+        priority: 0 (normal, default) to 9 (highest): see ``Queue(priorities=)``.
+        unique: while this key is taken, further sends with it store nothing and return the
+            receipt of the message that has it, with ``duplicate=True``. Default: none.
+        unique_for: until when it is taken: ``done`` (default: acknowledged, dead, cancelled or
+            expired), ``started`` (a handler begins with it), or so many seconds from now.
+        ttl: seconds from now within which a handler must begin with it; later it goes to the
+            dead letters with the reason ``expired`` (see ``Queue(expired=)``). Default: any.
+
+    Returns:
+        The receipt, once the server has the message.
+
+    Raises:
+        UsageError: the body or an option makes no sense, or others declare the queue with
+            another order or number of partitions. Nothing was sent.
+        QueueFull: the queue has reached its bound. Nothing was sent.
+        BrokerError: the message may or may not be stored. A repeated call sends a second one.
+
+    Guarantee: stored once, also when the connection breaks on the way; from then on it is
+    delivered at least once, never before its time and never after its time to live, by the
+    server's clock.
+    """
+    senders = mq.senders
+    if not isinstance(queue, Queue):
+        check_sendable(queue)
+    encoded = encode_headers(headers) if headers else b""
+    if options or queue.bound is not None:
+        check_options("send", options, SendOptions.__optional_keys__)
+        placed = placement(queue, queue.encode(body), encoded, **options)
+        return (senders.placers.get(queue.place) or senders.placer(queue)).send(placed)
+    sender = senders.plain.get(queue.place) or senders.sender(queue)
+    return sender.send(queue.encode(body), encoded)
+
+
+def send_many(
+    mq: Sending,
+    queue: Queue[T],
+    bodies: Iterable[T],
+    *,
+    headers: Mapping[str, str] | None = None,
+    key: str | Callable[[T], str] | None = None,
+    **options: Unpack[SendManyOptions],
+) -> list[Receipt]:
+    """Send many messages, in chunks of some hundred, one script call a chunk.
+
+    Args:
+        queue: where to.
+        bodies: of the queue's type. All are encoded before the first is sent.
+        headers: metadata, the same for all.
+        key: the same for all, or a function that tells the key of a body.
+        options: ``delay``, ``at``, ``priority`` and ``ttl`` as in ``send``, the same for all.
+            There is no ``unique``: all but the first would be duplicates.
+
+    Returns:
+        A receipt for each, in order.
+
+    Raises:
+        UsageError: as for ``send``, or they are more than the bound. Nothing was sent.
+        QueueFull: they do not all fit into a queue with a bound. Nothing was sent.
+        BrokerError: some chunks may be stored, others not.
+
+    Guarantee: as for ``send``. To a queue with a bound they go in one call; else a chunk is
+    stored whole or not at all. The order is kept; for messages without a key, unless a
+    connection breaks on the way.
+    """
+    senders = mq.senders
+    check_sendable(queue)
+    check_for_many(options)
+    bodies = list(bodies)
+    encoded = [queue.encode(body) for body in bodies]
+    if not encoded:
+        return []
+    if options or key is not None or queue.bound is not None:
+        keys = (key(body) if callable(key) else key for body in bodies)
+        metadata = encode_headers(headers) if headers else b""
+        placed = [
+            placement(queue, data, metadata, key=one, **options)
+            for data, one in zip(encoded, keys, strict=True)
+        ]
+        placer = senders.placers.get(queue.place) or senders.placer(queue)
+        return placer.send_many(placed)
+    sender = senders.plain.get(queue.place) or senders.sender(queue)
+    same = [encode_headers(headers)] * len(encoded) if headers else None
+    return sender.send_many(encoded, same)
