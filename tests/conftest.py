@@ -105,8 +105,10 @@ def pytest_runtest_makereport(
 
 def pytest_configure(config: pytest.Config) -> None:
     """Open the watchdog's file; the process that leads the run is watched as a whole."""
-    # A run in the background may have inherited that Ctrl-C is ignored, and so would what tests start.
+    # A run in the background may have inherited that these are ignored, and so would what tests start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     process = os.environ.get("PYTEST_XDIST_WORKER", "main")
     if process == "main":
         forget_stacks()
