@@ -27,7 +27,7 @@ class Sizes:
         latencies: messages that are sent one by one, some milliseconds apart.
         stored: messages whose memory is measured.
         delayed: messages that are scheduled at a time.
-        due_within: seconds over which their times are spread.
+        due_for: seconds of which the lateness is taken.
         settling: seconds from a worker's start until it counts as idle.
         idling: seconds for which an idle worker is watched.
         depths: messages that are queued before, the first being the base.
@@ -39,7 +39,7 @@ class Sizes:
     latencies: int = 1_000
     stored: int = 100_000
     delayed: int = 100_000
-    due_within: float = 10.0
+    due_for: float = 10.0
     settling: float = 3.0
     # One lease, so that there is one sweep in it wherever it begins.
     idling: float = 30.0
