@@ -207,7 +207,9 @@ class Part(Generic[T]):
             if token not in self._held.until:
                 continue
             self._held.until.pop(token, None)
-            if envelope.expired(self.reading.server_ms(time.monotonic())):
+            # Most are a body and nothing else: no time to live, no unique key.
+            plain = len(envelope.fields) == 2  # noqa: PLR2004 - name and value
+            if not plain and envelope.expired(self.reading.server_ms(time.monotonic())):
                 await self._end_unseen(expire(token))
                 continue
             try:
@@ -216,7 +218,7 @@ class Part(Generic[T]):
                 logger.warning("%s", error)
                 await self._end_unseen(reject(token, error.reason, error=str(error)))
                 continue
-            if unique := envelope.unique_until_started:
+            if not plain and (unique := envelope.unique_until_started):
                 await self._driver.run(consume.started(self.keys, envelope.state.id, unique))
             self._handed_out.add(token)
             if token == self.reading.suspect_held:

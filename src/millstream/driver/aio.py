@@ -18,7 +18,15 @@ from millstream.driver.aio_sender import AsyncSender, Run
 from millstream.driver.aio_waiting import AsyncWaitingSender
 from millstream.driver.aio_wire import AsyncWire
 from millstream.driver.blocking import BlockingDriver
-from millstream.driver.faults import DEMOTED, ERROR_REPLIES, Tries, code_of, refusal, translate
+from millstream.driver.faults import (
+    DEMOTED,
+    ERROR_REPLIES,
+    Tries,
+    any_error,
+    code_of,
+    refusal,
+    translate,
+)
 from millstream.driver.packing import executed, pack, pack_op
 from millstream.driver.server_check import check_server, server_info
 from millstream.driver.target import Target, resolve
@@ -119,26 +127,30 @@ class AsyncDriver:
         """
         if self._wire is None or self._closed:
             await self.open()
-        wire, url = self._wire, self.url
+        wire = self._wire
         assert wire is not None  # noqa: S101 - open() raises or sets it
         clock = asyncio.get_running_loop().time
         if os.getpid() != self._pid:
             # Two processes on one connection, with the same batch numbers, would lose messages.
             message = "this client was made before a fork: make one in each process"
             raise UsageError(message)
-        tries = Tries(clock() + self._timeout)
+        tries: Tries | None = None
+        begun = clock()
         payload, count = pack_op(op)
         while True:
             try:
                 replies = executed(op, await wire.call(payload, count))
                 if replies is None:
                     replies = await wire.call(pack(op.commands), len(op.commands))
-                error = await self._load_scripts(wire, op, replies)
+                error = None
+                if any_error(replies):
+                    error = await self._load_scripts(wire, op, replies)
                 if error is None:
                     return op.decode(replies)
-                problem, cause = refusal(error, url), error
+                problem, cause = refusal(error, self.url), error
             except _LOSSES as loss:
-                problem, cause = translate(loss, url), loss
+                problem, cause = translate(loss, self.url), loss
+            tries = tries or Tries(begun + self._timeout)
             again = op.repeatable and isinstance(problem, NotConnected | TimedOut)
             if code_of(cause) in DEMOTED:
                 await wire.reset()

@@ -22,6 +22,7 @@ from millstream.driver.faults import (
     DEMOTED,
     ERROR_REPLIES,
     Tries,
+    any_error,
     code_of,
     refusal,
     translate,
@@ -228,25 +229,29 @@ class BlockingDriver:
         """
         if self._wire is None or self._closed:
             self.open()
-        wire, url = self._wire, self.url
+        wire = self._wire
         assert wire is not None  # noqa: S101 - open() raises or sets it
         if os.getpid() != self._pid:
             # Two processes on one connection, with the same batch numbers, would lose messages.
             message = "this client was made before a fork: make one in each process"
             raise UsageError(message)
-        tries = Tries(time.monotonic() + self._timeout)
+        tries: Tries | None = None
+        begun = time.monotonic()
         payload, count = pack_op(op)
         while True:
             try:
                 replies = executed(op, wire.call(payload, count))
                 if replies is None:
                     replies = wire.call(pack(op.commands), len(op.commands))
-                error = self._load_scripts(wire, op, replies)
+                error = None
+                if any_error(replies):
+                    error = self._load_scripts(wire, op, replies)
                 if error is None:
                     return op.decode(replies)
-                problem, cause = refusal(error, url), error
+                problem, cause = refusal(error, self.url), error
             except _LOSSES as loss:
-                problem, cause = translate(loss, url), loss
+                problem, cause = translate(loss, self.url), loss
+            tries = tries or Tries(begun + self._timeout)
             again = op.repeatable and isinstance(problem, NotConnected | TimedOut)
             if code_of(cause) in DEMOTED:
                 wire.reset()

@@ -32,7 +32,7 @@ class _Gathered(Generic[R]):
         self.bodies: list[Any] = []
         self.headers: list[bytes] = []
         self.taken = False
-        self.stored: list[R | MillstreamError] = []
+        self.stored: Sequence[R | MillstreamError] = []
         self.error: Exception | None = None
 
 
@@ -99,9 +99,13 @@ class BlockingSender(Generic[R]):
     def _transmit(self, batch: _Gathered[R]) -> None:
         try:
             headers = batch.headers if any(batch.headers) else None
+            if len(batch.bodies) == 1:
+                # As it is while one thread sends.
+                batch.stored = self._send(batch.bodies, headers)
+                return
             # Many threads' large bodies are too much for one script call.
             for some, with_headers in chunks(batch.bodies, headers):
-                batch.stored += self._send(some, with_headers)
+                batch.stored = [*batch.stored, *self._send(some, with_headers)]
         except Exception as error:  # noqa: BLE001 - whatever it is, every thread must know
             batch.error = error
         except BaseException:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from redis import exceptions
 
@@ -14,6 +16,7 @@ __all__ = [
     "CONNECTION_LOSS",
     "ERROR_REPLIES",
     "Tries",
+    "any_error",
     "code_of",
     "is_connection_loss",
     "refusal",
@@ -113,6 +116,14 @@ def refusal(error: BaseException, url: str) -> BrokerError:
     hint = f" ({_HINTS[code]})" if code in _HINTS else ""
     text = str(error) if str(error).startswith(code) else f"{code} {error}"
     return ServerRefused(f"{url} refused: {text}{hint}", code=code)
+
+
+def any_error(replies: Sequence[Any]) -> bool:
+    """Tell whether an error is among raw replies, as it nearly never is."""
+    for reply in replies:  # noqa: SIM110 - this is on every call's way, and any() costs twice as much
+        if isinstance(reply, Exception):
+            return True
+    return False
 
 
 @dataclass(slots=True)

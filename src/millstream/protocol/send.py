@@ -63,6 +63,8 @@ def plain(bodies: Sequence[bytes], headers: Sequence[bytes] | None) -> list[Argu
 
 def in_a_row(count: int, replies: Sequence[bytes]) -> list[Receipt]:
     """Return the receipts of messages whose ids follow the first one's."""
+    if count == 1:
+        return [Receipt(replies[0].decode())]
     milliseconds, _, sequence = replies[0].decode().partition("-")
     first = int(sequence)
     prefix = f"{milliseconds}-"
