@@ -11,6 +11,9 @@ READY := $(BIN)/.ready
 # ever when a worker that it has begun again gets the one test that is left.
 PYTEST := $(BIN)/pytest -n 3 --dist loadgroup --max-worker-restart 0
 
+# Tests start hundreds of processes: what one has compiled the next need not.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast check format bench sync build clean
 
