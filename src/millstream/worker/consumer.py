@@ -155,6 +155,7 @@ class Consumer:
     def called(self, call: Envelope) -> None:
         """Answer what all workers of the endpoint are asked."""
         if self._calls is not None:
+            self._reader.told(call.state.id)
             self._calls.called(call)
 
     @property
