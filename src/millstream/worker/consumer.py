@@ -173,7 +173,7 @@ class Consumer:
         sweeping = run_sweeper(driver, keys, self.name, self.handler)
         upkeep = [asyncio.create_task(sweeping, name="millstream-sweeper")]
         if self.handler.endpoint is not None:
-            showing = run_presence(driver, keys, self.name)
+            showing = run_presence(driver, self._mq.lease_keeper(), keys, self.name)
             upkeep.append(asyncio.create_task(showing, name="millstream-presence"))
         try:
             await self._reader.run()
