@@ -13,6 +13,7 @@ import millstream as ms
 from millstream.protocol.keys import mailbox_key, queue_keys
 from millstream.protocol.requests import Address, address_of
 from tests.support.serving import PATIENCE, members, serving, write
+from tests.support.wait import auntil
 
 HEALTH: ms.Endpoint[Any, Any] = ms.Endpoint("health", timeout=PATIENCE)
 
@@ -66,16 +67,19 @@ class TestAnswers:
         self, mq: ms.AsyncClient, admin: redis.Redis, url: str, namespace: str
     ) -> None:
         """All who serve it handle the same body, and their names tell the answers apart."""
+
+        async def consumers() -> bool:
+            return {one.name for one in (await mq.stats(HEALTH.queue)).consumers} == {*names}
+
         async with serving(admin, url, namespace, *(worker_of(echo) for _ in range(3))):
             names = members(admin, queue_keys(namespace, "health"))
             answers = await gathered(mq, HEALTH, {"deep": True})
-            stats = await mq.stats(HEALTH.queue)
+            # Stats show them by the same names.
+            await auntil(consumers, PATIENCE)
 
         assert sorted(one.responder for one in answers) == sorted(names)
         assert [one.result() for one in answers] == [{"deep": True}] * 3
         assert [one.error for one in answers] == [None] * 3
-        # Stats show them by the same names.
-        assert sorted(one.name for one in stats.consumers) == sorted(names)
 
     async def test_on_every_server(
         self, any_mq: ms.AsyncClient, any_server: Any, any_url: str, namespace: str
