@@ -7,6 +7,8 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
+from msgspec.structs import replace
+
 from millstream.checks import check_endpoint
 from millstream.codec import NotDecodable
 from millstream.driver.blocking import BlockingDriver
@@ -79,8 +81,8 @@ def gather(
         UsageError: the body or an option makes no sense. Nobody was asked.
         BrokerError: the server could not be used; workers may or may not have been asked.
 
-    Guarantee: each worker handles it at most once, and has one answer. Whoever was asked goes on when the
-    caller does not wait for more answers; what comes then is dropped.
+    Guarantee: each worker handles it at most once, and has one answer. Whoever was asked goes on when
+    nobody waits for more answers.
     """
     check_endpoint(endpoint)
     if expect is not None:
@@ -91,23 +93,31 @@ def gather(
     timeout_ms = (
         endpoint.timeout_ms if timeout is None else milliseconds(timeout, "timeout", minimum=0.001)
     )
+    return _answers(mq, endpoint, Outgoing(data, encoded, timeout_ms, ""), expect)
+
+
+def _answers(
+    mq: Gathering, endpoint: Endpoint[Any, R], call: Outgoing, expect: int | None
+) -> Generator[Answer[R], None, None]:
+    """Ask, and yield answers."""
     mailbox = mq.requests.mailbox
     mailbox.open()
     slot, box = mailbox.slot()
     try:
-        address = str(Address(mailbox.client, slot, gather=True))
-        began = time.monotonic()
-        call = Outgoing(data, encoded, timeout_ms, address)
-        asked = gathering(queue_keys(mq.namespace, endpoint.name), call)
-        id, members = mq.driver.run(asked)
+        deadline = time.monotonic() + call.left_ms / 1000
+        call = replace(call, address=str(Address(mailbox.client, slot, gather=True)))
+        asking = gathering(queue_keys(mq.namespace, endpoint.name), call)
+        id, members = mq.driver.run(asking)
         if not members:
             raise _nobody(endpoint)
         missing, answers = dict.fromkeys(members), set[str]()
         while missing if expect is None else len(answers) < expect:
-            item = box.take(began + timeout_ms / 1000 - time.monotonic())
+            item = box.take(deadline - time.monotonic())
             if item is None:
-                count = len(members) if expect is None else expect
-                raise _late(endpoint, id, timeout_ms, len(answers), count, list(missing))
+                # Who was no member when it was asked may have heard it all the same.
+                answered = len(members) - len(missing) if expect is None else len(answers)
+                expected = len(members) if expect is None else expect
+                raise _late(endpoint, id, call.left_ms, answered, expected, list(missing))
             # A mail may come twice, and anybody can write to a mailbox.
             if item.kind in _ANSWERS and item.sender and item.sender not in answers:
                 answers.add(item.sender)
