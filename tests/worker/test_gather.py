@@ -337,6 +337,43 @@ class TestStates:
         assert lost.error.reason == "stopped"
         assert begun == [1]
 
+    async def test_a_request_that_waits_behind_a_call(
+        self, mq: ms.AsyncClient, admin: redis.Redis, url: str, namespace: str, keys: QueueKeys
+    ) -> None:
+        """It is handed back when its worker stops, and another one answers it."""
+        let = asyncio.Event()
+        begun: list[Any] = []
+
+        def worker_of(name: str) -> ms.Worker:
+            worker = ms.Worker()
+
+            @worker.on(HEALTH, concurrency=1)
+            async def answer(body: Any) -> Any:
+                begun.append((name, body))
+                if body == "call":
+                    await let.wait()
+                return name
+
+            return worker
+
+        one, other = worker_of("one"), worker_of("other")
+        async with serving(admin, url, namespace, one):
+            call = asyncio.create_task(gathered(mq, HEALTH, "call"))
+            await auntil(lambda: begun, PATIENCE)
+            request = asyncio.create_task(mq.request(HEALTH, "request"))
+            await auntil(lambda: admin.xpending(keys.ready, keys.group)["pending"] == 1, PATIENCE)
+            async with ms.AsyncClient(url, namespace=namespace) as own:
+                running = asyncio.create_task(other.run(own))
+                await auntil(lambda: len(members(admin, keys)) == 2, PATIENCE)
+                one.stop()
+                assert await request == "other"
+                let.set()
+                assert [answer.result() for answer in await call] == ["one"]
+                other.stop()
+                await running
+
+        assert begun == [("one", "call"), ("other", "request")]
+
     async def test_who_takes_too_long_at_the_end(
         self, mq: ms.AsyncClient, admin: redis.Redis, url: str, namespace: str
     ) -> None:
