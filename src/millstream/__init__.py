@@ -33,6 +33,7 @@ from millstream.errors import (
     UsageError,
 )
 from millstream.message import (
+    Answer,
     ConsumerStats,
     DeadLetter,
     Heard,
@@ -55,6 +56,7 @@ from millstream.worker import Worker
 __all__ = [
     "EARLIEST",
     "LATEST",
+    "Answer",
     "AsyncClient",
     "Backoff",
     "Bound",

@@ -90,6 +90,13 @@ def check_endpoint(endpoint: object) -> None:
         raise UsageError(message)
 
 
+def check_callback(callback: object, name: str) -> None:
+    """Refuse what cannot be called."""
+    if callback is not None and not callable(callback):
+        message = f"{name} must be a function, not {_shown(callback)}"
+        raise UsageError(message)
+
+
 def check_keeps(queue: Queue[Any]) -> None:
     """Refuse a queue that cannot keep what it has handled."""
     if queue.store == "list":

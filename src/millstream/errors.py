@@ -94,6 +94,9 @@ class TimedOut(BrokerError, TimeoutError):
         id: for a request, its id; empty when the server has not confirmed it.
         state: for a request, what was known last: ``queued``, ``running`` or ``unknown``.
         seconds: for a request that was running, for how long at the least.
+        answered: for a gather, how many workers have answered.
+        expected: for a gather, how many answers were waited for.
+        missing: for a gather, the names of the workers that have not answered.
     """
 
     def __init__(
@@ -105,6 +108,9 @@ class TimedOut(BrokerError, TimeoutError):
         id: str = "",
         state: str = "unknown",
         seconds: float = 0.0,
+        answered: int = 0,
+        expected: int = 0,
+        missing: tuple[str, ...] = (),
     ) -> None:
         super().__init__(message)
         self.url = url
@@ -112,6 +118,9 @@ class TimedOut(BrokerError, TimeoutError):
         self.id = id
         self.state = state
         self.seconds = seconds
+        self.answered = answered
+        self.expected = expected
+        self.missing = missing
 
 
 class ServerRefused(BrokerError):

@@ -10,6 +10,7 @@ import msgspec
 
 __all__ = [
     "LAST_MS",
+    "Answer",
     "ConsumerStats",
     "DeadLetter",
     "Heard",
@@ -58,6 +59,33 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
     duplicate: bool = False
     durability: str = "memory"
     listeners: int | None = None
+
+
+class Answer(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
+    """What one worker of an endpoint has answered to ``gather``.
+
+    Attributes:
+        responder: the worker, by its name in the endpoint: ``host:pid:random``.
+        reply: what its handler returned; None if there is an error.
+        error: what ``request`` would have raised; None if there is a reply.
+    """
+
+    responder: str
+    reply: T | None = None
+    error: Exception | None = None
+
+    def result(self) -> T:
+        """Return the reply.
+
+        Raises:
+            Exception: the error, if there is one.
+        """
+        if self.error is not None:
+            raise self.error
+        # None may be the reply.
+        reply: Any = self.reply
+        result: T = reply
+        return result
 
 
 class Heard(msgspec.Struct, Generic[T], frozen=True, kw_only=True):

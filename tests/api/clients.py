@@ -63,13 +63,20 @@ class Blocking(_InThreads):
     def receive(self, queue: Any, **options: Any) -> AsyncGenerator[Any, None]:
         return _deliveries(self.target.receive(queue, **options))
 
-    async def replay(self, topic: Any, **options: Any) -> AsyncGenerator[Any, None]:
-        messages = self.target.replay(topic, **options)
-        try:
-            while (message := await asyncio.to_thread(next, messages, None)) is not None:
-                yield message
-        finally:
-            await asyncio.to_thread(messages.close)
+    def replay(self, topic: Any, **options: Any) -> AsyncGenerator[Any, None]:
+        return _items(self.target.replay(topic, **options))
+
+    def gather(self, endpoint: Any, body: Any, **options: Any) -> AsyncGenerator[Any, None]:
+        return _items(self.target.gather(endpoint, body, **options))
+
+
+async def _items(items: Any) -> AsyncGenerator[Any, None]:
+    """What a blocking iterator yields."""
+    try:
+        while (item := await asyncio.to_thread(next, items, None)) is not None:
+            yield item
+    finally:
+        await asyncio.to_thread(items.close)
 
 
 async def _deliveries(deliveries: Any) -> AsyncGenerator[Any, None]:

@@ -37,6 +37,8 @@ assert_type(bounded, ms.Queue[Order])
 
 ticks = ms.Topic("ticks", Order, durable=False)
 assert_type(ticks, ms.Topic[Order])
+counted = ms.Endpoint("counted", Order, int)
+assert_type(counted, ms.Endpoint[Order, int])
 
 worker = ms.Worker()
 
@@ -113,6 +115,10 @@ async def use(mq: ms.AsyncClient) -> None:
     assert_type(await mq.publish_many(ticks, [Order(1)]), list[ms.Receipt])
     async for tick in mq.subscribe(ticks, buffer=10, on_full="drop_newest"):
         assert_type(tick, ms.Heard[Order] | ms.Missed)
+    async for answer in mq.gather(counted, Order(1), expect=2):
+        assert_type(answer, ms.Answer[int])
+        assert_type(answer.result(), int)
+        assert_type(answer.error, Exception | None)
     await mq.send(orders, "no order")  # type: ignore[misc] # a wrong body is an error
 
 
@@ -122,6 +128,8 @@ def use_blocking(mq: ms.Client) -> None:
     for delivery in mq.receive(orders):
         assert_type(delivery, ms.SyncDelivery[Order])
         assert_type(delivery.extend(5), None)
+    for answer in mq.gather(counted, Order(1), timeout=1):
+        assert_type(answer, ms.Answer[int])
     assert_type(mq.publish(ticks, Order(1)), ms.Receipt)
     with mq.subscribe(ticks) as feed:
         assert_type(feed, ms.SyncFeed[Order])

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from millstream.aio import endpoints as _endpoints
+from millstream.aio import gathering as _gathering
 from millstream.aio import operate
 from millstream.aio import replay as _replay
 from millstream.aio import schedules as _schedules
@@ -181,6 +182,7 @@ class AsyncClient:
     publish_many = _topics.publish_many
 
     request = _endpoints.request
+    gather = _gathering.gather
 
     # Receiving
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
 from millstream.aio.requests import Requests
-from millstream.checks import check_endpoint
+from millstream.checks import check_callback, check_endpoint
 from millstream.endpoint import Endpoint
 from millstream.policy import Duration, milliseconds
 from millstream.protocol.envelope import encode_headers
@@ -43,8 +43,9 @@ async def request(
         timeout: seconds that it may take in all; a worker does not begin with it after that.
             Default: the endpoint's.
         headers: metadata, strings to strings.
-        on_progress: called with each note that the handler sends (``request.progress``). Without it
-            they are not sent at all.
+        on_progress: called with each note that the handler sends (``request.progress``), in their
+            order and before there is a reply. With ``AsyncClient`` it may be an ``async def``. Without
+            it they are not sent at all. What it raises ends the request, as a cancellation would.
 
     Returns:
         The reply.
@@ -62,6 +63,7 @@ async def request(
     Guarantee: at most once, or at least once for an endpoint with ``idempotent=True``; answered once.
     """
     check_endpoint(endpoint)
+    check_callback(on_progress, "on_progress")
     data = endpoint.encode_request(body)
     encoded = encode_headers(headers) if headers else b""
     timeout_ms = (

@@ -107,6 +107,8 @@ class Mailbox:
                 await self._step()
             except BrokerError as error:
                 logger.debug("cannot read replies: %s", error)
+                # A server that was started anew may have none: replies would be dropped until then.
+                self._attend_at = 0.0
                 await self._driver.sleep(PAUSE)
             except Exception:
                 # A bug: whoever waits has a time limit, and others may have better luck.
@@ -116,6 +118,9 @@ class Mailbox:
             await self._listener.close()
 
     async def _step(self) -> None:
+        now = time.monotonic()
+        if now >= self._attend_at or self._read >= TRIMMED_AFTER:
+            await self._attend(now)
         if self._listener is None:
             self._listener = await self._driver.listener()
         op = read(self._namespace, self.client, self._seen, BLOCK_MS)
@@ -125,14 +130,11 @@ class Mailbox:
             self._read += len(mails)
             for number, item in mails:
                 box = self._slots.get(number)
-                if box is None:
-                    self._on_stray(number)
-                else:
+                if box is not None:
                     box.put(item)
-        now = time.monotonic()
-        if now >= self._attend_at or self._read >= TRIMMED_AFTER:
-            await self._attend(now)
-        if now >= self._tick_at:
+                elif item.kind != "note":
+                    self._on_stray(number)
+        if time.monotonic() >= self._tick_at:
             await self._on_tick()
             self._tick_at = time.monotonic() + TICK
 

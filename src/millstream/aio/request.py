@@ -97,8 +97,10 @@ class Request(Generic[T]):
             note: any JSON value.
 
         Raises:
-            UsageError: it is no JSON value.
+            UsageError: it is no JSON value, or larger than the endpoint's ``max_body``.
             BrokerError: the server cannot be used.
+
+        Guarantee: it reaches the caller before the reply, and after the notes that were awaited before.
         """
         if not self.line.wants_notes:
             return
@@ -107,4 +109,10 @@ class Request(Generic[T]):
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             message = f"{self.endpoint.title}: a note of progress must be a JSON value: {error}"
             raise UsageError(message) from error
+        if len(content) > self.endpoint.max_body:
+            message = (
+                f"{self.endpoint.title}: a note of progress has {len(content)} bytes, "
+                f"{self.endpoint.max_body} are allowed (max_body)"
+            )
+            raise UsageError(message)
         await self.line.note(content)

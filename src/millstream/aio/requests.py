@@ -18,7 +18,6 @@ from millstream.driver.aio_sender import AsyncSender
 from millstream.endpoint import Endpoint
 from millstream.errors import (
     BrokerError,
-    DeliveryError,
     NoResponders,
     ResponderLost,
     TimedOut,
@@ -184,30 +183,31 @@ class Requests:
         self.mailbox.close_slot(pending.slot)
 
     async def reply(self, pending: Pending, on_progress: Callable[[Any], object] | None) -> Any:
-        """Wait for the one reply to a request.
+        """Wait for the one reply to a request, and pass on the notes that come before it.
 
         Raises:
             TimedOut: the deadline has passed.
-            Exception: what came instead of a reply.
+            Exception: what came instead of a reply, or what the callback raised.
         """
+        noted = 0
         try:
             while True:
                 item = await self.next(pending, pending.deadline)
                 if item.kind == "reply":
                     self.answered(pending)
                     return decoded(pending, item.content)
-                if item.kind == "note" and on_progress is not None:
-                    on_progress(msgspec.json.decode(item.content))
-        except DeliveryError:
-            self.answered(pending)
-            raise
-        except TimedOut:
-            raise
-        except BaseException:
-            self.give_up(pending)
-            raise
+                if item.kind != "note" or on_progress is None or 0 < item.number <= noted:
+                    continue
+                noted = item.number
+                try:
+                    note = msgspec.json.decode(item.content)
+                except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+                    logger.warning("a note of request %s is unreadable: %s", pending.id, error)
+                    continue
+                await self._driver.tell(on_progress, note)
         finally:
-            self.release(pending)
+            # Unless it is over already: what the callback raised, or a cancellation.
+            self.give_up(pending)
 
     async def next(self, pending: Pending, deadline: float) -> Item:
         """Wait for whatever comes of a request next.

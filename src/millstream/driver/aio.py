@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -211,6 +212,12 @@ class AsyncDriver:
     async def sleep(self, seconds: float) -> None:
         """Wait, as this driver's users do."""
         await asyncio.sleep(seconds)
+
+    async def tell(self, callback: Callable[[Any], object], news: Any) -> None:
+        """Call a user's function; an ``async def`` is awaited."""
+        outcome = callback(news)
+        if inspect.isawaitable(outcome):
+            await outcome
 
     def sender(
         self, batch: Batch[T], *, in_order: bool = False, run: Run | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import threading
 import time
@@ -312,6 +313,18 @@ class BlockingDriver:
     def sleep(self, seconds: float) -> None:
         """Wait, as this driver's users do."""
         time.sleep(seconds)
+
+    def tell(self, callback: Callable[[Any], object], news: Any) -> None:
+        """Call a user's function.
+
+        Raises:
+            UsageError: it is an ``async def``, which nobody here could await.
+        """
+        outcome = callback(news)
+        if inspect.iscoroutine(outcome):
+            outcome.close()
+            message = "a callback of the blocking client must be a plain function, no async def"
+            raise UsageError(message)
 
     def sender(
         self,

@@ -1,7 +1,8 @@
 """Keeps leases alive from a thread of its own, with a connection of its own.
 
 A handler that blocks the event loop, or holds it for long, must not cost a lease: this thread
-goes on as long as the process lives. One thread serves all consumers of a client.
+goes on as long as the process lives. One thread serves all consumers of a client. For the same reason
+it shows that a worker serves its endpoints.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from millstream.driver.blocking import BlockingDriver
 from millstream.errors import BrokerError
 from millstream.protocol.consume import extend
 from millstream.protocol.keys import QueueKeys
+from millstream.protocol.op import Op
 
-__all__ = ["Held", "LeaseKeeper"]
+__all__ = ["Beat", "Held", "LeaseKeeper"]
 
 logger = logging.getLogger("millstream.lease")
 
@@ -109,8 +112,27 @@ class Held:
             self.until.pop(token, None)
 
 
+@dataclass(eq=False, slots=True)
+class Beat:
+    """A sign of life that is given again and again, whatever the event loop is busy with.
+
+    Attributes:
+        op: gives it.
+        last: takes it back.
+        every: seconds between two of them.
+        next_at: when it is due, of ``time.monotonic``.
+        over: whether it was taken back.
+    """
+
+    op: Op[Any]
+    last: Op[Any]
+    every: float
+    next_at: float = 0.0
+    over: bool = False
+
+
 class LeaseKeeper:
-    """The thread that extends leases.
+    """The thread that extends leases, and shows that a worker lives.
 
     Args:
         driver: a blocking driver that nobody else uses.
@@ -119,6 +141,7 @@ class LeaseKeeper:
     def __init__(self, driver: BlockingDriver) -> None:
         self._driver = driver
         self._held: list[Held] = []
+        self._beats: list[Beat] = []
         self._changed = threading.Condition()
         self._stopping = False
         self._thread: threading.Thread | None = None
@@ -130,12 +153,27 @@ class LeaseKeeper:
             held.next_at = time.monotonic() + _period(held)
             if held not in self._held:
                 self._held.append(held)
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._work, name="millstream-leases", daemon=True
-                )
-                self._thread.start()
-            self._changed.notify()
+            self._look_again()
+
+    def begin(self, beat: Beat) -> None:
+        """Give a sign of life now, and from now on."""
+        with self._changed:
+            self._beats.append(beat)
+            self._look_again()
+
+    def end(self, beat: Beat) -> None:
+        """Give it no more. Its owner takes it back; so does the thread, if it is just giving one."""
+        with self._changed:
+            beat.over = True
+            self._beats.remove(beat)
+
+    def _look_again(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(
+                target=self._work, name="millstream-leases", daemon=True
+            )
+            self._thread.start()
+        self._changed.notify()
 
     def drop(self, held: Held, *, when_empty: bool = False) -> None:
         """Stop extending: at once, or when nothing is left to extend."""
@@ -161,15 +199,34 @@ class LeaseKeeper:
                 if self._stopping:
                     return
                 now = time.monotonic()
+                beats = [beat for beat in self._beats if beat.next_at <= now]
                 due = [held for held in self._held if held.next_at <= now]
-                if not due:
-                    nearest = min((held.next_at for held in self._held), default=None)
-                    self._changed.wait(None if nearest is None else nearest - now)
+                if not due and not beats:
+                    times = [one.next_at for one in self._held]
+                    times += [one.next_at for one in self._beats]
+                    self._changed.wait(min(times) - now if times else None)
                     continue
+            for beat in beats:
+                beat.next_at = time.monotonic() + beat.every
+                self._give(beat)
             for held in due:
                 held.next_at = time.monotonic() + self._try_to_extend(held)
                 if held.leaving:
                     self.drop(held, when_empty=True)
+
+    def _give(self, beat: Beat) -> None:
+        """Give a sign of life, and outlive whatever goes wrong."""
+        try:
+            self._driver.run(beat.op)
+            if beat.over:
+                # It may have overtaken what took it back.
+                self._driver.run(beat.last)
+        except BrokerError as error:
+            # The reader says it louder.
+            logger.debug("cannot show that this worker lives: %s", error)
+        except Exception:
+            if not self._stopping:
+                logger.exception("could not show that this worker lives")
 
     def _try_to_extend(self, held: Held) -> float:
         """Extend, and outlive whatever goes wrong: the others' leases hang on this thread."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from millstream.errors import NotConnected, TimedOut, UsageError
 from millstream.protocol import consume, lists, waiting
+from millstream.protocol.envelope import Envelope
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.op import Command, Op, Plan, load_script
 
@@ -39,6 +40,9 @@ _TEXTS = (b"op", b"id")
 ENTRIES_A_CALL = 200
 """Bounds the time that one call keeps the server busy: about a millisecond."""
 
+WORDS_A_READ = 200
+"""Of each stream: a call to all workers of an endpoint may be 64 KiB long."""
+
 LOOKS = 4
 """A message may go from one place to the other under our eyes: begin while we look among those that
 wait, and be handed back or tried again while we look among those that run."""
@@ -50,15 +54,17 @@ class Word:
 
     Attributes:
         queue: key of the control stream that said it.
-        op: ``pause``, ``resume``, ``seek`` or ``cancel``.
+        op: ``pause``, ``resume``, ``seek``, ``members``, ``cancel`` or ``call``.
         id: for ``cancel``: of the message.
         token: for ``cancel``: the delivery that is over.
+        call: for ``call``: what all workers of an endpoint are asked.
     """
 
     queue: str
     op: str
     id: str = ""
     token: bytes = b""
+    call: Envelope | None = None
 
 
 def pause(keys: QueueKeys) -> Op[None]:
@@ -173,7 +179,7 @@ def now() -> Op[str]:
 
 
 def hear(heard: Mapping[str, str], block_ms: int) -> Op[tuple[list[Word], dict[str, str]]]:
-    """Sleep at the server until somebody pauses, resumes or cancels.
+    """Sleep at the server until somebody pauses, resumes, cancels or calls.
 
     Args:
         heard: keys of control streams -> id of the last entry heard.
@@ -182,7 +188,8 @@ def hear(heard: Mapping[str, str], block_ms: int) -> Op[tuple[list[Word], dict[s
     Returns:
         What was said, and the ids to go on from.
     """
-    command = Command(("XREAD", "BLOCK", block_ms, "STREAMS", *heard.keys(), *heard.values()))
+    keys = (*heard.keys(), *heard.values())
+    command = Command(("XREAD", "COUNT", WORDS_A_READ, "BLOCK", block_ms, "STREAMS", *keys))
 
     def decode(replies: list[Any]) -> tuple[list[Word], dict[str, str]]:
         words: list[Word] = []
@@ -193,7 +200,9 @@ def hear(heard: Mapping[str, str], block_ms: int) -> Op[tuple[list[Word], dict[s
                 last[queue] = entry.decode()
                 fields = dict(zip(flat[::2], flat[1::2], strict=True))
                 op, id = (fields.get(name, b"").decode("ascii", "replace") for name in _TEXTS)
-                words.append(Word(queue, op, id, fields.get(b"token", b"")))
+                # The slash: a message of the queue may have the same id.
+                call = Envelope(entry + b"/", flat) if op == "call" else None
+                words.append(Word(queue, op, id, fields.get(b"token", b""), call))
         return words, last
 
     return Op((command,), decode)

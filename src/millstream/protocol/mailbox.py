@@ -31,10 +31,12 @@ class Mail(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         client: whose mailbox.
         slot: for which of its requests, or of its streams.
-        kind: of what it is: ``reply``, ``error``, ``part``, ``end``, ``note``, ``taken``, ``cancel``.
+        kind: of what it is: ``reply``, ``error``, ``part``, ``end``, ``note``, ``taken``, ``cancel``,
+            ``lost``.
         content: depends on the kind.
-        number: of a part, from 1; what comes twice is known by it.
-        sender: client and slot to which the other side is to write; of a stream.
+        number: of a part, or of a note, from 1; what comes twice is known by it.
+        sender: of a stream, client and slot to which the other side is to write; of a reply to who has
+            asked all workers, which of them it is.
     """
 
     client: str
@@ -91,18 +93,23 @@ def read(namespace: str, client: str, since: str, block_ms: int) -> Op[tuple[str
 
 def _read(fields: Sequence[bytes]) -> tuple[int, Item]:
     """Read an entry; slot 0, which nobody has, for what is none of ours."""
-    if len(fields) == 4 and fields[2] == b"c" and fields[3].isdigit():  # noqa: PLR2004 - kind and slot
-        return int(fields[3]), Item(fields[0].decode("ascii", "replace"), fields[1])
+    if len(fields) == 4 and fields[2] == b"c":  # noqa: PLR2004 - kind and slot
+        return _number(fields[3]), Item(fields[0].decode("ascii", "replace"), fields[1])
     named = dict(zip(fields[::2], fields[1::2], strict=False))
-    slot, number = named.get(b"c", b""), named.get(b"n", b"")
-    if not slot.isdigit():
-        return 0, Item("", b"")
-    return int(slot), Item(
+    return _number(named.get(b"c", b"")), Item(
         fields[0].decode("ascii", "replace"),
         fields[1],
-        int(number) if number.isdigit() else 0,
-        named.get(b"w", b"").decode("ascii", "replace"),
+        _number(named.get(b"n", b"")),
+        named.get(b"w", b"").decode("utf-8", "replace"),
     )
+
+
+def _number(digits: bytes) -> int:
+    """Read a number; 0 for what is none: anybody can write to a mailbox."""
+    return int(digits) if digits.isdigit() and len(digits) <= _MOST_DIGITS else 0
+
+
+_MOST_DIGITS = 15
 
 
 def attend(namespace: str, client: str, seen: str) -> Op[bool]:

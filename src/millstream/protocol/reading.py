@@ -224,6 +224,14 @@ class Reading:
         """
         self._ahead_ms = server_ms - asked * 1000
 
+    def told(self, server_ms: int, now: float) -> None:
+        """Learn about what time it is at the server from something that it said then.
+
+        It may have been on its way for some time, so whatever an answer tells is better.
+        """
+        if self._ahead_ms == -math.inf:
+            self.heard(server_ms, now)
+
     def server_ms(self, now: float) -> float:
         """Return the server's time; before it was heard of, that is long ago."""
         return now * 1000 + self._ahead_ms

@@ -55,18 +55,25 @@ class Address(msgspec.Struct, frozen=True, gc=False):
         slot: which of its requests.
         progress: whether it wants to hear of progress.
         window: how many parts of a stream may be on their way; 0: it wants one reply.
+        gather: whether it has asked all workers, and is to hear who answers.
     """
 
     client: str
     slot: int
     progress: bool = False
     window: int = 0
+    gather: bool = False
 
     def __str__(self) -> str:
-        """Return it as it stands in the field: ``CLIENT SLOT``, then ``progress``, ``stream=WINDOW``."""
+        """Return it as it stands in the field.
+
+        It is ``CLIENT SLOT``, then ``progress``, ``gather``, ``stream=WINDOW``.
+        """
         text = f"{self.client} {self.slot}"
         if self.progress:
             text += " progress"
+        if self.gather:
+            text += " gather"
         return f"{text} stream={self.window}" if self.window else text
 
 
@@ -83,7 +90,7 @@ def address_of(envelope: Envelope) -> Address | None:
         name, _, value = word.partition("=")
         if name == "stream" and _is_number(value):
             window = int(value)
-    return Address(client, int(rest[0]), "progress" in rest[1:], window)
+    return Address(client, int(rest[0]), "progress" in rest[1:], window, "gather" in rest[1:])
 
 
 _MOST_DIGITS = 15

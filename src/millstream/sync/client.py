@@ -21,6 +21,7 @@ from millstream.protocol.keys import QueueKeys, queue_keys, subscription_keys, t
 from millstream.protocol.partitions import declare
 from millstream.protocol.subscriptions import subscribe
 from millstream.sync import endpoints as _endpoints
+from millstream.sync import gathering as _gathering
 from millstream.sync import operate
 from millstream.sync import replay as _replay
 from millstream.sync import schedules as _schedules
@@ -181,6 +182,7 @@ class Client:
     publish_many = _topics.publish_many
 
     request = _endpoints.request
+    gather = _gathering.gather
 
     # Receiving
 

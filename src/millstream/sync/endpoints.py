@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
-from millstream.checks import check_endpoint
+from millstream.checks import check_callback, check_endpoint
 from millstream.endpoint import Endpoint
 from millstream.policy import Duration, milliseconds
 from millstream.protocol.envelope import encode_headers
@@ -44,8 +44,9 @@ def request(
         timeout: seconds that it may take in all; a worker does not begin with it after that.
             Default: the endpoint's.
         headers: metadata, strings to strings.
-        on_progress: called with each note that the handler sends (``request.progress``). Without it
-            they are not sent at all.
+        on_progress: called with each note that the handler sends (``request.progress``), in their
+            order and before there is a reply. With ``Client`` it may be an ``def``. Without
+            it they are not sent at all. What it raises ends the request, as a cancellation would.
 
     Returns:
         The reply.
@@ -63,6 +64,7 @@ def request(
     Guarantee: at most once, or at least once for an endpoint with ``idempotent=True``; answered once.
     """
     check_endpoint(endpoint)
+    check_callback(on_progress, "on_progress")
     data = endpoint.encode_request(body)
     encoded = encode_headers(headers) if headers else b""
     timeout_ms = (

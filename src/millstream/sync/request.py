@@ -98,8 +98,10 @@ class SyncRequest(Generic[T]):
             note: any JSON value.
 
         Raises:
-            UsageError: it is no JSON value.
+            UsageError: it is no JSON value, or larger than the endpoint's ``max_body``.
             BrokerError: the server cannot be used.
+
+        Guarantee: it reaches the caller before the reply, and after the notes that were awaited before.
         """
         if not self.line.wants_notes:
             return
@@ -108,4 +110,10 @@ class SyncRequest(Generic[T]):
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             message = f"{self.endpoint.title}: a note of progress must be a JSON value: {error}"
             raise UsageError(message) from error
+        if len(content) > self.endpoint.max_body:
+            message = (
+                f"{self.endpoint.title}: a note of progress has {len(content)} bytes, "
+                f"{self.endpoint.max_body} are allowed (max_body)"
+            )
+            raise UsageError(message)
         self.line.note(content)

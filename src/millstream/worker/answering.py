@@ -37,7 +37,16 @@ class Answer:
         value: what the handler has returned, encoded.
     """
 
-    __slots__ = ("_address", "_expiry", "_mail", "_server_ms", "token", "value")
+    __slots__ = (
+        "_address",
+        "_expiry",
+        "_mail",
+        "_member",
+        "_notes",
+        "_server_ms",
+        "token",
+        "value",
+    )
 
     def __init__(
         self,
@@ -46,11 +55,14 @@ class Answer:
         mail: Callable[[Mail], asyncio.Future[bool]],
         server_ms: Callable[[], float],
         token: bytes,
+        member: str,
     ) -> None:
         self._address = address
         self._expiry = expiry
         self._mail = mail
         self._server_ms = server_ms
+        self._member = member
+        self._notes = 0
         self.token = token
         self.value = b""
 
@@ -66,14 +78,16 @@ class Answer:
 
     async def note(self, content: bytes) -> None:
         """Send a note of progress."""
-        await self.send("note", content)
+        self._notes += 1
+        await self.send("note", content, self._notes)
 
-    async def send(self, kind: str, content: bytes) -> bool:
+    async def send(self, kind: str, content: bytes, number: int = 0) -> bool:
         """Send something to the caller; False: it is gone."""
         address = self._address
         if address is None:
             return True
-        return await self._mail(Mail(address.client, address.slot, kind, content))
+        sender = self._member if address.gather else ""
+        return await self._mail(Mail(address.client, address.slot, kind, content, number, sender))
 
 
 class Answering:
@@ -84,10 +98,11 @@ class Answering:
         requests: of the client: its way to other mailboxes.
         keys: of the endpoint's queue.
         holder: who owns the deliveries.
+        member: the name of this worker among those that serve the endpoint.
     """
 
     def __init__(
-        self, handler: Handler, requests: Requests, keys: QueueKeys, holder: Holder
+        self, handler: Handler, requests: Requests, keys: QueueKeys, holder: Holder, member: str
     ) -> None:
         assert handler.endpoint is not None  # noqa: S101 - it is one's handler
         self._endpoint: Endpoint[Any, Any] = handler.endpoint
@@ -96,6 +111,7 @@ class Answering:
         self._mail = requests.mailbox.sender.send
         self._keys = keys
         self._holder = holder
+        self._member = member
 
     def around(self, inner: Call) -> Call:
         """Return what handles a delivery of the queue by a call for a body and a ``Request``."""
@@ -109,7 +125,8 @@ class Answering:
         envelope, endpoint = delivery.envelope, self._endpoint
         address = address_of(envelope)
         answer = Answer(
-            address, envelope.expiry, self._mail, self._holder.server_ms, envelope.token
+            *(address, envelope.expiry, self._mail, self._holder.server_ms, envelope.token),
+            member=self._member,
         )
         left = math.inf if endpoint.must_finish else answer.seconds_left
         kind, limit = "reply", None

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 
 from millstream.aio.client import AsyncClient
 from millstream.protocol.control import Word
+from millstream.protocol.envelope import Envelope
 from millstream.worker.answering import Answering
 from millstream.worker.calls import build_call
 from millstream.worker.control import Hearer
+from millstream.worker.gathered import Gathered
 from millstream.worker.handler import Handler, Middleware
-from millstream.worker.handling import Handling
-from millstream.worker.permits import Turn
+from millstream.worker.handling import Call, Handling
+from millstream.worker.permits import Permits, Turn
 from millstream.worker.prefetch import Prefetch
 from millstream.worker.presence import run_presence
 from millstream.worker.reader import Reader
@@ -50,6 +52,7 @@ class Consumer:
         reader: reads the queue.
         threads: its own, for a plain function; None for a coroutine.
         turn: to stop with it; None: nobody shares handlers with it.
+        calls: of an endpoint; None: it is a queue, or a subscription.
     """
 
     def __init__(
@@ -59,12 +62,14 @@ class Consumer:
         reader: Reader,
         threads: ThreadSlots | None,
         turn: Turn | None,
+        calls: Gathered | None = None,
     ) -> None:
         self._mq = mq
         self.handler = handler
         self._reader = reader
         self._threads = threads
         self._turn = turn
+        self._calls = calls
 
     @classmethod
     async def start(
@@ -93,18 +98,23 @@ class Consumer:
             prefetch=Prefetch(handler.room, _prefetch_of(handler)),
         )
         threads = share.threads if share else threads_of(handler)
-        answering = None
+        answering = calls = None
         if handler.endpoint is not None:
-            answering = Answering(handler, mq.requests, reader.keys, reader.holdings)
+            answering = Answering(
+                handler, mq.requests, reader.keys, reader.holdings, reader.consumer
+            )
         call = build_call(handler, middleware, threads, reader.holdings, answering)
-        if share:
-            call = share.turn.around(call, reader.holdings.make_sure)
+        turn = share.turn if share else None
+        if answering is not None:
+            # Requests and calls together are no more than what may be handled at a time.
+            permits = Permits(handler.concurrency)
+            turn, calls = Turn(permits), _gathered(mq, handler, call, Turn(permits), reader)
+        if turn is not None:
+            call = turn.around(call, reader.holdings.make_sure)
         interrupt = None if threads is None else threads.interrupt
         handling = Handling(handler, call, reader.holdings, interrupt)
         reader.holdings.slots = Slots(handler, handling)
-        if share:
-            return cls(mq, handler, reader, None, share.turn)
-        return cls(mq, handler, reader, threads, None)
+        return cls(mq, handler, reader, None if share else threads, turn, calls)
 
     @property
     def name(self) -> str:
@@ -142,6 +152,12 @@ class Consumer:
     def moved(self) -> None:
         """A queue that is not divided has nothing that could move."""
 
+    def called(self, call: Envelope) -> None:
+        """Answer what all workers of the endpoint are asked."""
+        if self._calls is not None:
+            self._reader.told(call.state.id)
+            self._calls.called(call)
+
     @property
     def idle(self) -> bool:
         """Whether there was nothing to do when it last looked."""
@@ -157,7 +173,7 @@ class Consumer:
         sweeping = run_sweeper(driver, keys, self.name, self.handler)
         upkeep = [asyncio.create_task(sweeping, name="millstream-sweeper")]
         if self.handler.endpoint is not None:
-            showing = run_presence(driver, keys, self.name)
+            showing = run_presence(driver, self._mq.lease_keeper(), keys, self.name)
             upkeep.append(asyncio.create_task(showing, name="millstream-presence"))
         try:
             await self._reader.run()
@@ -171,6 +187,8 @@ class Consumer:
         self._reader.stop()
         if self._turn is not None:
             self._turn.stop()
+        if self._calls is not None:
+            self._calls.stop()
 
     def hurry(self) -> None:
         """Give handlers that run no more time: ``finish`` has waited long enough."""
@@ -178,6 +196,8 @@ class Consumer:
 
     async def let_go(self) -> None:
         """Disconnect, and extend no lease any more. What is still in hand runs out."""
+        if self._calls is not None:
+            self._calls.close()
         await self._reader.let_go()
 
     async def finish(self, timeout: float | None) -> None:  # noqa: ASYNC109 - passed on to the handlers
@@ -187,9 +207,24 @@ class Consumer:
             timeout: seconds until coroutines are cancelled and their messages handed back; None:
                 as many as they need, or until ``hurry``.
         """
-        await self._reader.finish(timeout)
+        calls = () if self._calls is None else (self._calls.finish(timeout),)
+        await asyncio.gather(self._reader.finish(timeout), *calls)
         if self._threads is not None:
             self._threads.close()
+
+
+def _gathered(
+    mq: AsyncClient, handler: Handler, call: Call, turn: Turn, reader: Reader
+) -> Gathered:
+    """Return what answers the calls to all workers of an endpoint."""
+    return Gathered(
+        handler,
+        call,
+        turn,
+        member=reader.consumer,
+        mail=mq.requests.mailbox.sender.send,
+        server_ms=reader.holdings.server_ms,
+    )
 
 
 def _prefetch_of(handler: Handler) -> int | None:

@@ -1,4 +1,7 @@
-"""Hears when people pause, resume or move what a worker reads, or cancel messages, and passes it on."""
+"""Hears what is said to all workers of a queue, and passes it on.
+
+People pause, resume or move what a worker reads, or cancel messages; callers ask all workers of an endpoint.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from millstream.driver.aio_listener import AsyncListener
 from millstream.errors import BrokerError, ServerRefused
 from millstream.protocol import control
 from millstream.protocol.control import Word
+from millstream.protocol.envelope import Envelope
 from millstream.protocol.reading import BLOCK_MS
 
 __all__ = ["Control", "Hearer"]
@@ -45,12 +49,17 @@ class Hearer(Protocol):
         """Workers have come or gone that share the partitions of the queue."""
         ...
 
+    def called(self, call: Envelope) -> None:
+        """Somebody asks all workers of an endpoint."""
+        ...
+
 
 class Control:
     """One sleeping read for all queues of a worker, on a connection of its own.
 
     It only makes things fast. Who has missed a word gets no message of a paused queue either, and
-    learns from its leases what was cancelled.
+    learns from its leases what was cancelled. Only calls come by no other way; who misses one is named to
+    its caller.
 
     A node of a cluster reads only keys of one slot together; there, each queue has a connection.
 
@@ -130,3 +139,5 @@ class Control:
             hearer.cancelled(word)
         elif word.op == "members":
             hearer.moved()
+        elif word.call is not None:
+            hearer.called(word.call)

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from millstream.aio.client import AsyncClient
 from millstream.errors import BrokerError
 from millstream.protocol.control import Word
+from millstream.protocol.envelope import Envelope
 from millstream.protocol.partitions import join, leave, share_of
 from millstream.worker.consumer import Consumer, Share
 from millstream.worker.control import Hearer
@@ -234,6 +235,9 @@ class _Hearing:
     def moved(self) -> None:
         """The members have changed."""
         self._partitions.moved()
+
+    def called(self, call: Envelope) -> None:
+        """No endpoint has partitions: it is a mistake of some other program."""
 
 
 async def _leave(consumer: Consumer, reading: asyncio.Task[None]) -> None:

@@ -70,22 +70,32 @@ class Turn:
         """
 
         async def taking_turns(body: Any, delivery: Any) -> None:
-            if not await self._enter():
+            waits = not self.enter_now()
+            if waits and not await self.enter():
                 await _release(delivery)
                 return
             try:
-                await make_sure()
+                if waits:
+                    await make_sure()
                 # A coroutine whose lease is lost meanwhile is cancelled; what runs in a thread
                 # must not begin.
-                if not all(one.lease_lost for one in _each(delivery)):
+                if not waits or not all(one.lease_lost for one in _each(delivery)):
                     await inner(body, delivery)
             finally:
-                self._permits.give_back()
+                self.leave()
 
         return taking_turns
 
-    async def _enter(self) -> bool:
-        """Wait for a permit; False: the consumer has stopped."""
+    def enter_now(self) -> bool:
+        """Take a permit if one is free, and the consumer goes on; ``leave`` gives it back."""
+        return not self._over and self._permits.take()
+
+    def leave(self) -> None:
+        """Give a permit back."""
+        self._permits.give_back()
+
+    async def enter(self) -> bool:
+        """Wait for a permit, which ``leave`` gives back; False: the consumer has stopped."""
         if self._over:
             return False
         if self._permits.take():

@@ -6,6 +6,7 @@ import asyncio
 import logging
 
 from millstream.driver.aio import AsyncDriver
+from millstream.driver.lease_keeper import Beat, LeaseKeeper
 from millstream.errors import BrokerError
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.partitions import join, leave
@@ -18,23 +19,26 @@ BEAT = 1.5
 """Seconds between signs of life; see ``protocol.partitions.EXPIRY_MS``."""
 
 
-async def run_presence(driver: AsyncDriver, keys: QueueKeys, member: str) -> None:
+async def run_presence(
+    driver: AsyncDriver, keeper: LeaseKeeper, keys: QueueKeys, member: str
+) -> None:
     """Serve an endpoint until cancelled: callers are told at once when nobody does.
+
+    Signs of life come from the thread that extends leases. A handler that blocks the event loop for some
+    seconds is no reason to tell callers that nobody is there.
 
     Args:
         driver: of the client.
+        keeper: of the client, too.
         keys: of the endpoint's queue.
         member: the worker.
     """
+    beat = Beat(join(keys, member, None), leave(keys, member), BEAT)
+    keeper.begin(beat)
     try:
-        while True:
-            try:
-                await driver.run(join(keys, member, None))
-            except BrokerError as error:
-                # The reader says it louder.
-                logger.debug("%s: cannot show that it is served: %s", keys.title, error)
-            await asyncio.sleep(BEAT)
+        await asyncio.Event().wait()
     finally:
+        keeper.end(beat)
         try:
             await driver.run(leave(keys, member))
         except BrokerError as error:

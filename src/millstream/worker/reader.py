@@ -155,6 +155,10 @@ class Reader:
         """Stop the handler of a message that the server has ended."""
         self.holdings.cancelled(word.id, word.token)
 
+    def told(self, id: str) -> None:
+        """Learn the server's time from a word of it: a call may come before the first message."""
+        self._reading.told(int(id.partition("-")[0]), time.monotonic())
+
     async def _step(self) -> None:
         """Do one round trip, or wait until there is something to do."""
         self._event.clear()

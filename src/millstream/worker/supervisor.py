@@ -144,11 +144,12 @@ class Supervisor:
         while True:
             started = time.monotonic()
             status, held = await self._run_child(lifeline, slot)
-            if held:
-                # Also after an orderly end: it may have left a thread behind, or not have reached
-                # the server. That is no crash, and neither is an end that somebody has asked for.
-                crashed = status not in (0, FORCED) and not self._forced
-                task = asyncio.create_task(self._hand_over(mq, held, crashed=crashed))
+            # Also after an orderly end: it may have left a thread behind, or not have reached
+            # the server. That is no crash, and neither is an end that somebody has asked for.
+            crashed = status not in (0, FORCED) and not self._forced
+            for one in held:
+                # Side by side: callers of an endpoint do not wait for a long queue.
+                task = asyncio.create_task(self._hand_over(mq, one, crashed=crashed))
                 self._handing_over.add(task)
                 task.add_done_callback(self._handing_over.discard)
             if self._stopping.is_set() or status in (0, USAGE):
@@ -218,33 +219,29 @@ class Supervisor:
             environment[ENVIRONMENT_VARIABLE] = self._options.url
         return environment
 
-    async def _hand_over(
-        self, mq: AsyncClient, held: list[dict[str, Any]], *, crashed: bool
-    ) -> None:
-        """Give what a dead child held to other consumers, as soon as the server is there."""
-        for one in held:
-            keys = self._keys_of(one)
-            crashes, partitions = one["max_crashes"], one["partitions"]
-            while True:
-                plan = hand_over_all(
-                    keys,
-                    one["consumer"],
-                    partitions=partitions,
-                    crashed=crashed,
-                    max_crashes=crashes,
-                )
-                try:
-                    done = await mq.driver.drive(plan)
-                except BrokerError as error:
-                    logger.warning("%s: cannot hand over yet: %s", keys.title, error)
-                    await asyncio.sleep(1)
-                    continue
-                break
-            if done.moved or done.died:
-                logger.warning(
-                    "%s: handed over %d deliveries of a dead process, %d to the dead letters",
-                    *(keys.title, done.moved, done.died),
-                )
+    async def _hand_over(self, mq: AsyncClient, held: dict[str, Any], *, crashed: bool) -> None:
+        """Give what a dead child held of a queue to others, as soon as the server is there."""
+        keys = self._keys_of(held)
+        while True:
+            plan = hand_over_all(
+                keys,
+                held["consumer"],
+                partitions=held["partitions"],
+                crashed=crashed,
+                max_crashes=held["max_crashes"],
+            )
+            try:
+                done = await mq.driver.drive(plan)
+            except BrokerError as error:
+                logger.warning("%s: cannot hand over yet: %s", keys.title, error)
+                await asyncio.sleep(1)
+                continue
+            break
+        if done.moved or done.died:
+            logger.warning(
+                "%s: handed over %d deliveries of a dead process, %d to the dead letters",
+                *(keys.title, done.moved, done.died),
+            )
 
     def _keys_of(self, one: dict[str, Any]) -> QueueKeys:
         if "subscription" in one:
