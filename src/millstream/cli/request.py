@@ -67,14 +67,14 @@ def request(
             reply = client.request(
                 target, data, headers=headers, on_progress=_show_note if progress else None
             )
+            seconds = time.monotonic() - began
     except (BrokerError, DeliveryError) as error:
         if json_output:
             show_json(_failure(endpoint, error))
         raise
     found = body_value(reply)
     if json_output:
-        seconds = round(time.monotonic() - began, 4)
-        found = {"endpoint": endpoint, "reply": found, "seconds": seconds}
+        found = {"endpoint": endpoint, "reply": found, "seconds": round(seconds, 4)}
     show_json(found)
 
 
