@@ -186,7 +186,7 @@ def test_no_reply_in_time(cli: Cli, serve: Serve) -> None:
     """After --timeout it ends with 1, and says what is known."""
 
     async def hang(_: Any) -> None:
-        await asyncio.sleep(600)
+        await asyncio.sleep(600)  # the work itself
 
     serve(hang)
 
