@@ -18,6 +18,7 @@ from benchmarks import (
     idle,
     latency,
     memory,
+    requests,
     sending,
     topics,
 )
@@ -33,6 +34,7 @@ TOPICS: Mapping[str, Topic] = {
     "end-to-end": end_to_end.TOPIC,
     "features": features.TOPIC,
     "topics": topics.TOPIC,
+    "requests": requests.TOPIC,
     "latency": latency.TOPIC,
     "memory": memory.TOPIC,
     "delays": delays.TOPIC,

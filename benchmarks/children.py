@@ -14,10 +14,29 @@ from typing import Any
 import msgspec
 
 import millstream as ms
-from benchmarks.messages import QUEUE, STAMPS, STAMPS_KEY, Order, Stamp
+from benchmarks.messages import (
+    ASK_KEY,
+    ECHO,
+    ORDERS,
+    QUEUE,
+    REPLY_KEY,
+    STAMPS,
+    STAMPS_KEY,
+    Order,
+    Stamp,
+)
 from benchmarks.server import Bare, pack
 
-__all__ = ["answer", "child", "count", "note_latencies", "note_latencies_barely", "note_lateness"]
+__all__ = [
+    "answer",
+    "child",
+    "count",
+    "echo",
+    "echo_barely",
+    "note_latencies",
+    "note_latencies_barely",
+    "note_lateness",
+]
 
 PATIENCE = 120.0
 """Seconds after which a child that says nothing is taken for stuck."""
@@ -161,3 +180,51 @@ def note_latencies_barely(address: str, messages: int, pipe: Connection) -> None
         bare.write(ack + delete + read)
         reply = bare.read(3)[2]
     pipe.send(latencies)
+
+
+def echo(url: str, pipe: Connection) -> None:
+    """Answer each request with its own body, until told to stop."""
+    worker = ms.Worker()
+
+    @worker.on_startup
+    async def ready() -> None:
+        # As ``millstream run`` does.
+        gc.collect()
+        gc.freeze()
+
+    @worker.on(ECHO)
+    async def same(order: Order) -> Order:
+        return order
+
+    async def main() -> None:
+        async with ms.AsyncClient(url) as mq, asyncio.TaskGroup() as tasks:
+            tasks.create_task(worker.run(mq))
+            await _served(mq)
+            pipe.send("ready")
+            await asyncio.to_thread(pipe.recv)
+            worker.stop()
+
+    asyncio.run(main())
+
+
+async def _served(mq: ms.AsyncClient) -> None:
+    """Wait until requests are taken."""
+    while True:
+        try:
+            await mq.request(ECHO, ORDERS[0])
+        except ms.NoResponders:
+            await asyncio.sleep(0.01)
+        else:
+            return
+
+
+def echo_barely(address: str, pipe: Connection) -> None:
+    """Do the same with a bare socket and a pop that sleeps at the server, until killed."""
+    bare = Bare(address)
+    take = pack(("BLPOP", ASK_KEY, 0))
+    pipe.send("ready")
+    bare.write(take)
+    body = bare.read(1)[0][1]
+    while True:
+        bare.write(pack(("LPUSH", REPLY_KEY, body)) + take)
+        body = bare.read(2)[1][1]

@@ -9,11 +9,14 @@ import msgspec
 import millstream as ms
 
 __all__ = [
+    "ASK_KEY",
     "BODIES",
+    "ECHO",
     "KEY",
     "LOG_KEY",
     "ORDERS",
     "QUEUE",
+    "REPLY_KEY",
     "STAMPS",
     "STAMPS_KEY",
     "TOPIC",
@@ -65,8 +68,13 @@ BODIES: Final = [msgspec.json.encode(order) for order in ORDERS]
 QUEUE: Final = ms.Queue("bench", Order)
 STAMPS: Final = ms.Queue("stamps", Stamp)
 TOPIC: Final = ms.Topic("bench", Order)
+ECHO: Final = ms.Endpoint("echo", Order, Order, timeout=60)
 
 KEY: Final = "ms:{bench}:ready"
 STAMPS_KEY: Final = "ms:{stamps}:ready"
 LOG_KEY: Final = "ms:{bench}:log"
 """The streams of the queues and the topic, which any client may XADD to: docs/wire-format.md."""
+
+ASK_KEY: Final = "ask"
+REPLY_KEY: Final = "reply"
+"""The lists of bare requests and their replies."""

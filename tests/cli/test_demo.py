@@ -40,7 +40,15 @@ from millstream.cli.demo.count import (
     source_files,
 )
 from millstream.cli.demo.crew import Crew
-from millstream.cli.demo.outcome import Alone, Counts, Outcome, Published, Reading, problems
+from millstream.cli.demo.outcome import (
+    Alone,
+    Asked,
+    Counts,
+    Outcome,
+    Published,
+    Reading,
+    problems,
+)
 from millstream.cli.demo.place import Place, place_for
 from millstream.cli.demo.show import Show
 from millstream.cli.demo.stage import run_demo
@@ -149,8 +157,11 @@ def test_a_plain_loop_adds_up(tmp_path: Path) -> None:
     seen: list[int] = []
 
     first = count_file(paths[0])
+    second = Figures(files=1, lines=1)
     assert count_alone(paths, seen.append) == Contents(
-        figures=add_up([first.figures, Figures(files=1, lines=1)]), longest=first.longest
+        figures=add_up([first.figures, second]),
+        longest=first.longest,
+        by_file={str(paths[0]): first.figures, str(paths[1]): second},
     )
     assert seen == [1, 2]
 
@@ -193,6 +204,9 @@ LONG = [
 ]
 
 
+BY_PATH = {"a": Figures(files=1, functions=2), "b": Figures(files=2, lines=9)}
+
+
 def reading(name: str, **changes: Any) -> Reading:
     """What a subscription should know."""
     right = Reading(
@@ -208,8 +222,27 @@ def reading(name: str, **changes: Any) -> Reading:
     return msgspec.structs.replace(right, **changes)
 
 
+def answers(**changes: Any) -> Asked:
+    """What callers should have been told: of the two files, and of one that there is not."""
+    right = Asked(
+        callers=50,
+        questions=3,
+        answers={**BY_PATH, "c": None},
+        failed=[],
+        seconds=0.5,
+        p50=0.0123,
+        p99=0.05,
+    )
+    return msgspec.structs.replace(right, **changes)
+
+
 def outcome(
-    counted: Figures = TOTALS, *, late: Reading | None = None, topic_dead: int = 0, **changes: Any
+    counted: Figures = TOTALS,
+    *,
+    late: Reading | None = None,
+    topic_dead: int = 0,
+    asked: Asked | None = None,
+    **changes: Any,
 ) -> Outcome:
     readings = [reading("totals"), reading("longest"), late or reading("late", replayed=2)]
     counts = Counts(
@@ -230,7 +263,8 @@ def outcome(
         python="3.11.0",
         workers=msgspec.structs.replace(counts, **changes),
         published=Published(messages=4, dead=topic_dead, readings=readings),
-        alone=Alone(figures=TOTALS, longest=LONG, seconds=1.0),
+        asked=asked or answers(),
+        alone=Alone(figures=TOTALS, longest=LONG, by_path=BY_PATH, seconds=1.0),
     )
 
 
@@ -257,6 +291,18 @@ def test_equal_totals_are_no_problem() -> None:
             outcome(late=reading("longest", longest=LONG[:1])),
             "subscription longest: the longest functions are f (9) instead of f (9), g (8)",
         ),
+        (
+            outcome(asked=answers(answers={**BY_PATH, "a": Figures(files=1), "c": TOTALS})),
+            "2 answers of the endpoint are wrong",
+        ),
+        (
+            outcome(asked=answers(answers={**BY_PATH, "b": None, "c": None})),
+            "1 answers of the endpoint are wrong",
+        ),
+        (
+            outcome(asked=answers(answers=BY_PATH, failed=["TimedOut: too late"])),
+            "1 questions have no answer, the first with TimedOut: too late",
+        ),
     ],
     ids=[
         "double",
@@ -268,6 +314,9 @@ def test_equal_totals_are_no_problem() -> None:
         "double of a subscription",
         "lost by a subscription",
         "not the longest",
+        "wrong answers",
+        "an answer is missing from the index",
+        "no answer",
     ],
 )
 def test_any_difference_fails(
@@ -295,6 +344,9 @@ def test_the_table_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert ["of", "them", "by", "replay", "0", "0", "2"] in rows
     assert ["classes", "1", "1", "1"] in rows  # longest does not count them
     assert ["g", "8", "b:2"] in rows
+    assert ["endpoint", "50", "callers"] in rows
+    assert ["right", "3"] in rows
+    assert ["round", "trip,", "p50", "12.3", "ms"] in rows
     assert out.endswith("  go on\n")
 
 
@@ -348,6 +400,8 @@ def test_a_url_gets_its_own_namespace_and_no_keys_stay(
     assert longest.longest == late.longest
     assert found.published.messages == late.messages == late.files + late.duplicates
     assert late.replayed > 0
+    assert found.right == found.asked.questions == len(found.asked.answers)
+    assert found.asked.questions > len(files) + found.asked.callers  # folders, too
     assert found.workers.deliveries >= len(files)
     assert found.server.startswith("Valkey 8.1")
     assert not [pid for pid in found.workers.workers if alive(pid)]
@@ -369,6 +423,8 @@ def test_a_wrong_count_is_noticed(server: Server, files: list[Path]) -> None:
     for name in ("totals", "late"):
         assert f"subscription {name}: 150 functions instead of 1" in str(failed.value)
     assert "subscription longest: the longest functions are method (3), " in str(failed.value)
+    known = len(found.asked.answers) - found.asked.callers  # each asks for one that is not there
+    assert f"{known} answers of the endpoint are wrong" in str(failed.value)
 
 
 def test_without_work_nobody_is_killed(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
@@ -400,7 +456,7 @@ def on_a_terminal(program: str, *arguments: str) -> str:
     return output.decode()
 
 
-TOLD = ("server", "workers", "topic", "sent", "joins late", "caught up", "check")
+TOLD = ("server", "workers", "topic", "sent", "joins late", "asked", "caught up", "check")
 """What is said whatever happens, in this order."""
 
 ON_A_TERMINAL = """
@@ -413,7 +469,7 @@ run_demo([Path(name) for name in sys.argv[2:]], Show(silent=False), url=sys.argv
 """
 
 
-def test_people_see_both_acts(server: Server, files: list[Path]) -> None:
+def test_people_see_all_acts(server: Server, files: list[Path]) -> None:
     """On a terminal, what happens stands above a bar, which is gone in the end."""
     out = on_a_terminal(ON_A_TERMINAL, server.url, *map(str, files))
 
@@ -545,6 +601,10 @@ def test_the_whole_demo(folder: Path) -> None:
     for name in ("longest", "late"):
         assert subscriptions[name]["longest"] == found["one_process"]["longest"]
     assert subscriptions["late"]["replayed"] > 0
+    endpoint = found["endpoint"]
+    assert endpoint["right"] == endpoint["answers"] == endpoint["questions"] > len(paths)
+    assert (endpoint["callers"], endpoint["failed"]) == (50, [])
+    assert 0 < endpoint["p50_seconds"] <= endpoint["p99_seconds"] <= endpoint["seconds"]
     assert not [pid for pid in found["workers"] if alive(pid)]
     assert processes(str(folder)) == []
     assert list(folder.iterdir()) == []

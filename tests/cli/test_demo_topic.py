@@ -13,7 +13,7 @@ import pytest
 from millstream import Client, Topic
 from millstream.cli.demo.count import Figures, Function
 from millstream.cli.demo.index import PARTS, Index
-from millstream.cli.demo.outcome import Alone, Counts, Outcome, Published, problems
+from millstream.cli.demo.outcome import Alone, Asked, Counts, Outcome, Published, problems
 from millstream.cli.demo.place import place_for
 from millstream.cli.demo.readers import Readers
 from millstream.cli.demo.tasks import INDEXED, Indexed
@@ -50,8 +50,11 @@ def judged(published: Published) -> list[str]:
         dead=0,
     )
     longest = [one.longest[0] for one in reversed(FILES)]
-    alone = Alone(figures=TOTALS, longest=longest, seconds=1.0)
-    return problems(Outcome(server="", python="", workers=counts, published=published, alone=alone))
+    alone = Alone(figures=TOTALS, longest=longest, by_path={}, seconds=1.0)
+    asked = Asked(callers=0, questions=0, answers={}, failed=[], seconds=0.0, p50=0.0, p99=0.0)
+    return problems(
+        Outcome(server="", python="", workers=counts, published=published, asked=asked, alone=alone)
+    )
 
 
 def test_what_comes_twice_is_counted_once() -> None:

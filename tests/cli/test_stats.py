@@ -89,6 +89,7 @@ def test_as_json(cli: Cli, client: Client, queue: Queue[Any]) -> None:
         "failed": 0,
         "dropped": 0,
         "cancelled": 0,
+        "late": 0,
         "paused": False,
         "partitions": [],
     }
@@ -118,11 +119,11 @@ def test_table(cli: Cli, client: Client, queue: Queue[Any]) -> None:
 
     heading, first, second = done.out.splitlines()
     titles = "queue ready delayed in flight dead oldest ready consumers"
-    assert " ".join(heading.split()) == f"{titles} sent acked retried died crashed"
+    assert " ".join(heading.split()) == f"{titles} sent acked retried died crashed late"
     cells = first.split()
     assert cells[:5] == ["orders", "1,234", "0", "0", "0"]
     assert cells[5].endswith("s")
-    assert cells[6:] == ["0", "1,234", "0", "0", "0", "0"]
+    assert cells[6:] == ["0", "1,234", "0", "0", "0", "0", "0"]
     assert second.startswith("q" * 200)
     assert "\x1b" not in done.out
     assert done.err == ""

@@ -14,8 +14,7 @@ from millstream.driver.aio_background import AsyncBackground
 from millstream.driver.aio_letterbox import AsyncLetterbox
 from millstream.driver.aio_listener import AsyncListener
 from millstream.errors import BrokerError
-from millstream.protocol import consume
-from millstream.protocol.mailbox import attend, delivering, discard, make, read
+from millstream.protocol.mailbox import attend, delivering, discard, make, nudge, read
 from millstream.protocol.reading import BLOCK_MS
 
 __all__ = ["TICK", "Mailbox"]
@@ -153,10 +152,11 @@ class Mailbox:
         if reader is None:
             return
         try:
-            if self._listener is not None and self._listener.listening:
-                await self._driver.run(consume.unblock(self._listener.client_id))
+            # A reader that is about to sleep would miss a CLIENT UNBLOCK.
+            await self._driver.run(nudge(self._namespace, self.client))
+            await reader.join(LAST_MOMENT)
             await self._driver.run(discard(self._namespace, self.client))
         except BrokerError as error:
             # It expires by itself.
             logger.debug("cannot close the mailbox: %s", error)
-        await reader.join(LAST_MOMENT)
+            await reader.join(LAST_MOMENT)

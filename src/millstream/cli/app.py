@@ -17,6 +17,7 @@ from millstream.cli.publish import publish
 from millstream.cli.receive import receive
 from millstream.cli.repair import purge, redrive
 from millstream.cli.replay import replay
+from millstream.cli.request import request
 from millstream.cli.reschedule import reschedule
 from millstream.cli.run import run
 from millstream.cli.schedules import schedules
@@ -52,6 +53,7 @@ def make_app() -> typer.Typer:
     app.command(epilog="""Example: millstream publish orders.placed '{"id": 1}'""")(publish)
     app.command(epilog="Example: millstream subscribe orders.placed mail")(subscribe)
     app.command(epilog="Example: millstream replay orders.placed --limit 10")(replay)
+    app.command(epilog="""Example: millstream request prices.quote '{"sku": "A1"}'""")(request)
     app.command(epilog="Example: millstream stats orders")(stats)
     app.command(epilog="Example: millstream peek orders --limit 3")(peek)
     app.command(epilog="Example: millstream dead orders --traceback")(dead)
@@ -83,7 +85,7 @@ def _millstream(
         typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    """Queues and topics on Redis or Valkey: send, publish, look after them, and run workers."""
+    """Queues, topics and endpoints on Redis or Valkey: send, publish, ask, and run workers."""
     if context.invoked_subcommand is None:
         print(context.get_help())
 

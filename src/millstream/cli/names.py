@@ -1,4 +1,4 @@
-"""What a name on the command line stands for: a queue, a topic, or a subscription of one.
+"""What a name on the command line stands for: a queue, a topic or its subscription, an endpoint.
 
 The command line knows no declarations. It asks the server how others have declared what it works
 on, so that it never disagrees with them, and changes nothing about it.
@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from millstream import policy
 from millstream.declare import Queue, Store, check_name
+from millstream.endpoint import Endpoint
 from millstream.errors import UsageError
 from millstream.policy import Retry
 from millstream.protocol.discovery import look
@@ -22,6 +23,7 @@ from millstream.topic import Source, Subscription, Topic
 __all__ = [
     "declared_queue",
     "declared_topic",
+    "endpoint_of",
     "existing_subscription",
     "find_subscription",
     "queue_of",
@@ -135,6 +137,23 @@ def declared_topic(
         partitions = client.connect().driver.run(declared(keys, None))
         partitions = partitions or (1 if ordered else None)
     return topic_of(name, partitions=partitions)
+
+
+def endpoint_of(name: str, timeout: float) -> Endpoint[bytes, bytes]:
+    """Declare an endpoint without knowing what its requests and replies are.
+
+    Whoever declares it says whether a handler must finish, so nobody here has one stopped: Ctrl-C
+    only deletes a request that still waits.
+
+    Args:
+        name: of the endpoint.
+        timeout: seconds that a request may take.
+
+    Raises:
+        UsageError: no endpoint can have this name, or this timeout.
+    """
+    _check_text(name, "endpoint")
+    return Endpoint(name, bytes, bytes, timeout=timeout, must_finish=True)
 
 
 def split(topic: str, name: str | None) -> tuple[str, str]:

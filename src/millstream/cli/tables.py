@@ -42,7 +42,7 @@ class _Layout:
 
 QUEUES = _Layout(
     ("queue…", ">ready", ">delayed", ">in flight", ">dead", ">oldest ready", ">consumers"),
-    (">sent", ">acked", ">retried", ">died", ">crashed"),
+    (">sent", ">acked", ">retried", ">died", ">crashed", ">late"),
 )
 TOPICS = _Layout(("topic…", ">kept", ">memory", ">published", ">subscriptions"))
 SUBSCRIPTIONS = _Layout(
@@ -87,6 +87,7 @@ def _queue(one: QueueStats) -> list[str | Text]:
         number(one.retried),
         number(one.died, "red"),
         number(one.crashed, "red"),
+        number(one.late, "red"),
     ]
 
 

@@ -17,7 +17,7 @@ from millstream.protocol.keys import mailbox_key
 from millstream.protocol.op import Command, Op
 from millstream.protocol.send import Batch
 
-__all__ = ["Item", "Mail", "attend", "delivering", "discard", "make", "read"]
+__all__ = ["Item", "Mail", "attend", "delivering", "discard", "make", "nudge", "read"]
 
 KEPT_MS = 60_000
 """How long a mailbox is kept that nobody attends to. A disconnect may last as long."""
@@ -126,6 +126,13 @@ def attend(namespace: str, client: str, seen: str) -> Op[bool]:
         Command(("XTRIM", key, "MINID", seen)),
     )
     return Op(commands, decode=lambda replies: bool(replies[0]))
+
+
+def nudge(namespace: str, client: str) -> Op[None]:
+    """Wake the reader of a mailbox, whether it sleeps already or is about to."""
+    entry = ("nudge", "")
+    command = Command(("XADD", mailbox_key(namespace, client), "NOMKSTREAM", "*", *entry))
+    return Op((command,), decode=lambda _: None)
 
 
 def discard(namespace: str, client: str) -> Op[None]:

@@ -15,8 +15,7 @@ from millstream.driver.blocking_background import BlockingBackground
 from millstream.driver.blocking_letterbox import BlockingLetterbox
 from millstream.driver.blocking_listener import BlockingListener
 from millstream.errors import BrokerError
-from millstream.protocol import consume
-from millstream.protocol.mailbox import attend, delivering, discard, make, read
+from millstream.protocol.mailbox import attend, delivering, discard, make, nudge, read
 from millstream.protocol.reading import BLOCK_MS
 
 __all__ = ["TICK", "Mailbox"]
@@ -154,10 +153,11 @@ class Mailbox:
         if reader is None:
             return
         try:
-            if self._listener is not None and self._listener.listening:
-                self._driver.run(consume.unblock(self._listener.client_id))
+            # A reader that is about to sleep would miss a CLIENT UNBLOCK.
+            self._driver.run(nudge(self._namespace, self.client))
+            reader.join(LAST_MOMENT)
             self._driver.run(discard(self._namespace, self.client))
         except BrokerError as error:
             # It expires by itself.
             logger.debug("cannot close the mailbox: %s", error)
-        reader.join(LAST_MOMENT)
+            reader.join(LAST_MOMENT)

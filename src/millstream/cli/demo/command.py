@@ -11,7 +11,13 @@ from pathlib import Path
 
 from millstream.cli.demo.count import source_files
 from millstream.cli.demo.outcome import Outcome, problems
-from millstream.cli.demo.report import for_scripts, longest_table, topic_table, workers_table
+from millstream.cli.demo.report import (
+    answers_table,
+    for_scripts,
+    longest_table,
+    topic_table,
+    workers_table,
+)
 from millstream.cli.demo.show import Show
 from millstream.cli.demo.signals import Signals
 from millstream.cli.demo.stage import run_demo
@@ -27,7 +33,8 @@ TRY_NEXT = ("send hello '{\"n\": 1}'", "receive hello", "stats")
 def demo(json_output: Json = False, url: Url = None) -> None:
     """See it work: two processes count the standard library, one is killed, nothing is lost.
 
-    What they find goes to a topic, too: two subscriptions follow, a third joins late.
+    What they find goes to a topic, too: two subscriptions follow, a third joins late. In the end
+    fifty callers at a time ask an endpoint about it.
     Without a URL it starts a server of its own in a temporary directory. With one it uses a
     namespace of its own and deletes it at the end.
     """
@@ -57,14 +64,14 @@ def present(outcome: Outcome, *, json_output: bool, commands: list[str]) -> None
     if json_output:
         show_json(for_scripts(outcome, wrong))
     else:
-        for columns, rows in (workers_table(outcome), topic_table(outcome), longest_table(outcome)):
+        for table in (workers_table, topic_table, longest_table, answers_table):
             show_text("")
-            show_table(columns, rows)
+            show_table(*table(outcome))
         show_text("")
     if wrong:
         raise Failed(f"the demo failed: {'; '.join(wrong)}", status=1)
     if not json_output:
-        show_text("Nothing was lost and nothing was counted twice. Now try:\n")
+        show_text("Nothing was lost, nothing was counted twice, every answer was right. Now try:\n")
         for command in commands:
             show_text(f"  {command}")
 

@@ -7,8 +7,8 @@ import gc
 import os
 import sysconfig
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 __all__ = [
@@ -80,10 +80,12 @@ class Contents:
     Attributes:
         figures: what was counted.
         longest: the longest functions, at most ``LONGEST``, the longest first.
+        by_file: what is in each of many files.
     """
 
     figures: Figures
     longest: list[Function]
+    by_file: Mapping[str, Figures] = field(default_factory=dict)
 
 
 def longest_of(functions: Iterable[Function]) -> list[Function]:
@@ -171,6 +173,7 @@ def count_alone(files: Sequence[Path], advance: Callable[[int], None]) -> Conten
     return Contents(
         figures=add_up([one.figures for one in counted]),
         longest=longest_of(function for one in counted for function in one.longest),
+        by_file={str(path): one.figures for path, one in zip(files, counted, strict=True)},
     )
 
 

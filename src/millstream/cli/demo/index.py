@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 
 from millstream.cli.demo.count import Figures, Function, add_up, longest_of
-from millstream.cli.demo.tasks import Indexed
+from millstream.cli.demo.tasks import Indexed, NotIndexed
 
 __all__ = ["LATE", "PARTS", "Index", "Part"]
 
@@ -18,17 +19,19 @@ class Part:
         name: of the subscription.
         totals: whether it adds up.
         longest: whether it keeps the longest functions.
+        answers: whether it answers questions about what it knows.
         late: whether it joins when others have begun, and replays what it has missed.
     """
 
     name: str
     totals: bool = False
     longest: bool = False
+    answers: bool = False
     late: bool = False
 
 
-LATE = Part(name="late", totals=True, longest=True, late=True)
-PARTS = (Part(name="totals", totals=True), Part(name="longest", longest=True), LATE)
+LATE = Part(name="late", totals=True, longest=True, answers=True, late=True)
+PARTS = (Part(name="totals", totals=True, answers=True), Part(name="longest", longest=True), LATE)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,7 +48,7 @@ class Index:
     longest: list[Function] | None = None
     duplicates: int = 0
     _messages: set[str] = field(default_factory=set)
-    _files: set[str] = field(default_factory=set)
+    _files: dict[str, Figures] = field(default_factory=dict)
 
     @classmethod
     def of(cls, part: Part) -> Index:
@@ -62,6 +65,20 @@ class Index:
         """How many different files they were about."""
         return len(self._files)
 
+    def about(self, path: str) -> Figures:
+        """Tell what is in a file, or in all files of a folder.
+
+        Raises:
+            NotIndexed: there is no such file, and no file in such a folder.
+        """
+        if path in self._files:
+            return self._files[path]
+        folder = path if path.endswith(os.sep) else f"{path}{os.sep}"
+        found = [one for name, one in self._files.items() if name.startswith(folder)]
+        if not found:
+            raise NotIndexed(path)
+        return add_up(found)
+
     def add(self, message: str, one: Indexed) -> None:
         """Take a message by its id; one that came before, by replay perhaps, is no news."""
         if message in self._messages:
@@ -70,7 +87,7 @@ class Index:
         if one.file in self._files:
             self.duplicates += 1
             return
-        self._files.add(one.file)
+        self._files[one.file] = one.figures
         if self.figures is not None:
             self.figures = add_up([self.figures, one.figures])
         if self.longest is not None:

@@ -8,7 +8,7 @@ import msgspec
 
 from millstream.cli.demo.count import Figures, Function
 
-__all__ = ["Alone", "Counts", "Outcome", "Published", "Reading", "problems"]
+__all__ = ["Alone", "Asked", "Counts", "Outcome", "Published", "Reading", "problems"]
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,11 +47,13 @@ class Alone(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         figures: the totals.
         longest: the longest functions.
+        by_path: what is in each file, and in each folder that has files.
         seconds: that it took.
     """
 
     figures: Figures
     longest: list[Function]
+    by_path: dict[str, Figures]
     seconds: float
 
 
@@ -93,6 +95,33 @@ class Published(msgspec.Struct, frozen=True, kw_only=True):
     readings: list[Reading]
 
 
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """The third act: what callers asked the endpoint, and what they were told.
+
+    Attributes:
+        callers: how many asked at a time.
+        questions: how many they asked.
+        answers: what each file or folder has in it, as they were told; None: it is not there.
+        failed: what came instead of an answer.
+        seconds: from the first question to the last answer.
+        p50: seconds that half of the questions took at most.
+        p99: seconds that 99 % of them took at most.
+    """
+
+    callers: int
+    questions: int
+    answers: dict[str, Figures | None]
+    failed: list[str]
+    seconds: float
+    p50: float
+    p99: float
+
+    @property
+    def rate(self) -> int:
+        """Answers a second."""
+        return round(self.questions / max(self.seconds, 0.001))
+
+
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """The whole demo.
 
@@ -101,6 +130,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
         python: version of the interpreter, whose standard library was counted.
         workers: what the workers counted.
         published: what the subscriptions of the topic made of it.
+        asked: what they told those who asked.
         alone: what one process counted.
     """
 
@@ -108,6 +138,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     python: str
     workers: Counts
     published: Published
+    asked: Asked
     alone: Alone
 
     @property
@@ -116,13 +147,19 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
         return self.alone.figures.files - self.workers.figures.files
 
     @property
+    def right(self) -> int:
+        """Answers that are what one process has counted; that something is not there, too."""
+        truth = self.alone.by_path
+        return sum(truth.get(path) == one for path, one in self.asked.answers.items())
+
+    @property
     def rate(self) -> int:
         """Messages a second."""
         return round(self.workers.figures.files / max(self.workers.seconds, 0.001))
 
 
 def problems(outcome: Outcome) -> list[str]:
-    """Compare what the workers and the subscriptions counted with what one process counted."""
+    """Compare what was counted, and what was answered, with what one process counted."""
     found = []
     if outcome.lost:
         found.append(f"{outcome.lost:,} files have no result")
@@ -134,6 +171,11 @@ def problems(outcome: Outcome) -> list[str]:
     for reading in outcome.published.readings:
         wrong = _wrong(reading, outcome.published.messages, outcome.alone)
         found += [f"subscription {reading.subscription}: {one}" for one in wrong]
+    if wrong_answers := len(outcome.asked.answers) - outcome.right:
+        found.append(f"{wrong_answers:,} answers of the endpoint are wrong")
+    if missing := outcome.asked.questions - len(outcome.asked.answers):
+        why = f", the first with {outcome.asked.failed[0]}" if outcome.asked.failed else ""
+        found.append(f"{missing:,} questions have no answer{why}")
     return found
 
 

@@ -1,4 +1,4 @@
-"""The process that reads the demo's topic for one subscription, and tells in the end what it knows."""
+"""The process that reads the demo's topic for one subscription, and tells what it knows."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import msgspec
 
 from millstream.aio.client import AsyncClient
 from millstream.aio.delivery import Delivery
+from millstream.cli.demo.count import Figures
 from millstream.cli.demo.index import PARTS, Index, Part
 from millstream.cli.demo.keeper import STOP
 from millstream.cli.demo.outcome import Reading
-from millstream.cli.demo.tasks import INDEXED, Indexed
+from millstream.cli.demo.tasks import INDEX, INDEXED, Indexed
 from millstream.topic import EARLIEST
 from millstream.worker import Worker
 
@@ -50,7 +51,7 @@ async def _main(namespace: str, part: Part) -> Reading:
 
 
 async def read(mq: AsyncClient, part: Part, stop: asyncio.Event) -> Reading:
-    """Be the consumer of a subscription until it is to stop.
+    """Be the consumer of a subscription, and perhaps answer questions, until it is to stop.
 
     Args:
         mq: where the topic is.
@@ -71,6 +72,11 @@ async def read(mq: AsyncClient, part: Part, stop: asyncio.Event) -> Reading:
     async def add(one: Indexed, delivery: Delivery[Indexed]) -> None:
         index.add(delivery.id, one)
 
+    async def about(path: str) -> Figures:
+        return index.about(path)
+
+    if part.answers:
+        worker.on(INDEX)(about)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(worker.run(mq))
         await stop.wait()

@@ -11,7 +11,7 @@ from millstream.cli.demo.count import Figures
 from millstream.cli.demo.outcome import Outcome, Reading
 from millstream.cli.demo.stage import WORKERS
 
-__all__ = ["for_scripts", "longest_table", "topic_table", "workers_table"]
+__all__ = ["answers_table", "for_scripts", "longest_table", "topic_table", "workers_table"]
 
 Table = tuple[tuple[str, ...], list[list[str]]]
 """Headings and rows, as ``show_table`` takes them."""
@@ -70,6 +70,20 @@ def longest_table(outcome: Outcome) -> Table:
     return ("longest functions", ">lines", "where"), rows
 
 
+def answers_table(outcome: Outcome) -> Table:
+    """Show what the endpoint was asked, and how it answered."""
+    asked = outcome.asked
+    rows = [
+        ["questions", f"{asked.questions:,}"],
+        ["answers", f"{len(asked.answers):,}"],
+        ["right", f"{outcome.right:,}"],
+        ["answers/s", f"{asked.rate:,}"],
+        ["round trip, p50", f"{asked.p50 * 1000:.1f} ms"],
+        ["round trip, p99", f"{asked.p99 * 1000:.1f} ms"],
+    ]
+    return ("endpoint", f">{asked.callers} callers"), rows
+
+
 def _short(file: str) -> str:
     """Leave out the folder of the standard library."""
     return file.removeprefix(sysconfig.get_path("stdlib")).lstrip(os.sep)
@@ -98,6 +112,17 @@ def for_scripts(outcome: Outcome, wrong: list[str]) -> dict[str, Any]:
             "published": outcome.published.messages,
             "dead": outcome.published.dead,
             "subscriptions": {one.subscription: _of_one(one) for one in outcome.published.readings},
+        },
+        "endpoint": {
+            "callers": outcome.asked.callers,
+            "questions": outcome.asked.questions,
+            "answers": len(outcome.asked.answers),
+            "right": outcome.right,
+            "failed": outcome.asked.failed,
+            "seconds": round(outcome.asked.seconds, 3),
+            "answers_per_second": outcome.asked.rate,
+            "p50_seconds": round(outcome.asked.p50, 4),
+            "p99_seconds": round(outcome.asked.p99, 4),
         },
         "one_process": {
             **asdict(alone.figures),

@@ -8,16 +8,17 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from millstream.cli.demo.asking import CALLERS, ask_all, by_path, questions_about
 from millstream.cli.demo.count import Contents, count_alone
 from millstream.cli.demo.crew import Crew, Killed
 from millstream.cli.demo.index import PARTS
-from millstream.cli.demo.outcome import Alone, Counts, Outcome, Published
+from millstream.cli.demo.outcome import Alone, Asked, Counts, Outcome, Published
 from millstream.cli.demo.place import Place, place_for, server_name
 from millstream.cli.demo.readers import PATIENCE, Readers, left
 from millstream.cli.demo.show import Advance, Show
 from millstream.cli.demo.signals import Signals
 from millstream.cli.demo.tally import Tally
-from millstream.cli.demo.tasks import FILES, INDEXED, RESULTS, now
+from millstream.cli.demo.tasks import FILES, INDEX, INDEXED, RESULTS, now
 from millstream.message import QueueStats, TopicStats
 from millstream.sync.client import Client
 
@@ -42,7 +43,8 @@ def run_demo(
 ) -> Outcome:
     """Have two workers count files, kill one of them, and count again without them.
 
-    What they find is also published on a topic, for two subscriptions and one that joins late.
+    What they find is also published on a topic, for two subscriptions and one that joins late. Two of
+    them answer questions about it then.
 
     Args:
         files: to count.
@@ -67,12 +69,15 @@ def run_demo(
         course = _Course(mq, crew, readers, show, signals)
         course.gather_workers()
         counts = course.count(files)
-        published = course.read_all()
+        stats = course.read_all()
+        asked = course.ask(place, files)
+        published = course.sum_up(stats)
         return Outcome(
             server=server_name(mq),
             python=platform.python_version(),
             workers=counts,
             published=published,
+            asked=asked,
             alone=_count_again(files, alone, show, signals),
         )
 
@@ -89,7 +94,12 @@ def _count_again(files: Sequence[Path], alone: CountAlone, show: Show, signals: 
 
         contents = alone(files, progress)
     seconds = time.monotonic() - begin
-    return Alone(figures=contents.figures, longest=contents.longest, seconds=seconds)
+    return Alone(
+        figures=contents.figures,
+        longest=contents.longest,
+        by_path=by_path(contents.by_file),
+        seconds=seconds,
+    )
 
 
 def _describe(mq: Client, place: Place) -> str:
@@ -164,8 +174,8 @@ class _Course:
             self._show.line("not killed", "no worker had a delivery in flight when it was time")
         return self._counts(stats)
 
-    def read_all(self) -> Published:
-        """Wait until the subscriptions have everything, and ask them what they know."""
+    def read_all(self) -> TopicStats:
+        """Wait until the subscriptions have everything; the topic's last counts."""
         # When there is little to do, all of it may be over before half of it was seen.
         self._join_late()
         with self._show.bar(len(PARTS)) as advance:
@@ -173,6 +183,28 @@ class _Course:
                 self._signals.check()
                 advance(sum(not left(one) for one in stats.subscriptions), _behind(stats))
                 time.sleep(TICK / 5)
+        return stats
+
+    def ask(self, place: Place, files: Sequence[Path]) -> Asked:
+        """Have many callers at a time ask the subscriptions' processes about files and folders."""
+        with self._show.bar(len(questions_about(files))) as advance:
+
+            def look(done: int) -> None:
+                self._signals.check()
+                self._readers.check()
+                advance(done, f"answers to {CALLERS} callers")
+
+            asked = ask_all(place, files, look)
+        text = f"{asked.questions:,} questions to {INDEX.name}, from {CALLERS} callers at a time"
+        self._show.line("asked", f"{text}, in {asked.seconds:.2f} s")
+        return asked
+
+    def sum_up(self, stats: TopicStats) -> Published:
+        """Stop the subscriptions' processes, and ask them what they know.
+
+        Args:
+            stats: of the topic, when all was handled.
+        """
         published = self._readers.finish(stats)
         for one in published.readings:
             if one.replayed:

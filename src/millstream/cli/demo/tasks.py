@@ -13,11 +13,22 @@ import msgspec
 from millstream.aio.delivery import Delivery
 from millstream.cli.demo.count import Figures, Function, count_file
 from millstream.declare import Queue
+from millstream.endpoint import Endpoint
 from millstream.policy import Retain
 from millstream.topic import Topic
 from millstream.worker import Worker
 
-__all__ = ["FILES", "INDEXED", "RESULTS", "Counted", "Indexed", "now", "worker"]
+__all__ = [
+    "FILES",
+    "INDEX",
+    "INDEXED",
+    "RESULTS",
+    "Counted",
+    "Indexed",
+    "NotIndexed",
+    "now",
+    "worker",
+]
 
 
 class Counted(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,12 +63,28 @@ class Indexed(msgspec.Struct, frozen=True, kw_only=True):
     longest: list[Function]
 
 
+class NotIndexed(Exception):
+    """There is nothing in the index by this path.
+
+    Attributes:
+        path: that was asked for.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
+
 # The supervisor hands a dead worker's deliveries over at once. The lease is the safety net below
 # it, and short so that nobody would have to wait half a minute to see that hold.
 FILES: Queue[str] = Queue("demo.files", str, lease=5)
 RESULTS: Queue[Counted] = Queue("demo.results", Counted)
 # What everybody has handled stays for an hour: who joins late can replay it.
 INDEXED: Topic[Indexed] = Topic("demo.indexed", Indexed, retain=Retain(max_age=3600))
+# What is in a file, or in all files of a folder. To ask twice does no harm. The time is for slow machines.
+INDEX: Endpoint[str, Figures] = Endpoint(
+    "demo.index", str, Figures, errors=[NotIndexed], idempotent=True, timeout=30
+)
 
 worker = Worker(shutdown_timeout=5)
 
