@@ -31,7 +31,8 @@ class Mail(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         client: whose mailbox.
         slot: for which of its requests, or of its streams.
-        kind: of what it is: ``reply``, ``error``, ``part``, ``end``, ``note``, ``taken``, ``cancel``.
+        kind: of what it is: ``reply``, ``error``, ``part``, ``end``, ``note``, ``taken``, ``cancel``,
+            ``result``.
         content: depends on the kind.
         number: of a part, from 1; what comes twice is known by it.
         sender: client and slot to which the other side is to write; of a stream.

@@ -7,16 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from millstream.aio.client import AsyncClient
+from millstream.declare import Queue
 from millstream.protocol.control import Word
 from millstream.worker.answering import Answering
 from millstream.worker.calls import build_call
 from millstream.worker.control import Hearer
 from millstream.worker.handler import Handler, Middleware
 from millstream.worker.handling import Handling
+from millstream.worker.holdings import Holdings
 from millstream.worker.permits import Turn
 from millstream.worker.prefetch import Prefetch
 from millstream.worker.presence import run_presence
 from millstream.worker.reader import Reader
+from millstream.worker.resulting import Resulting
 from millstream.worker.slots import Slots
 from millstream.worker.sweeper import run_sweeper
 from millstream.worker.threads import ThreadSlots, threads_of
@@ -96,7 +99,12 @@ class Consumer:
         answering = None
         if handler.endpoint is not None:
             answering = Answering(handler, mq.requests, reader.keys, reader.holdings)
-        call = build_call(handler, middleware, threads, reader.holdings, answering)
+        resulting = None
+        holdings = reader.holdings
+        if isinstance(queue, Queue) and queue.results and isinstance(holdings, Holdings):
+            resulting = Resulting(queue, mq.requests.mailbox.sender.send)
+            holdings.results = resulting
+        call = build_call(handler, middleware, threads, reader.holdings, answering, resulting)
         if share:
             call = share.turn.around(call, reader.holdings.make_sure)
         interrupt = None if threads is None else threads.interrupt
