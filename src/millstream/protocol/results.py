@@ -216,6 +216,7 @@ def nothing_known(queue: Queue[Any], id: str) -> NoResult:
     """Return what to tell who asks for a result of which nothing is known."""
     message = (
         f"{queue.title}: nothing is known of a result of message {id}: it was sent without result=True, "
-        "its result is not kept any more, or it was cancelled, purged or dropped before it was done"
+        "its result is not kept any more, it was cancelled, purged or dropped before it was done, or its "
+        "worker does not know that the queue has results"
     )
     return NoResult(message, queue=queue.name, id=id, reason="unknown")

@@ -102,7 +102,7 @@ class Consumer:
         resulting = None
         holdings = reader.holdings
         if isinstance(queue, Queue) and queue.results and isinstance(holdings, Holdings):
-            resulting = Resulting(queue, mq.requests.mailbox.sender.send)
+            resulting = Resulting(queue, holdings.unsettled, mq.requests.mailbox.sender.send)
             holdings.results = resulting
         call = build_call(handler, middleware, threads, reader.holdings, answering, resulting)
         if share:

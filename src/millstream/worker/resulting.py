@@ -24,11 +24,18 @@ class Resulting:
 
     Args:
         queue: as declared, with results.
+        unsettled: tells whether a delivery is ours, and its handler has not ended it by hand.
         mail: puts word into the mailboxes of those who wait.
     """
 
-    def __init__(self, queue: Queue[Any], mail: Callable[[Mail], asyncio.Future[bool]]) -> None:
+    def __init__(
+        self,
+        queue: Queue[Any],
+        unsettled: Callable[[bytes], bool],
+        mail: Callable[[Mail], asyncio.Future[bool]],
+    ) -> None:
         self._queue = queue
+        self._unsettled = unsettled
         self._mail = mail
         self._values: dict[bytes, bytes] = {}
 
@@ -37,7 +44,8 @@ class Resulting:
 
         async def call(body: Any, delivery: Any) -> Any:
             value = await inner(body, delivery)
-            if delivery.envelope.wants_result and not delivery.lease_lost:
+            envelope = delivery.envelope
+            if envelope.wants_result and self._unsettled(envelope.token):
                 self._note(delivery, value)
             return value
 
