@@ -93,7 +93,6 @@ def test_no_result(cli: Cli, client: Client) -> None:
 @contextmanager
 def _beside(worker: Worker, url: str, namespace: str) -> Iterator[None]:
     """The worker runs in a thread until the block ends."""
-
     loop = asyncio.new_event_loop()
 
     async def work() -> None:

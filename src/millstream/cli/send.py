@@ -72,14 +72,8 @@ def send(
     # This says what is wrong before it connects.
     declared = given(partitions=partitions, bound=bound, store=store, results=result)
     queue_of(queue, **declared)
-    options = given(
-        headers=headers_of(header),
-        delay=delay,
-        at=None if at is None else time_of(at),
-        key=key,
-        priority=priority or None,
-        ttl=ttl,
-    )
+    due = given(delay=delay, at=None if at is None else time_of(at), ttl=ttl)
+    options = due | given(headers=headers_of(header), key=key, priority=priority or None)
     once = given(unique=unique, unique_for=_window(unique_for))
     encoded = checked_bodies(bodies, source)
     _check_together(encoded, source, once=bool(once), bound=bound)
