@@ -10,6 +10,7 @@ back, and sends word; the result itself is asked for again, so no word matters t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -50,6 +51,9 @@ NOTED_MS = 30_000
 """How long a note of who waits is good for. Who still waits renews it with its once-a-second look."""
 
 LONGEST_TEXT = 2000
+
+# Until when it is good, and the address. What others have written there is passed over.
+_NOTE = re.compile(r"(?:\A|;)[0-9]+ ([0-9a-zA-Z-]+) ([0-9]{1,15})(?=;|\Z)")
 
 _VALUE, _FAULT = b"=", b"!"
 """First byte of a result: a value follows, or why it is none. ``-`` alone: there is no value."""
@@ -138,8 +142,7 @@ def encode_result(queue: Queue[Any], value: Any) -> tuple[bytes, UsageError | No
 def mails_of(awaited: Sequence[bytes]) -> Iterator[Mail]:
     """Return word for all who wait, as the scripts tell of them (see ``Fetched.awaited``)."""
     for id, noted in zip(awaited[::2], awaited[1::2], strict=True):
-        for note in noted.decode("ascii", "replace").split(";"):
-            _, client, slot = note.split(" ")
+        for client, slot in _NOTE.findall(noted.decode("utf-8", "replace")):
             yield Mail(client, int(slot), "result", id)
 
 
