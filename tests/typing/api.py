@@ -121,6 +121,7 @@ async def use(mq: ms.AsyncClient) -> None:
 
 def use_blocking(mq: ms.Client) -> None:
     """The blocking client."""
+    assert_type(mq.send(orders, Order(1), result=True), ms.SyncHandle)
     assert_type(mq.send(rows, Row(id=1)), ms.Receipt)
     for delivery in mq.receive(orders):
         assert_type(delivery, ms.SyncDelivery[Order])
