@@ -41,6 +41,7 @@ SUBSTITUTIONS = [
     ),
     (r"\bDelivery\b", "SyncDelivery"),
     (r"\bFeed\b", "SyncFeed"),
+    (r"\bHandle\b", "SyncHandle"),
     (r"\bRequest\b", "SyncRequest"),
     (r"\bmillstream\.aio\b", "millstream.sync"),
     (r"\bdriver\.aio", "driver.blocking"),

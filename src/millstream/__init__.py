@@ -11,6 +11,7 @@ from millstream.aio.client import AsyncClient
 from millstream.aio.delivery import Delivery
 from millstream.aio.feed import Feed
 from millstream.aio.request import Request
+from millstream.aio.results import Handle
 from millstream.declare import Queue
 from millstream.endpoint import Endpoint
 from millstream.errors import (
@@ -19,6 +20,7 @@ from millstream.errors import (
     LeaseLost,
     MillstreamError,
     NoResponders,
+    NoResult,
     NotConnected,
     QueueFull,
     Reject,
@@ -45,11 +47,12 @@ from millstream.message import (
     SubscriptionStats,
     TopicStats,
 )
-from millstream.policy import Backoff, Bound, Rate, Retain, Retry
+from millstream.policy import Backoff, Bound, Rate, Results, Retain, Retry
 from millstream.sync.client import Client
 from millstream.sync.delivery import SyncDelivery
 from millstream.sync.feed import SyncFeed
 from millstream.sync.request import SyncRequest
+from millstream.sync.results import SyncHandle
 from millstream.topic import EARLIEST, LATEST, Subscription, Topic
 from millstream.worker import Worker
 
@@ -68,12 +71,14 @@ __all__ = [
     "DeliveryError",
     "Endpoint",
     "Feed",
+    "Handle",
     "Heard",
     "LeaseLost",
     "Message",
     "MillstreamError",
     "Missed",
     "NoResponders",
+    "NoResult",
     "NotConnected",
     "Queue",
     "QueueFull",
@@ -84,6 +89,7 @@ __all__ = [
     "RemoteError",
     "Request",
     "ResponderLost",
+    "Results",
     "Retain",
     "Retry",
     "RetryLater",
@@ -94,6 +100,7 @@ __all__ = [
     "SubscriptionStats",
     "SyncDelivery",
     "SyncFeed",
+    "SyncHandle",
     "SyncRequest",
     "TimedOut",
     "Topic",

@@ -27,6 +27,7 @@ __all__ = [
     "check_prefetch",
     "check_queue",
     "check_rate",
+    "check_results",
     "check_sendable",
     "check_source",
     "check_topic",
@@ -101,6 +102,14 @@ def check_keeps(queue: Queue[Any]) -> None:
     """Refuse a queue that cannot keep what it has handled."""
     if queue.store == "list":
         message = f"{queue.title} is in a list, which keeps nothing of what was handled"
+        raise UsageError(message)
+
+
+def check_results(queue: object) -> None:
+    """Refuse what has no results."""
+    check_queue(queue)
+    if queue.results is None:  # type: ignore[attr-defined] # it is a queue
+        message = f"{queue.title} is declared without results: pass results=ms.Results()"  # type: ignore[attr-defined] # see above
         raise UsageError(message)
 
 

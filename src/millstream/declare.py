@@ -15,6 +15,7 @@ from millstream.policy import (
     Duration,
     Limits,
     Rate,
+    Results,
     Retain,
     Retry,
     check_count,
@@ -83,6 +84,7 @@ class QueueOptions(TypedDict, total=False):
     store: Store
     keep: Retain | None
     delivery: Guarantee
+    results: Results | None
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -97,7 +99,8 @@ class Queue(Generic[T]):
         lease: seconds that a consumer owns a delivery before others may take it over. A worker
             extends it while the handler runs. From 0.1; default 30.
         codec: ``json`` (default) or ``msgpack``. All users of a queue must agree.
-        max_body: the largest body in bytes; a larger one is a UsageError at the sender.
+        max_body: the largest body in bytes; a larger one is a UsageError at the sender. It bounds
+            results, too.
         ordered: messages of one key run one at a time, in the order of sending. All users of a
             queue must agree. Default: no.
         max_running_per_key: at most so many messages of one key in flight at a time, from 1, as
@@ -125,6 +128,9 @@ class Queue(Generic[T]):
             the same step, so nothing is handled twice, a consumer that dies loses what it had
             taken, and there are no retries and no leases (docs/at-most-once.md). The consumers'
             declaration counts; all users of a queue should agree.
+        results: what handlers return, and for how long that is kept for a sender that wants it
+            (``send(result=True)``, docs/results.md). All users of a queue should agree. Default: what
+            they return is dropped.
 
     Raises:
         UsageError: a parameter does not make sense; it names the parameter.
@@ -146,7 +152,9 @@ class Queue(Generic[T]):
     store: Store
     keep: Retain | None
     delivery: Guarantee
+    results: Results | None
     codec: Codec[T] = field(repr=False, compare=False)
+    result_codec: Codec[Any] | None = field(repr=False, compare=False)
     # What a client remembers its way to the queue by.
     place: str = field(repr=False, compare=False)
 
@@ -179,9 +187,10 @@ class Queue(Generic[T]):
         store: Store = "stream",
         keep: Retain | None = None,
         delivery: Guarantee = "at_least_once",
+        results: Results | None = None,
     ) -> None:
         check_name(name, "the queue's name")
-        check_policies(name, retry, keep)
+        check_policies(name, retry, keep, results)
         check_count(max_body, f"queue {name!r}: max_body")
         check_order(name, ordered, max_running_per_key)
         check_choices(name, priorities=priorities, expired=expired, store=store, delivery=delivery)
@@ -199,14 +208,13 @@ class Queue(Generic[T]):
         put(self, "priorities", priorities)
         put(self, "expired", expired)
         put(self, "partitions", partitions)
-        put(self, "bound", bound)
         put(self, "store", store)
-        put(self, "keep", keep)
-        put(self, "delivery", delivery)
         put(self, "place", _place(name, partitions if ordered else None, bound, store))
-        put(self, "rate", rate)
-        put(self, "max_running", max_running)
+        others = {"keep": keep, "delivery": delivery, "rate": rate, "max_running": max_running}
+        for parameter, value in {**others, "bound": bound, "results": results}.items():
+            put(self, parameter, value)
         put(self, "codec", codec_for(body_type, self.title, codec))
+        put(self, "result_codec", _result_codec(self.title, results, codec))
         check_store(self)
         check_delivery(self, retry=retry, lease=None if lease is _DEFAULT_LEASE else lease)
 
@@ -232,12 +240,27 @@ class Queue(Generic[T]):
         """
         data = self.codec.encode(body)
         if len(data) > self.max_body:
-            message = (
-                f"queue {self.name!r}: the body has {len(data)} bytes, "
-                f"{self.max_body} are allowed (max_body)"
-            )
-            raise UsageError(message)
+            raise self._too_large("body", data)
         return data
+
+    def encode_result(self, value: Any) -> bytes:
+        """Turn what a handler has returned into the bytes that are kept.
+
+        Raises:
+            UsageError: it has the wrong type or is too large (``max_body``).
+        """
+        assert self.result_codec is not None  # noqa: S101 - of a queue with results
+        data = self.result_codec.encode(value)
+        if len(data) > self.max_body:
+            raise self._too_large("result", data)
+        return data
+
+    def _too_large(self, what: str, data: bytes) -> UsageError:
+        message = (
+            f"queue {self.name!r}: the {what} has {len(data)} bytes, "
+            f"{self.max_body} are allowed (max_body)"
+        )
+        return UsageError(message)
 
 
 def check_partitions(where: str, ordered: object, partitions: int) -> None:
@@ -263,6 +286,10 @@ def check_partitions(where: str, ordered: object, partitions: int) -> None:
             "is not ordered as it is"
         )
         raise UsageError(message)
+
+
+def _result_codec(title: str, results: Results | None, codec: CodecName) -> Codec[Any] | None:
+    return None if results is None else codec_for(results.type, f"{title}: a result", codec)
 
 
 def _place(name: str, partitions: int | None, bound: Bound | None, store: Store) -> str:

@@ -13,7 +13,8 @@ The tree says what the caller can do about an error::
     ├── DeliveryError         one message
     │   ├── LeaseLost         another consumer owns the message by now
     │   ├── NoResponders      no worker serves the endpoint; nothing was done
-    │   ├── RemoteError       the handler of a request raised
+    │   ├── NoResult          a message will have no result, or none is known
+    │   ├── RemoteError       the handler of a request, or of a message with a result, failed
     │   ├── ResponderLost     the worker that had a request died, or was stopped
     │   └── Undecodable       its body does not fit the declared type
     ├── SlowListener          a listener's buffer was full, and it asked to be disconnected then
@@ -33,6 +34,7 @@ __all__ = [
     "LeaseLost",
     "MillstreamError",
     "NoResponders",
+    "NoResult",
     "NotConnected",
     "QueueFull",
     "Reject",
@@ -88,11 +90,14 @@ class NotConnected(BrokerError, ConnectionError):
 class TimedOut(BrokerError, TimeoutError):
     """The server did not answer in time, or an endpoint did not; whether the work was done is not known.
 
+    Or there is no result of a message yet. Waiting again can help.
+
     Attributes:
-        url: the address of the server, its password hidden; None for a request.
+        url: the address of the server, its password hidden; None for a request or a result.
         endpoint: for a request, the name of its endpoint.
-        id: for a request, its id; empty when the server has not confirmed it.
-        state: for a request, what was known last: ``queued``, ``running`` or ``unknown``.
+        id: for a request or a message with a result, its id; empty when the server has not confirmed it.
+        state: for those, what was known last: ``queued``, ``running``, ``delayed`` (a message that
+            waits for its time, or its next attempt) or ``unknown``.
         seconds: for a request that was running, for how long at the least.
         answered: for a gather, how many workers have answered.
         expected: for a gather, how many answers were waited for.
@@ -201,11 +206,26 @@ class NoResponders(DeliveryError):
     """No live worker serves the endpoint (or there is no such endpoint): nobody began with the request."""
 
 
+class NoResult(DeliveryError):
+    """A message will have no result, though its handler has not failed; or nothing is known of one.
+
+    Attributes:
+        reason: ``expired`` or ``cancelled``: it is a dead letter now; ``unknown``: it was sent without
+            ``result=True``, its result is not kept any more, or it was deleted before it was done
+            (cancelled or purged while it waited, or dropped).
+    """
+
+    def __init__(self, message: str, *, queue: str, id: str, reason: str) -> None:
+        super().__init__(message, queue=queue, id=id)
+        self.reason = reason
+
+
 class ResponderLost(DeliveryError):
     """The worker that had the request died or was stopped, or its reply was lost.
 
     Whether the work was done is not known. A request to an endpoint with ``idempotent=True`` is
-    handled again instead.
+    handled again instead. Of a message with a result: its workers died, more often than its queue
+    allows.
 
     Attributes:
         reason: ``crashed``, ``stopped``, ``cancelled`` (by somebody else than the caller), or
@@ -220,10 +240,14 @@ class ResponderLost(DeliveryError):
 class RemoteError(DeliveryError):
     """The handler of a request raised an exception that the endpoint does not name in ``errors``.
 
+    Or a message with a result has failed for good: its attempts are used up, or its handler has rejected
+    it. Or it is done, and what its handler has returned cannot be a result.
+
     Attributes:
-        type_name: the name of its class.
+        type_name: the name of its class; ``Reject`` for what was rejected.
         detail: what it said.
-        traceback: the last lines of its traceback, if the worker lets them out; else None.
+        traceback: the last lines of its traceback, if the worker lets them out; else None. Of a
+            message with a result: those of its dead letter.
     """
 
     def __init__(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Literal
+from typing import Any, Literal
 
 from millstream.errors import UsageError
 
@@ -20,6 +20,7 @@ __all__ = [
     "Duration",
     "Limits",
     "Rate",
+    "Results",
     "Retain",
     "Retry",
     "check_count",
@@ -326,3 +327,28 @@ class Retain:
     def max_age_ms(self) -> int | None:
         """The age in milliseconds."""
         return None if self.max_age is None else milliseconds(self.max_age, "Retain.max_age")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Results:
+    """What becomes of the values that the handlers of a queue return, for senders that want them.
+
+    Args:
+        type: what a result is, as for the body of a ``Queue``. Default: any JSON value.
+        keep: seconds from the end of the work for which a result can be had, from 0.001. Default
+            3600. The sender's declaration counts.
+
+    Raises:
+        UsageError: a parameter does not make sense; it names the parameter.
+    """
+
+    type: Any = Any
+    keep: Duration = 3600.0
+
+    def __post_init__(self) -> None:
+        milliseconds(self.keep, "Results.keep", minimum=0.001)
+
+    @property
+    def keep_ms(self) -> int:
+        """The time in milliseconds."""
+        return milliseconds(self.keep, "Results.keep")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from millstream.errors import UsageError
-from millstream.policy import Bound, Rate, Retain, Retry, check_count
+from millstream.policy import Bound, Rate, Results, Retain, Retry, check_count
 
 __all__ = [
     "check_choices",
@@ -48,10 +48,13 @@ def check_choices(name: str, **given: object) -> None:
             raise UsageError(message)
 
 
-def check_policies(name: str, retry: object, keep: object) -> None:
+def check_policies(name: str, retry: object, keep: object, results: object) -> None:
     """Refuse other values where policies are expected, and a ``keep`` that means nothing."""
     if retry is not None and not isinstance(retry, Retry):
         message = f"queue {name!r}: retry must be a Retry, not {retry!r}"
+        raise UsageError(message)
+    if results is not None and not isinstance(results, Results):
+        message = f"queue {name!r}: results must be a Results, not {results!r}"
         raise UsageError(message)
     if keep is None:
         return
@@ -128,6 +131,7 @@ NOT_IN_A_LIST = {
     "max_running": "deliveries of a list are not counted: use a stream queue",
     "bound": "whoever pushes to a list by other means is not held back: use a stream queue",
     "keep": "what was handled would be kept in a stream, which a list queue does without: use a stream queue",
+    "results": "what ends in a list is not looked at, so nobody would keep what came of it: use a stream queue",
 }
 """What a list queue cannot do -> why. Producers learn of the rest when they send."""
 
@@ -156,6 +160,7 @@ NOT_AT_MOST_ONCE = {
     "retry": "what is taken is gone, so nothing is tried again",
     "lease": "what is taken is gone, so nobody else could take it over",
     "keep": "nothing is acknowledged, so nobody knows what was handled",
+    "results": "nothing is acknowledged, so nobody could tell how it has ended",
 }
 """What means nothing where a message is taken for good -> why."""
 

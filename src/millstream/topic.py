@@ -309,6 +309,11 @@ class Subscription(Generic[T]):
         """None: what it has handled is in the log of its topic."""
         return None
 
+    @property
+    def results(self) -> None:
+        """None: each subscription has handlers of its own, so a message has no one result."""
+        return
+
 
 Source = Queue[T] | Subscription[T]
 """What deliveries come from."""

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
 import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from millstream import Client, Queue
+from millstream import AsyncClient, Client, Queue, Results, Worker
 from tests.cli.conftest import Cli, Spawn
 from tests.support.servers import Server
 from tests.support.wait import until
@@ -55,6 +59,54 @@ def test_headers(cli: Cli, client: Client, queue: Queue[Any]) -> None:
     cli("send", "orders", "1", "2", "--header", "q=a=b", "--header", "empty=")
 
     assert [message.headers for message in client.peek(queue)] == [{"q": "a=b", "empty": ""}] * 2
+
+
+@pytest.mark.parametrize("options", [[], ["--json"], ["--delay", "0.01", "--unique", "u"]])
+def test_a_result(cli: Cli, url: str, namespace: str, options: list[str]) -> None:
+    """With --result it waits for what the handler returns, and prints that as JSON."""
+    queue: Queue[Any] = Queue("orders", results=Results())
+    worker = Worker()
+    worker.on(queue)(lambda body: None if body == 0 else {"twice": [2 * body]})
+    with _beside(worker, url, namespace):
+        done = cli("send", "orders", "21", "--result", "--timeout", "20", *options)
+        assert (done.status, done.objects, done.err) == (0, [{"twice": [42]}], "")
+        assert cli("send", "orders", "0", "--result").objects == [None]
+        text = cli("send", "orders", '"x"', "--result")
+    assert (text.status, text.out) == (0, '{"twice":["xx"]}\n')
+
+
+def test_no_result(cli: Cli, client: Client) -> None:
+    """It says why in a line, and exits with 1; wrong uses are told before anything is sent."""
+    done = cli("send", "orders", "1", "--result", "--timeout", "0.01")
+    assert (done.status, done.out) == (1, "")
+    assert re.fullmatch(r"millstream: queue 'orders': no result of message .*\n", done.err)
+    for mistake in (
+        ["1", "2", "--result"],
+        ["1", "--timeout", "1"],
+        ["1", "--result", "--timeout", "-1"],
+        ["1", "--result", "--store", "list"],
+    ):
+        assert cli("send", "other", *mistake).status == 2
+    assert client.stats(Queue("other")).ready == 0
+
+
+@contextmanager
+def _beside(worker: Worker, url: str, namespace: str) -> Iterator[None]:
+    """The worker runs in a thread until the block ends."""
+    loop = asyncio.new_event_loop()
+
+    async def work() -> None:
+        async with AsyncClient(url, namespace=namespace) as mq:
+            await worker.run(mq)
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(work(),))
+    thread.start()
+    try:
+        yield
+    finally:
+        loop.call_soon_threadsafe(worker.stop)
+        thread.join(20)
+        loop.close()
 
 
 def test_a_full_queue(cli: Cli, client: Client, queue: Queue[Any], tmp_path: Path) -> None:

@@ -93,6 +93,9 @@ async def use(mq: ms.AsyncClient) -> None:
     """The asyncio client."""
     assert_type(await mq.send(orders, Order(1), headers={"a": "b"}), ms.Receipt)
     assert_type(await mq.send_many(orders, [Order(1)]), list[ms.Receipt])
+    assert_type(await mq.send(numbers, {"a": 1}, result=True, delay=5), ms.Handle)
+    assert_type(await mq.send(numbers, {"a": 1}, result=bool(1)), ms.Receipt | ms.Handle)
+    assert_type(mq.handle(numbers, "1-1"), ms.Handle)
     async for delivery in mq.receive(orders, wait=1.5):
         assert_type(delivery, ms.Delivery[Order])
         assert_type(delivery.body.id, int)
@@ -124,6 +127,7 @@ async def use(mq: ms.AsyncClient) -> None:
 
 def use_blocking(mq: ms.Client) -> None:
     """The blocking client."""
+    assert_type(mq.send(orders, Order(1), result=True), ms.SyncHandle)
     assert_type(mq.send(rows, Row(id=1)), ms.Receipt)
     for delivery in mq.receive(orders):
         assert_type(delivery, ms.SyncDelivery[Order])

@@ -17,6 +17,7 @@ from millstream.errors import (
     DeliveryError,
     LeaseLost,
     MillstreamError,
+    NoResult,
     NotConnected,
     QueueFull,
     Reject,
@@ -46,6 +47,10 @@ EXAMPLES: list[tuple[MillstreamError, dict[str, Any]]] = [
     (
         Undecodable("text", queue="orders", id="1-1", reason="malformed"),
         {"queue": "orders", "id": "1-1", "reason": "malformed"},
+    ),
+    (
+        NoResult("text", queue="orders", id="1-1", reason="cancelled"),
+        {"queue": "orders", "id": "1-1", "reason": "cancelled"},
     ),
     (SlowListener("text", topic="ticks", buffer=9), {"topic": "ticks", "buffer": 9}),
     (RetryLater("text", delay=5), {"reason": "text", "delay": 5}),

@@ -24,6 +24,7 @@ from millstream.aio.ephemeral import Ephemeral
 from millstream.aio.publishers import Publishers
 from millstream.aio.reader import QueueReader
 from millstream.aio.requests import Requests
+from millstream.aio.results import Results
 from millstream.aio.sending import Senders
 from millstream.checks import check_prefetch, check_source
 from millstream.declare import check_name
@@ -75,6 +76,7 @@ class AsyncClient:
         self._senders = Senders(self._driver, self.declare)
         self._publishers = Publishers(self._driver, namespace)
         self._requests = Requests(self._driver, namespace)
+        self._results = Results(self._driver, self._requests.mailbox)
         # Receivers may start at the same time, in threads even: all get the same keeper.
         self._guard = threading.Lock()
         self._keeper: LeaseKeeper | None = None
@@ -115,6 +117,11 @@ class AsyncClient:
         """What sends requests, and mail to other clients."""
         return self._requests
 
+    @property
+    def results(self) -> Results:
+        """What waits for results of messages."""
+        return self._results
+
     async def connect(self) -> Self:
         """Connect now, and check the server. The first operation does so, too.
 
@@ -142,6 +149,7 @@ class AsyncClient:
         await self._senders.close()
         await self._ephemeral.aclose()
         await self._publishers.close()
+        await self._results.aclose()
         await self._requests.aclose()
         for reader in list(self._readers):
             await reader.aclose()
@@ -153,6 +161,7 @@ class AsyncClient:
 
     send = _sending.send
     send_many = _sending.send_many
+    handle = _sending.handle
 
     async def declare(self, queue: Source[Any]) -> list[QueueKeys]:
         """Make a new subscription, without reading from it. Receivers and workers do so, too.

@@ -123,7 +123,7 @@ class Delivery(Generic[T]):
         return not self._settled and not self._owner.holds(self.envelope.token)
 
     async def ack(self) -> None:
-        """The message is done: remove it.
+        """The message is done: remove it. A sender that wants its result gets None.
 
         Raises:
             LeaseLost: another consumer owns it by now; nothing was done.

@@ -130,6 +130,7 @@ class Part(Generic[T]):
             urgent=urgent,
             limits=queue.limits,
             keep=queue.keep,
+            results=queue.results is not None,
         )
 
     def woke(self, found: Fetched) -> None:
@@ -281,7 +282,12 @@ class Part(Generic[T]):
     async def settle(self, end: Settlement) -> bool:
         """End a delivery; False: it was not ours any more."""
         queue = self._queue
-        op = consume.settle(self.keys, self._consumer, end, limits=queue.limits, keep=queue.keep)
+        op = consume.settle(
+            *(self.keys, self._consumer, end),
+            limits=queue.limits,
+            keep=queue.keep,
+            results=queue.results is not None,
+        )
         owned = await self._driver.drive(op)
         self._forget([end.token])
         return owned

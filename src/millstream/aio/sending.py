@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, Protocol, TypeVar, Unpack
+from typing import Any, Literal, Protocol, TypeVar, Unpack, overload
 
+from millstream.aio.results import Handle, Results
 from millstream.aio.router import Placer, QueueSender, placer_of, sender_of
-from millstream.checks import check_options, check_sendable
+from millstream.checks import check_options, check_results, check_sendable
 from millstream.declare import Queue
 from millstream.driver.aio import AsyncDriver
 from millstream.message import Receipt
+from millstream.message_id import check_id
 from millstream.protocol.envelope import encode_headers
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.options import (
@@ -19,8 +21,9 @@ from millstream.protocol.options import (
     placement,
 )
 from millstream.protocol.partitions import check_not_ordered
+from millstream.topic import Source
 
-__all__ = ["Senders", "send", "send_many"]
+__all__ = ["Senders", "handle", "send", "send_many"]
 
 T = TypeVar("T")
 
@@ -79,35 +82,80 @@ class Sending(Protocol):
         """What sends to queues."""
         ...
 
+    @property
+    def results(self) -> Results:
+        """What waits for results."""
+        ...
+
+    def keys_of(self, queue: Source[Any]) -> QueueKeys:
+        """Return the keys of a queue."""
+        ...
+
+
+@overload
+async def send(
+    mq: Sending,
+    queue: Queue[T],
+    body: T,
+    *,
+    result: Literal[False] = ...,
+    headers: Mapping[str, str] | None = ...,
+    **options: Unpack[SendOptions],
+) -> Receipt: ...
+
+
+@overload
+async def send(
+    mq: Sending,
+    queue: Queue[T],
+    body: T,
+    *,
+    result: Literal[True],
+    headers: Mapping[str, str] | None = ...,
+    **options: Unpack[SendOptions],
+) -> Handle: ...
+
+
+@overload
+async def send(
+    mq: Sending,
+    queue: Queue[T],
+    body: T,
+    *,
+    result: bool,
+    headers: Mapping[str, str] | None = ...,
+    **options: Unpack[SendOptions],
+) -> Receipt | Handle: ...
+
 
 async def send(
     mq: Sending,
     queue: Queue[T],
     body: T,
     *,
+    result: bool = False,
     headers: Mapping[str, str] | None = None,
     **options: Unpack[SendOptions],
-) -> Receipt:
+) -> Receipt | Handle:
     """Send one message. Concurrent sends share round trips; alone, a send waits for nothing.
 
     Args:
-        queue: where to.
-        body: of the queue's type.
+        queue, body: where to; of its type.
+        result: whether to keep what its handler returns (``Queue(results=)``). Default: no.
         headers: metadata, strings to strings.
-        delay: seconds until it may run. Default: it may at once.
-        at: instead of it: the time from which it may run, with a time zone.
-        key: of which messages it is one: see ``Queue(ordered=, max_running_per_key=)``. Other
-            queues only hand it to the handler (``delivery.key``). Default: none.
+        delay, at: seconds until it may run, or the time, with a time zone. Default: at once.
+        key: of which messages it is one: see ``Queue(ordered=, max_running_per_key=)``. Others
+            only hand it to the handler. Default: none.
         priority: 0 (normal, default) to 9 (highest): see ``Queue(priorities=)``.
-        unique: while this key is taken, further sends with it store nothing and return the
-            receipt of the message that has it, with ``duplicate=True``. Default: none.
+        unique: while this key is taken, sends with it store nothing and return the receipt of
+            the message that has it, with ``duplicate=True``. Default: none.
         unique_for: until when it is taken: ``done`` (default: acknowledged, dead, cancelled or
             expired), ``started`` (a handler begins with it), or so many seconds from now.
         ttl: seconds from now within which a handler must begin with it; later it goes to the
             dead letters with the reason ``expired`` (see ``Queue(expired=)``). Default: any.
 
     Returns:
-        The receipt, once the server has the message.
+        The receipt, once the server has the message; with ``result=True`` a handle that has it.
 
     Raises:
         UsageError: the body or an option makes no sense, or others declare the queue with
@@ -115,18 +163,19 @@ async def send(
         QueueFull: the queue has reached its bound. Nothing was sent.
         BrokerError: the message may or may not be stored. A repeated call sends a second one.
 
-    Guarantee: stored once, also when the connection breaks on the way; from then on it is
-    delivered at least once, never before its time and never after its time to live, by the
-    server's clock.
+    Guarantee: stored once, also when the connection breaks on the way; from then on delivered at
+    least once, never before its time and never after its time to live, by the server's clock.
     """
     senders = mq.senders
     if not isinstance(queue, Queue):
         check_sendable(queue)
     encoded = encode_headers(headers) if headers else b""
-    if options or queue.bound is not None:
+    if options or result or queue.bound is not None:
         check_options("send", options, SendOptions.__optional_keys__)
-        placed = placement(queue, queue.encode(body), encoded, **options)
-        return await (senders.placers.get(queue.place) or await senders.placer(queue)).send(placed)
+        placed = placement(queue, queue.encode(body), encoded, result=result, **options)
+        placer = senders.placers.get(queue.place) or await senders.placer(queue)
+        receipt = await placer.send(placed)
+        return Handle(receipt, queue, mq.keys_of(queue), mq.results) if result else receipt
     sender = senders.plain.get(queue.place) or await senders.sender(queue)
     return await sender.send(queue.encode(body), encoded)
 
@@ -181,3 +230,19 @@ async def send_many(
     sender = senders.plain.get(queue.place) or await senders.sender(queue)
     same = [encode_headers(headers)] * len(encoded) if headers else None
     return await sender.send_many(encoded, same)
+
+
+def handle(mq: Sending, queue: Queue[Any], id: str) -> Handle:
+    """Return the handle of a message that was sent with ``result=True``, here or in any other process.
+
+    Nothing is asked of the server yet.
+
+    Args:
+        queue: where it was sent to.
+        id: of the message, as its receipt or its handle has it.
+
+    Raises:
+        UsageError: the id is none, or the queue is declared without results.
+    """
+    check_results(queue)
+    return Handle(Receipt(check_id(id)), queue, mq.keys_of(queue), mq.results)

@@ -48,6 +48,7 @@ def queue_of(
     partitions: int | None = None,
     bound: int | None = None,
     store: Store | None = None,
+    results: bool = False,
 ) -> Queue[bytes]:
     """Declare a queue without knowing what its bodies are.
 
@@ -56,6 +57,7 @@ def queue_of(
         partitions: of an ordered queue; None: it is not ordered, as far as this matters.
         bound: see ``options.Bound``.
         store: what keeps its messages; None: a stream.
+        results: whether it has results.
 
     Raises:
         UsageError: no queue can have this name, these partitions, this bound, or these together.
@@ -69,6 +71,7 @@ def queue_of(
         partitions=1 if partitions is None else partitions,
         bound=None if bound is None else policy.Bound(bound),
         store=store or "stream",
+        results=policy.Results(type=bytes) if results else None,
     )
 
 
@@ -80,6 +83,7 @@ def declared_queue(
     partitions: int | None = None,
     bound: int | None = None,
     store: Store | None = None,
+    results: bool = False,
 ) -> Queue[bytes]:
     """Declare a queue as its users do: how it is divided, and its store, if the server knows.
 
@@ -88,7 +92,7 @@ def declared_queue(
         name: of the queue.
         ordered: what it is if the server does not know.
         partitions: how many it is said to have; None: as many as the server knows, or one.
-        bound: see ``options.Bound``.
+        bound, results: see ``queue_of``.
         store: what it is said to be kept in; None: what the server knows, or a stream.
 
     Raises:
@@ -105,7 +109,8 @@ def declared_queue(
         raise UsageError(message)
     if partitions is None:
         partitions = found.partitions or (1 if ordered else None)
-    return queue_of(name, partitions=partitions, bound=bound, store=store or found.store)
+    store = store or found.store
+    return queue_of(name, partitions=partitions, bound=bound, store=store, results=results)
 
 
 def topic_of(name: str, *, partitions: int | None = None, durable: bool = True) -> Topic[bytes]:

@@ -28,9 +28,11 @@ __all__ = [
     "Partitions",
     "Priority",
     "QueueName",
+    "Result",
     "SourceName",
     "StoreName",
     "SubscriptionName",
+    "Timeout",
     "TopicName",
     "Ttl",
     "Unique",
@@ -153,6 +155,14 @@ StoreName = Annotated[
 Ttl = Annotated[
     float | None,
     typer.Option("--ttl", metavar="S", help="Seconds until they expire.", show_default=False),
+]
+
+Result = Annotated[
+    bool, typer.Option("--result", help="Wait until it is done, and print what came of it.")
+]
+Timeout = Annotated[
+    float | None,
+    typer.Option("--timeout", metavar="S", help="For so many seconds at most.", show_default=False),
 ]
 
 Count = Annotated[

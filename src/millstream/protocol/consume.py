@@ -20,6 +20,7 @@ from millstream.protocol.keys import LANES, QueueKeys
 from millstream.protocol.limits import take
 from millstream.protocol.op import Argument, Command, Op, Plan, load_script
 from millstream.protocol.partitions import check_number
+from millstream.protocol.results import ends_waits
 from millstream.protocol.seek import extend_in_log
 from millstream.protocol.settlement import Settlement
 from millstream.protocol.sift import sift
@@ -94,7 +95,7 @@ def register(
     return Op((command, *tidying), decode)
 
 
-def fetch(
+def fetch(  # noqa: PLR0913 - one round trip: all that goes with it
     keys: QueueKeys,
     consumer: str,
     settlements: Sequence[Settlement] = (),
@@ -105,24 +106,23 @@ def fetch(
     urgent: str = "",
     limits: Limits | Sieve | AtMostOnce | None = None,
     keep: Retain | None = None,
+    results: bool = False,
     now_ms: int | None = None,
 ) -> Op[Fetched]:
     """Settle, promote and read, in one round trip.
 
     Args:
-        keys: of the queue.
-        consumer: who owns the deliveries.
+        keys, consumer: of the queue; who owns the deliveries.
         settlements: ends of deliveries, other than plain acks of the ready lane.
         reads: prefixes of lanes, each with how many messages to read from it.
         acks: tokens of the ready lane to acknowledge: the fast path.
-        wake: whether to wake a sleeping reader for a retry that is due before anything else;
-            a caller that reads again by itself need not.
+        wake: whether to wake a sleeper for a retry that is due before all else. Who reads need not.
         urgent: which messages of higher priority to move to the front before: how many (``"12"``),
-            from the highest on, or how many of each priority (``"9=3 5=2"``). With limits: as many
-            as may be read (``"all"``), or those and a place in the rounding (``"9 5 0 +0.6"``).
+            from the highest on, or of each priority (``"9=3 5=2"``). With limits: as many as may be
+            read (``"all"``), or those and a place in the rounding (``"9 5 0 +0.6"``).
         limits: of the queue, or what a subscription lets through; with them, less may come than was
             asked for. ``AtMostOnce``: what is read is gone, and ``settlements`` bring some back.
-        keep: what the queue keeps of what is acknowledged; None: nothing.
+        keep, results: what the queue keeps of what is acknowledged, and whether it has results.
         now_ms: the time, for tests; None: the server's clock.
 
     Guarantee: a delivery that this consumer does not own any more is not settled, but reported
@@ -134,14 +134,15 @@ def fetch(
         return lists.fetch(keys, consumer, settlements, reads, acks=acks, wake=wake, now_ms=now_ms)
     time = "" if now_ms is None else now_ms
     head: list[Argument] = [keys.group, consumer, time, PROMOTED_AT_ONCE, int(wake), urgent]
-    ends = ends_of(acks, settlements, keep)
-    kept = [keys.kept] if keep is not None else []
+    further = [*(keys.resulting if results and ends_waits(settlements) else ())]
+    first = len(keys.common) + len(keys.queueing) + (2 if limits is not None else 1)
+    ends = ends_of(acks, settlements, keep, first if further else 0)
+    further += [keys.kept] if keep is not None else []
     if limits is not None:
-        return _read_by_script(keys, limits, reads, head, ends, kept)
-    commands = [_SETTLE.call([*keys.common, *keys.queueing, *kept], [*head, *ends])]
-    for prefix, count in reads:
-        read = ("XREADGROUP", "GROUP", keys.group, consumer, "COUNT", count, "STREAMS")
-        commands.append(Command((*read, keys.lane(prefix), ">")))
+        return _read_by_script(keys, limits, reads, head, ends, further)
+    commands = [_SETTLE.call([*keys.common, *keys.queueing, *further], [*head, *ends])]
+    read = ("XREADGROUP", "GROUP", keys.group, consumer, "COUNT")
+    commands += (Command((*read, n, "STREAMS", keys.lane(lane), ">")) for lane, n in reads)
     decode = partial(fetched, [prefix.encode() for prefix, _ in reads])
     return Op(tuple(commands), decode, repeatable=False)
 
@@ -152,13 +153,13 @@ def _read_by_script(
     reads: Sequence[tuple[str, int]],
     head: Sequence[Argument],
     ends: Sequence[Argument],
-    kept: Sequence[str],
+    further: Sequence[str],
 ) -> Op[Fetched]:
     """Settle and read in one script: what may be read is known only there."""
     if isinstance(limits, Sieve):
         command = sift(keys, limits, reads, head=head, tail=ends)
     else:
-        command = take(keys, limits, reads, head=head, tail=ends, kept=kept)
+        command = take(keys, limits, reads, head=head, tail=ends, further=further)
     return Op((command,), decode=taken, repeatable=False)
 
 
@@ -359,6 +360,7 @@ def settle(
     *,
     limits: Limits | Sieve | AtMostOnce | None = None,
     keep: Retain | None = None,
+    results: bool = False,
 ) -> Plan[bool]:
     """End one delivery; the result is whether this consumer still owned it.
 
@@ -368,11 +370,12 @@ def settle(
         settlement: how it ends.
         limits: of the queue, so that others learn that there is room for another delivery.
         keep: what the queue keeps of what is acknowledged; None: nothing.
+        results: whether the queue has results.
 
     Raises:
         ServerRefused: it could not be stored (out of memory); it is still owned.
     """
-    op = fetch(keys, consumer, [settlement], wake=True, limits=limits, keep=keep)
+    op = fetch(keys, consumer, [settlement], wake=True, limits=limits, keep=keep, results=results)
     try:
         done: Fetched = yield op
     except (NotConnected, TimedOut):

@@ -132,9 +132,17 @@ class Envelope(msgspec.Struct, eq=False, gc=False):
 
     @property
     def plain(self) -> bool:
-        """Whether nothing follows its end: no unique key to free, nobody behind it in a line."""
+        """Whether nothing follows its end: no unique key to free, nobody behind it or who waits for it."""
         fields = self.fields
-        return len(fields) == 2 or not (b"o" in fields[::2] or b"u" in fields[::2])  # noqa: PLR2004 - name and value
+        if len(fields) == 2:  # noqa: PLR2004 - name and value
+            return True
+        names = fields[::2]
+        return not (b"o" in names or b"u" in names or (b"r" in names and self.wants_result))
+
+    @property
+    def wants_result(self) -> bool:
+        """Whether its sender wants what its handler returns (``protocol.results``)."""
+        return self.raw.get(b"r", b"").startswith(b"result=")
 
     @property
     def unique_until_started(self) -> str | None:

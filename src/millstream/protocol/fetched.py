@@ -28,6 +28,8 @@ class Fetched:
         priorities: above the normal, which have messages that wait, the highest first.
         woken: ids of wake entries, to be settled with the next fetch.
         outlook: of a queue with limits, when something was to be read: what comes next.
+        awaited: ids of messages that have ended and whose results somebody waits for, each followed
+            by who does (see ``results``).
     """
 
     envelopes: list[Envelope]
@@ -40,11 +42,12 @@ class Fetched:
     priorities: Sequence[int] = ()
     woken: Sequence[bytes] = ()
     outlook: Outlook | None = None
+    awaited: Sequence[bytes] = ()
 
 
 def fetched(prefixes: Sequence[bytes], replies: list[Any]) -> Fetched:
     """Read what settle.lua and the reads behind it answered."""
-    lost, kept, due, front, suspect, now, priorities = replies[0]
+    lost, kept, due, front, suspect, now, priorities, *awaited = replies[0]
     envelopes: list[Envelope] = []
     for prefix, reply in zip(prefixes, replies[1:], strict=True):
         if reply:
@@ -58,12 +61,14 @@ def fetched(prefixes: Sequence[bytes], replies: list[Any]) -> Fetched:
         suspect=suspect,
         now_ms=now,
         priorities=priorities,
+        awaited=awaited[0] if awaited else (),
     )
 
 
 def taken(replies: list[Any]) -> Fetched:
     """Read what take.lua answered."""
-    lost, kept, due, now_ms, levels, kind, wait_ms, since, *lanes = replies[0]
+    lost, kept, due, now_ms, levels, kind, wait_ms, since, *rest = replies[0]
+    lanes, awaited = rest[:3], rest[3:]
     return Fetched(
         envelopes=envelopes_of(lanes),
         lost=lost,
@@ -72,6 +77,7 @@ def taken(replies: list[Any]) -> Fetched:
         now_ms=now_ms,
         priorities=levels,
         outlook=Outlook(kind.decode(), wait_ms, tuple(since)) if kind else None,
+        awaited=awaited[0] if awaited else (),
     )
 
 

@@ -28,7 +28,10 @@ ENTRIES_A_CALL = 500
 
 
 def ends_of(
-    acks: Sequence[bytes], settlements: Sequence[Settlement], keep: Retain | None
+    acks: Sequence[bytes],
+    settlements: Sequence[Settlement],
+    keep: Retain | None,
+    results_at: int = 0,
 ) -> list[Argument]:
     """Return the ends of deliveries as the scripts take them (see ``lua/lib/round.lua``).
 
@@ -36,6 +39,7 @@ def ends_of(
         acks: tokens of plain acks, all of the ready lane.
         settlements: the others.
         keep: what is kept of what is acknowledged; None: nothing.
+        results_at: the number of the first key of results; 0: none is kept.
     """
     if keep is None:
         ends: list[Argument] = [len(acks), *acks]
@@ -44,6 +48,8 @@ def ends_of(
         settlements = [*(Settlement("finish", token) for token in acks), *settlements]
         bounds = (keep.max_age_ms, keep.max_length, keep.max_bytes)
         ends = [0, "keep", *("" if one is None else one for one in bounds), ""]
+    if results_at:
+        ends += ["results", results_at, "", "", ""]
     for end in settlements:
         verb = "finish" if keep is not None and end.verb == "ack" else end.verb
         ends += [verb, end.token, end.delay_ms, int(end.failed), end.note]

@@ -71,7 +71,8 @@ class QueueKeys:
         priority: sorted set of messages above the normal priority, the highest first.
         lines: sorted set, the messages of each key that wait for their turn.
         holders: hash, key -> the messages of it that have their turn.
-        unique: hash, unique key -> the message that has it.
+        unique: hash, unique key -> the message that has it. Also, of each unfinished message whose
+            result is wanted, a zero byte and its id -> its id.
         counters: hash of totals.
         consumers: hash, consumer -> its lease in ms.
         sweeper: hash, who takes over expired leases at present, and how far it got.
@@ -221,6 +222,15 @@ class QueueKeys:
     def queueing(self) -> tuple[str, str]:
         """The KEYS of a script in which messages end: who waits for their room, and how to tell."""
         return self.senders, self.room
+
+    @property
+    def resulting(self) -> tuple[str, str, str]:
+        """The KEYS of what handlers return to senders that want it; all of them expire.
+
+        ``results`` is a hash, message id -> its result; ``result-ends`` a sorted set, the same ids ->
+        when their results are dropped; ``waiters`` a hash, message id -> whose mailboxes hear of it.
+        """
+        return f"{self.prefix}:results", f"{self.prefix}:result-ends", f"{self.prefix}:waiters"
 
     @property
     def topic(self) -> TopicKeys:

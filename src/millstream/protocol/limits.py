@@ -48,7 +48,7 @@ def take(
     *,
     head: Sequence[Argument],
     tail: Sequence[Argument],
-    kept: Sequence[str] = (),
+    further: Sequence[str] = (),
 ) -> Command:
     """Return the command that settles, and reads as much as the limits allow.
 
@@ -59,14 +59,14 @@ def take(
             together, whatever the lane.
         head: the script's arguments before the limits.
         tail: its arguments behind them: what to settle.
-        kept: the stream of what was handled, if the queue keeps it.
+        further: keys of results, if the queue has any, and of what it keeps, if it does.
     """
     rate = limits.rate
     bucket = (rate.count, rate.per_ms, rate.most_at_once) if rate else (0, 0, 0)
     most = max((count for prefix, count in reads if prefix != "s"), default=0)
     suspects = any(prefix == "s" for prefix, _ in reads)
     arguments = [*head, limits.max_running or 0, *bucket, most, int(suspects), *tail]
-    return _TAKE.call([*keys.common, keys.rate, *keys.queueing, *kept], arguments)
+    return _TAKE.call([*keys.common, keys.rate, *keys.queueing, *further], arguments)
 
 
 def envelopes_of(lanes: Sequence[Sequence[Any]]) -> list[Envelope]:

@@ -32,7 +32,7 @@ class Mail(msgspec.Struct, frozen=True, gc=False):
         client: whose mailbox.
         slot: for which of its requests, or of its streams.
         kind: of what it is: ``reply``, ``error``, ``part``, ``end``, ``note``, ``taken``, ``cancel``,
-            ``lost``.
+            ``lost``, ``result``.
         content: depends on the kind.
         number: of a part, or of a note, from 1; what comes twice is known by it.
         sender: of a stream, client and slot to which the other side is to write; of a reply to who has

@@ -63,7 +63,7 @@ def check_for_many(options: Mapping[str, object]) -> None:
     check_options("send_many", options, SendManyOptions.__optional_keys__)
 
 
-def placement(
+def placement(  # noqa: PLR0913 - the options of a send
     queue: Queue[Any],
     body: bytes,
     headers: bytes,
@@ -75,6 +75,7 @@ def placement(
     unique: str | None = None,
     unique_for: Literal["done", "started"] | Duration | None = None,
     ttl: Duration | None = None,
+    result: bool = False,
 ) -> Placement:
     """Say where a message belongs.
 
@@ -103,6 +104,7 @@ def placement(
         ttl="" if ttl is None else _ttl(queue, ttl, delay),
         unique="" if unique is None else check_key(unique, "unique"),
         unique_for=_unique_for(unique_for),
+        result_ms=_result_ms(queue) if result else 0,
     )
 
 
@@ -171,6 +173,16 @@ def _gate(queue: Queue[Any]) -> str:
     if queue.ordered:
         return "ordered"
     return "" if queue.max_running_per_key is None else str(queue.max_running_per_key)
+
+
+def _result_ms(queue: Queue[Any]) -> int:
+    if queue.results is None:
+        message = (
+            f"queue {queue.name!r}: result=True needs a queue that keeps results: declare it with "
+            "results=ms.Results()"
+        )
+        raise UsageError(message)
+    return queue.results.keep_ms
 
 
 def _ttl(queue: Queue[Any], ttl: Duration, delay: Duration | None) -> str:

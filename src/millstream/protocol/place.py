@@ -35,6 +35,7 @@ class Placement:
         ttl: ms within which a handler must begin, and `` drop`` if nobody misses it; empty: any.
         unique: its unique key; empty: none.
         unique_for: how long it has that key: until ``done``, ``started``, or ``window:<ms>``.
+        result_ms: for how long to keep what its handler returns; 0: nobody wants it.
     """
 
     body: bytes
@@ -46,6 +47,7 @@ class Placement:
     ttl: str = ""
     unique: str = ""
     unique_for: str = "done"
+    result_ms: int = 0
 
     def __len__(self) -> int:
         """How many bytes it has, roughly: batches are bounded by it."""
@@ -57,7 +59,7 @@ class Placement:
         unique = f"{self.unique_for}:{self.unique}" if self.unique else ""
         return (
             *(self.body, self.headers, self.key, self.gate),
-            *(priority, self.time, self.ttl, unique),
+            *(priority, self.time, self.ttl, unique, self.result_ms or ""),
         )
 
 

@@ -16,7 +16,7 @@ import msgspec
 
 from millstream.errors import NoResponders
 from millstream.message import Receipt
-from millstream.protocol.envelope import Envelope
+from millstream.protocol.envelope import Envelope, State
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.op import Argument, Command, Op, Plan, load_script
 from millstream.protocol.send import REMEMBERED_MS, Batch, in_a_row
@@ -29,6 +29,7 @@ __all__ = [
     "Outgoing",
     "address_of",
     "count_late",
+    "dead_among",
     "deaths",
     "inquire",
     "requesting",
@@ -204,9 +205,20 @@ def deaths(keys: QueueKeys, ids: Sequence[str]) -> Plan[dict[str, str]]:
         keys: of the endpoint's queue.
         ids: of the requests: what died before the first of them was sent is not looked at.
     """
+    found: dict[str, State] = yield from dead_among(keys, ids)
+    return {id: state.reason for id, state in found.items()}
+
+
+def dead_among(keys: QueueKeys, ids: Sequence[str]) -> Plan[dict[str, State]]:
+    """Look for messages among the dead letters; the result has the states of those that are there.
+
+    Args:
+        keys: of the queue.
+        ids: of the messages: what died before the first of them was sent is not looked at.
+    """
     left = set(ids)
     start = min((int(id.partition("-")[0]) for id in ids), default=0)
-    found: dict[str, str] = {}
+    found: dict[str, State] = {}
     at = str(start)
     while left:
         command = Command(("XRANGE", keys.dead, at, "+", "COUNT", ENTRIES_A_CALL))
@@ -215,7 +227,7 @@ def deaths(keys: QueueKeys, ids: Sequence[str]) -> Plan[dict[str, str]]:
             state = Envelope(entry_id, fields).state
             if state.id in left:
                 left.remove(state.id)
-                found[state.id] = state.reason
+                found[state.id] = state
         if len(entries) < ENTRIES_A_CALL:
             break
         at = f"({entries[-1][0].decode()}"

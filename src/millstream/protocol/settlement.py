@@ -33,7 +33,8 @@ class Settlement:
         token: which delivery.
         delay_ms: for a retry: how long it waits.
         failed: whether the handler failed, which counts as an attempt.
-        note: JSON object merged into the message's state: reason, error, traceback.
+        note: JSON object merged into the message's state: reason, error, traceback. Of one that is
+            done (``finish``): its result (see ``results``), or an empty object.
         envelope: the message, when the server does not have it any more (see ``popping``).
         number: of what a consumer hands back of those, counted from 1.
     """
@@ -48,7 +49,7 @@ class Settlement:
 
 
 def ack(token: bytes, *, plain: bool = True) -> Settlement:
-    """The message is done.
+    """The message is done; it gets no result by this.
 
     Args:
         token: which delivery.

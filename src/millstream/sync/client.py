@@ -32,6 +32,7 @@ from millstream.sync.ephemeral import Ephemeral
 from millstream.sync.publishers import Publishers
 from millstream.sync.reader import QueueReader
 from millstream.sync.requests import Requests
+from millstream.sync.results import Results
 from millstream.sync.sending import Senders
 from millstream.topic import Source, Subscription
 
@@ -75,6 +76,7 @@ class Client:
         self._senders = Senders(self._driver, self.declare)
         self._publishers = Publishers(self._driver, namespace)
         self._requests = Requests(self._driver, namespace)
+        self._results = Results(self._driver, self._requests.mailbox)
         # Receivers may start at the same time, in threads even: all get the same keeper.
         self._guard = threading.Lock()
         self._keeper: LeaseKeeper | None = None
@@ -115,6 +117,11 @@ class Client:
         """What sends requests, and mail to other clients."""
         return self._requests
 
+    @property
+    def results(self) -> Results:
+        """What waits for results of messages."""
+        return self._results
+
     def connect(self) -> Self:
         """Connect now, and check the server. The first operation does so, too.
 
@@ -142,6 +149,7 @@ class Client:
         self._senders.close()
         self._ephemeral.close()
         self._publishers.close()
+        self._results.close()
         self._requests.close()
         for reader in list(self._readers):
             reader.close()
@@ -153,6 +161,7 @@ class Client:
 
     send = _sending.send
     send_many = _sending.send_many
+    handle = _sending.handle
 
     def declare(self, queue: Source[Any]) -> list[QueueKeys]:
         """Make a new subscription, without reading from it. Receivers and workers do so, too.

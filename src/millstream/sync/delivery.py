@@ -124,7 +124,7 @@ class SyncDelivery(Generic[T]):
         return not self._settled and not self._owner.holds(self.envelope.token)
 
     def ack(self) -> None:
-        """The message is done: remove it.
+        """The message is done: remove it. A sender that wants its result gets None.
 
         Raises:
             LeaseLost: another consumer owns it by now; nothing was done.

@@ -44,7 +44,7 @@ class Mailbox:
     Args:
         driver: of the client.
         namespace: first part of its key.
-        on_tick: called each second, to see to those who wait for long.
+        on_tick: called each second, to see to those who wait for long (see ``each_second``, too).
         on_stray: called with the slot of what nobody waits for.
     """
 
@@ -58,7 +58,7 @@ class Mailbox:
     ) -> None:
         self._driver = driver
         self._namespace = namespace
-        self._on_tick = on_tick
+        self._ticks = [on_tick]
         self._on_stray = on_stray
         self.client = uuid.uuid4().hex[:16]
         self._numbers = itertools.count(1)
@@ -89,6 +89,10 @@ class Mailbox:
     def is_open(self) -> bool:
         """Whether it is read."""
         return self._reader is not None
+
+    def each_second(self, on_tick: Callable[[], None]) -> None:
+        """Call this, too, each second that the mailbox is read."""
+        self._ticks.append(on_tick)
 
     def slot(self) -> tuple[int, BlockingLetterbox[Any]]:
         """Return a number that others write to, and where that comes."""
@@ -135,7 +139,8 @@ class Mailbox:
                 elif item.kind != "note":
                     self._on_stray(number)
         if time.monotonic() >= self._tick_at:
-            self._on_tick()
+            for tick in self._ticks:
+                tick()
             self._tick_at = time.monotonic() + TICK
 
     def _attend(self, now: float) -> None:

@@ -13,6 +13,7 @@ from millstream.sync.delivery import SyncDelivery
 from millstream.worker.answering import Answering, as_answer, in_thread
 from millstream.worker.handler import Handler, Middleware
 from millstream.worker.handling import Call, Holder
+from millstream.worker.resulting import Resulting
 from millstream.worker.threads import ThreadSlots
 
 __all__ = ["build_call", "limited", "wrapped"]
@@ -24,6 +25,7 @@ def build_call(
     threads: ThreadSlots | None,
     holder: Holder,
     answering: Answering | None = None,
+    resulting: Resulting | None = None,
 ) -> Call:
     """Compose what runs for each message or batch. Without options, it is the handler itself.
 
@@ -33,6 +35,7 @@ def build_call(
         threads: where plain functions run.
         holder: of the deliveries.
         answering: of an endpoint; None: the handler is of a queue.
+        resulting: of a queue with results; None: what the handler returns is dropped.
     """
     if threads is None:
         call = _as_coroutine(handler)
@@ -44,6 +47,8 @@ def build_call(
         call = in_thread(handler, threads)
     if answering is not None:
         call = as_answer(handler, call)
+    elif resulting is not None:
+        call = resulting.around(call)
     for layer in reversed(middleware):
         call = wrapped(layer, call)
     return call if answering is None else answering.around(call)
@@ -85,8 +90,8 @@ def _in_thread(handler: Handler, threads: ThreadSlots, owner: Owner) -> Call:
     token_of = _envelope_token if handler.batch is None else _first_token
     if not handler.takes_delivery:
 
-        async def call(body: Any, delivery: Any) -> None:
-            await threads.run(lambda: function(body), timeout, token_of(delivery))
+        async def call(body: Any, delivery: Any) -> Any:
+            return await threads.run(lambda: function(body), timeout, token_of(delivery))
 
         return call
 
@@ -96,12 +101,12 @@ def _in_thread(handler: Handler, threads: ThreadSlots, owner: Owner) -> Call:
         envelope = delivery.envelope
         return SyncDelivery(delivery.body, envelope, handler.queue, handler.retry, bridge)
 
-    async def call_with_delivery(body: Any, delivery: Any) -> None:
+    async def call_with_delivery(body: Any, delivery: Any) -> Any:
         if handler.batch is None:
             argument: Any = blocking(delivery)
         else:
             argument = [blocking(one) for one in delivery]
-        await threads.run(lambda: function(body, argument), timeout, token_of(delivery))
+        return await threads.run(lambda: function(body, argument), timeout, token_of(delivery))
 
     return call_with_delivery
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from millstream.aio.client import AsyncClient
+from millstream.declare import Queue
 from millstream.protocol.control import Word
 from millstream.protocol.envelope import Envelope
 from millstream.worker.answering import Answering
@@ -15,10 +16,12 @@ from millstream.worker.control import Hearer
 from millstream.worker.gathered import Gathered
 from millstream.worker.handler import Handler, Middleware
 from millstream.worker.handling import Call, Handling
+from millstream.worker.holdings import Holdings
 from millstream.worker.permits import Permits, Turn
 from millstream.worker.prefetch import Prefetch
 from millstream.worker.presence import run_presence
 from millstream.worker.reader import Reader
+from millstream.worker.resulting import Resulting
 from millstream.worker.slots import Slots
 from millstream.worker.sweeper import run_sweeper
 from millstream.worker.threads import ThreadSlots, threads_of
@@ -103,14 +106,19 @@ class Consumer:
             answering = Answering(
                 handler, mq.requests, reader.keys, reader.holdings, reader.consumer
             )
-        call = build_call(handler, middleware, threads, reader.holdings, answering)
+        resulting = None
+        holdings = reader.holdings
+        if isinstance(queue, Queue) and queue.results and isinstance(holdings, Holdings):
+            resulting = Resulting(queue, holdings.unsettled, mq.requests.mailbox.sender.send)
+            holdings.results = resulting
+        call = build_call(handler, middleware, threads, holdings, answering, resulting)
         turn = share.turn if share else None
         if answering is not None:
             # Requests and calls together are no more than what may be handled at a time.
             permits = Permits(handler.concurrency)
             turn, calls = Turn(permits), _gathered(mq, handler, call, Turn(permits), reader)
         if turn is not None:
-            call = turn.around(call, reader.holdings.make_sure)
+            call = turn.around(call, holdings.make_sure)
         interrupt = None if threads is None else threads.interrupt
         handling = Handling(handler, call, reader.holdings, interrupt)
         reader.holdings.slots = Slots(handler, handling)

@@ -126,6 +126,7 @@ def declare_handler(
     queue = _source(f"worker.on({name})", target, options)
     is_async = is_coroutine(function, name)
     check_numbers(options, name)
+    _check_batch(f"worker.on({name})", queue, options)
     retry, timeout, wait = options.retry, options.timeout, options.batch_wait
     if retry is not None and not isinstance(retry, Retry):
         message = f"worker.on({name}): retry must be a Retry, not {retry!r}"
@@ -163,6 +164,16 @@ def _check_answering(where: str, endpoint: Endpoint[Any, Any], options: Options)
         if getattr(options, parameter) is not None:
             message = f"{where}: {parameter} is for queues and topics, and this is {endpoint.title}"
             raise UsageError(message)
+
+
+def _check_batch(where: str, queue: Source[Any], options: Options) -> None:
+    """Refuse batches where each message may have to get a result of its own."""
+    if options.batch is not None and queue.results is not None:
+        message = (
+            f"{where}: batch does not go with {queue.title}: it is declared with results, and what a "
+            "handler of batches returns is no single message's result"
+        )
+        raise UsageError(message)
 
 
 def is_coroutine(function: Callable[..., Any], name: str) -> bool:

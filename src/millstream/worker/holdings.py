@@ -25,6 +25,7 @@ from millstream.protocol.settlement import Settlement, release
 from millstream.topic import Source
 from millstream.worker.outbox import Outbox, Parcel
 from millstream.worker.prefetch import Prefetch
+from millstream.worker.resulting import Resulting
 from millstream.worker.slots import Slots
 
 __all__ = ["Holdings"]
@@ -91,6 +92,8 @@ class Holdings:
         self._lingering: asyncio.TimerHandle | None = None
         self._asking = asyncio.Lock()
         self.slots: Slots
+        # Of a queue with results.
+        self.results: Resulting | None = None
 
     # What slots tell (see handling.Holder)
 
@@ -132,7 +135,8 @@ class Holdings:
         if len(envelope.fields) == 2 or envelope.plain:  # noqa: PLR2004 - name and value
             self._ended(self.outbox.ack(envelope.token))
         else:
-            self._ended(self.outbox.add(settlement.ack(envelope.token, plain=False)))
+            end = settlement.ack(envelope.token, plain=False)
+            self._ended(self.outbox.add(end if self.results is None else self.results.onto(end)))
 
     def server_ms(self) -> float:
         """Return the server's time."""
@@ -157,12 +161,14 @@ class Holdings:
     def end(self, end: Settlement) -> None:
         """A delivery ends in another way."""
         if self.unsettled(end.token):
-            self._ended(self.outbox.add(end))
+            self._ended(self.outbox.add(end if self.results is None else self.results.onto(end)))
 
     def abandon(self, token: bytes) -> None:
         """A delivery is over without a settlement."""
         if self.held.until.pop(token, None) is not None:
             self._left_behind.add(token)
+        if self.results is not None:
+            self.results.forget(token)
         self._reading.settled(token)
         self._wake()
 
@@ -170,7 +176,7 @@ class Holdings:
         """End a delivery at once and tell whether it was ours."""
         if not self.unsettled(end.token):
             return False
-        self.outbox.add(end)
+        self.outbox.add(end if self.results is None else self.results.onto(end))
         ended = self.outbox.expect(end.token)
         self._wake()
         return await ended
@@ -310,6 +316,8 @@ class Holdings:
                     *(self._queue.title, token.decode()),
                 )
         self._cancelled.clear()
+        if found.awaited and self.results is not None:
+            self.results.tell(found.awaited)
         if kept := self.outbox.confirmed(parcel, found):
             problem = next(iter(found.kept.values()))
             logger.warning(
@@ -366,6 +374,8 @@ class Holdings:
     def _let_go(self, tokens: list[bytes]) -> None:
         for token in tokens:
             self.held.until.pop(token, None)
+            if self.results is not None:
+                self.results.forget(token)
             self._reading.settled(token)
             self.outbox.ended(token, owned=False)
         self._wake()

@@ -232,6 +232,7 @@ class Reader:
             urgent=reading.urgent,
             limits=self._queue.limits,
             keep=self._queue.keep,
+            results=self._queue.results is not None,
         )
         asked = time.monotonic()
         try:

@@ -8,9 +8,10 @@
 -- ARGV[4] bound or ''  ARGV[5] when it is full: 'reject', 'wait' or 'drop_oldest'  ARGV[6] group
 -- ARGV[7] name of the producer among those who wait  ARGV[8] the ticket that it has, or ''
 -- ARGV[9] number of units  ARGV[10..] how many messages each has; a unit is stored whole or not
--- at all. Then eight for each message: body, headers, key, gate ('ordered' or a number), priority,
+-- at all. Then nine for each message: body, headers, key, gate ('ordered' or a number), priority,
 -- time ('+' and a delay in ms, or the ms since 1970), time to live ('' or ms, perhaps with ' drop'),
--- unique ('done:', 'started:' or 'window:<ms>:', and the key); each '' when there is none
+-- unique ('done:', 'started:' or 'window:<ms>:', and the key), ms for which to keep its result; each ''
+-- when there is none
 -- Returns the id of each message, after '=' when an earlier message stands for it; or '!' and the
 -- length of the queue, which has no room for it.
 -- @include clock
@@ -30,9 +31,9 @@ local now, first_due = clock(ARGV[3]), next_due()
 local answer, placed, windows, at = {}, 0, 17, 10 + ARGV[9]
 take_turn(now)
 for unit = 1, tonumber(ARGV[9]) do
-  local last = at + 8 * ARGV[9 + unit] - 1
+  local last = at + 9 * ARGV[9 + unit] - 1
   local full = full_for(at, last, windows, now)
-  for i = at, last, 8 do
+  for i = at, last, 9 do
     local unique, window = ARGV[i + 7], nil
     if unique ~= '' then
       windows = windows + 1

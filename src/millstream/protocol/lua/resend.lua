@@ -15,13 +15,13 @@ local repeated = answered(KEYS[14], ARGV[1])
 if repeated then return repeated end
 local now, most = clock(ARGV[3]), tonumber(ARGV[6])
 
--- As it was sent, but for the time to live, which is over, and a unique key, which others may have by
--- now: who sends again wants it twice.
+-- As it was sent, but for the time to live, which is over, a unique key, which others may have by now
+-- (who sends again wants it twice), and the wish for a result: nobody has the id to ask for it.
 local function send_again(entry)
   local _, rest = state_of(entry[1], entry[2])
   local fields = {}
   for i = 1, #rest, 2 do
-    if rest[i] ~= 'x' and rest[i] ~= 'u' then
+    if rest[i] ~= 'x' and rest[i] ~= 'u' and not (rest[i] == 'r' and wants_result({ r = rest[i + 1] })) then
       fields[#fields + 1] = rest[i]
       fields[#fields + 1] = rest[i + 1]
     end

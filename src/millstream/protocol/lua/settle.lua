@@ -1,13 +1,15 @@
 -- Settle deliveries of a consumer, promote what is due or urgent, and tell what is left to read.
 -- KEYS[1] ready  KEYS[2] front  KEYS[3] suspect  KEYS[4] dead  KEYS[5] counters  KEYS[6] due
 -- KEYS[7] delayed  KEYS[8] wake  KEYS[9] priority  KEYS[10] lines  KEYS[11] holders  KEYS[12] unique
--- KEYS[13] paused  KEYS[14] senders  KEYS[15] room  KEYS[16..] kept, if the queue keeps messages
+-- KEYS[13] paused  KEYS[14] senders  KEYS[15] room  KEYS[16..] results, result-ends and waiters, if the
+-- queue has results; kept, if it keeps messages
 -- ARGV[1] group  ARGV[2] consumer  ARGV[3] now in ms or ''  ARGV[4] most messages to promote
 -- ARGV[5] '1': wake a reader if a retry is due first  ARGV[6] which priorities to move to the front
 -- (lib/priority) or ''  ARGV[7] number of plain acks, all in ready
 -- ARGV[8..] their ids, then the other settlements (see lib/round)
 -- Returns lost tokens, {token, error} that could not be settled now, us to the next due message
--- or -1, whether front has unread messages, whether suspect has (1 or 0), now, waiting priorities.
+-- or -1, whether front has unread messages, whether suspect has (1 or 0), now, waiting priorities; if
+-- the queue has results: ids of messages that have ended, each followed by who waits for it.
 -- @include clock
 -- @include lanes
 -- @include moves
@@ -29,4 +31,4 @@ call_sender(KEYS[14], KEYS[15])
 -- Without memory for the urgent ones the consumer must not spin.
 local waiting = {}
 if refused then due = 1000000 else waiting = levels() end
-return { lost, kept, due, unread(KEYS[2]), unread(KEYS[3]), now, waiting }
+return { lost, kept, due, unread(KEYS[2]), unread(KEYS[3]), now, waiting, awaited }

@@ -1,7 +1,7 @@
 -- Settle deliveries of a consumer, promote what is due, and read as much as the limits allow.
 -- KEYS[1] ready  KEYS[2] front  KEYS[3] suspect  KEYS[4] dead  KEYS[5] counters  KEYS[6] due
 -- KEYS[7] delayed  KEYS[8] wake  KEYS[9] priority  KEYS[10] lines  KEYS[11] holders  KEYS[12] unique
--- KEYS[13] paused  KEYS[14] rate  KEYS[15] senders  KEYS[16] room  KEYS[17..] kept, if it keeps messages
+-- KEYS[13] paused  KEYS[14] rate  KEYS[15] senders  KEYS[16] room  KEYS[17..] as KEYS[16..] of settle.lua
 -- ARGV[1] group  ARGV[2] consumer  ARGV[3] now in ms or ''  ARGV[4] most messages to promote
 -- ARGV[5] '1': wake a reader if a retry is due first  ARGV[6] priorities to read (see lib/take)
 -- ARGV[7] deliveries at a time, 0: any number  ARGV[8] deliveries a period, 0: any number
@@ -9,7 +9,7 @@
 -- ARGV[13] number of plain acks, all in ready  ARGV[14..] as in settle.lua
 -- Returns lost tokens, {token, error} that could not be settled now, us to the next due message or -1,
 -- now, waiting priorities, what comes next ('more', 'tokens', 'slots', 'empty'; '' if nothing was to be read),
--- ms to wait for tokens, last ids of wake, ready, front and suspect, entries of suspect, front and ready.
+-- ms to wait for tokens, last ids of wake, ready, front, suspect, entries of suspect, front, ready; the last as there.
 -- @include clock
 -- @include lanes
 -- @include moves
@@ -54,7 +54,7 @@ elseif most > 0 and slots == 0 then
 elseif most > 0 then
   outlook, wait = 'tokens', promise(bucket, most)
 end
-local waiting = {}
 -- Without memory for the urgent ones the consumer must not spin.
-if taken.refused then due = 1000000 else waiting = levels() end
-return { lost, kept, due, now, waiting, outlook, wait, since, taken.s, taken.f, taken.r }
+local waiting = taken.refused and {} or levels()
+if taken.refused then due = 1000000 end
+return { lost, kept, due, now, waiting, outlook, wait, since, taken.s, taken.f, taken.r, awaited }

@@ -74,10 +74,17 @@ local function leave_gate(key, id, now)
   if left == '' then redis.call('HDEL', KEYS[11], key) else redis.call('HSET', KEYS[11], key, left) end
 end
 
+-- For how many ms to keep what its handler returns, if its sender wants that.
+local function wants_result(it)
+  local ms = it.r and tonumber(string.match(it.r, '^result=(%d+)$'))
+  return ms and math.min(ms, 1e13)
+end
+
 -- To be called when a message has ended for good; `it` has its fields by their names.
 local function finish_named(id, it, now)
   local key = it.u and string.match(it.u, '^%l+:(.*)$')
   if key and redis.call('HGET', KEYS[12], key) == id then redis.call('HDEL', KEYS[12], key) end
+  if wants_result(it) then redis.call('HDEL', KEYS[12], '\0' .. id) end
   if gated(it) then leave_gate(it.k, id, now) end
 end
 

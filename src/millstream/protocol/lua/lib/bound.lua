@@ -16,7 +16,7 @@ end
 -- How many messages of a unit are to be stored: one that a unique key stands for already is not.
 local function fresh(from, last, windows)
   local count = 0
-  for i = from, last, 8 do
+  for i = from, last, 9 do
     local unique = ARGV[i + 7]
     if unique ~= '' then windows = windows + 1 end
     if unique == '' or not first_of(unique, KEYS[windows]) then count = count + 1 end
@@ -34,7 +34,7 @@ local function full_for(from, last, windows, now)
     stored = true
     return nil
   end
-  if needed == '' then needed = string.format('%s %.0f', name, most - (last - from + 1) / 8) end
+  if needed == '' then needed = string.format('%s %.0f', name, most - (last - from + 1) / 9) end
   if on_full == 'wait' then waits = length end
   return length
 end

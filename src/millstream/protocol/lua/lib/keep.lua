@@ -1,4 +1,5 @@
--- Keeping what has been handled, in a queue that is declared so. Include moves before it.
+-- Keeping what has been handled, and what came of it, in a queue that is declared so. Include moves and
+-- arrive before it.
 local keeping
 
 -- The bounds are '' where there is none: age in ms, how many, bytes. The stream is the last key.
@@ -28,4 +29,38 @@ local function trim_kept(now)
     local length = redis.call('XLEN', stream)
     redis.call('XTRIM', stream, 'MAXLEN', '~', math.floor(length * keeping.bytes / bytes))
   end
+end
+
+-- Results: a hash of what handlers have returned, a sorted set of when that is dropped, and a hash of who
+-- waits for it. `awaited` has the ids of those that have ended, each followed by who waits.
+local results, ends, waiters, awaited
+
+local function begin_results(first)
+  results, ends, waiters, awaited = KEYS[first], KEYS[first + 1], KEYS[first + 2], {}
+end
+
+local function call_waiters(id, it)
+  local noted = results and wants_result(it) and redis.call('HGET', waiters, id)
+  if not noted then return end
+  redis.call('HDEL', waiters, id)
+  awaited[#awaited + 1] = id
+  awaited[#awaited + 1] = noted
+end
+
+-- What has come before it, and is over, goes: a few more a call than can come.
+local function keep_result(id, it, value, now)
+  local ms = results and wants_result(it)
+  if not ms then return end
+  redis.pcall('HSET', results, id, value)
+  redis.pcall('ZADD', ends, now + ms, id)
+  for _, old in ipairs(redis.call('ZRANGEBYSCORE', ends, '-inf', now, 'LIMIT', 0, 10)) do
+    redis.call('HDEL', results, old)
+    redis.call('ZREM', ends, old)
+  end
+  local last = redis.call('ZRANGE', ends, -1, -1, 'WITHSCORES')[2]
+  if last then
+    redis.call('PEXPIRE', results, last - now + 1)
+    redis.call('PEXPIRE', ends, last - now + 1)
+  end
+  call_waiters(id, it)
 end

@@ -52,9 +52,14 @@ local function due_time(time, now)
   return due and due > now and due
 end
 
+-- Its sender may ask after a message that wants a result: until its end it is named here.
+local function expect_result(id)
+  redis.call('HSET', KEYS[12], '\0' .. id, id)
+end
+
 -- Places the message at ARGV[i]; returns its id.
 local function place(i, now)
-  local body, headers, key, gate, priority, time, ttl, unique = unpack(ARGV, i, i + 7)
+  local body, headers, key, gate, priority, time, ttl, unique, result = unpack(ARGV, i, i + 8)
   local fields = { 'b', body }
   local function add(name, value)
     if value == '' then return end
@@ -68,11 +73,15 @@ local function place(i, now)
   add('p', priority)
   add('x', lives and string.format('%.0f', now + lives) .. drop or '')
   add('u', string.sub(unique, 1, 7) == 'window:' and '' or unique)
+  add('r', result ~= '' and 'result=' .. result or '')
   local due = due_time(time, now)
   if not due and gate == '' and priority == '' then
-    return redis.call('XADD', KEYS[1], '*', unpack(fields))
+    local id = redis.call('XADD', KEYS[1], '*', unpack(fields))
+    if result ~= '' then expect_result(id) end
+    return id
   end
   local id = new_id(now)
+  if result ~= '' then expect_result(id) end
   add('s', '{"id":"' .. id .. '"}')
   if due then
     redis.call('HSET', KEYS[7], id, cmsgpack.pack(fields))

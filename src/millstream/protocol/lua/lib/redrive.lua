@@ -27,11 +27,13 @@ for _, entry in ipairs(entries) do
   start = '(' .. entry[1]
   local state, rest = state_of(entry[1], entry[2])
   if fits(state.reason or '') and (#ARGV < 7 or wanted[state.id]) then
-    local unique = has_unique and string.match(named(rest).u or '', '^%l+:(.*)$')
+    local it = named(rest)
+    local unique = has_unique and string.match(it.u or '', '^%l+:(.*)$')
     if not arrive(state.id, anew(state, rest), false, now) then
       return redis.error_reply('OOM the server has no memory to store the message')
     end
     if unique then redis.pcall('HSETNX', KEYS[12], unique, state.id) end
+    if has_unique and wants_result(it) then redis.pcall('HSET', KEYS[12], '\0' .. state.id, state.id) end
     redis.call('XDEL', KEYS[4], entry[1])
     moved = moved + 1
   end

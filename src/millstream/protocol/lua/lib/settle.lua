@@ -54,7 +54,7 @@ end
 
 -- The ack of a message that has a unique key, or a gate that others wait at, or is to be kept. Returns
 -- whether it was owned: here, too, XACK refuses a late owner by itself.
-local function finish_and_ack(lane, id, now, counts)
+local function finish_and_ack(lane, id, i, now, counts)
   local entry = redis.call('XRANGE', lane, id, id)[1]
   if sought and not owned(lane, id) then return false end
   if redis.call('XACK', lane, ARGV[1], id) == 0 then return false end
@@ -68,6 +68,8 @@ local function finish_and_ack(lane, id, now, counts)
   -- Reading all of the state is for those that have been through something.
   local own = it.s and string.match(it.s, '^{"id":"(%d+%-%d+)"}$') or state_of(id, entry[2]).id
   keep_handled(id, entry[2], it)
+  -- Without a note it was acknowledged by hand: there is no value.
+  keep_result(own, it, ARGV[i + 4] == '{}' and '-' or ARGV[i + 4], now)
   finish_named(own, it, now)
   return true
 end
@@ -103,7 +105,11 @@ local function reject(lane, id, i, now, counts)
     if problem then return problem end
   end
   remove(lane, ARGV[1], id)
-  if state then finish(state.id, rest, now) end
+  if state then
+    local it = named(rest)
+    finish_named(state.id, it, now)
+    call_waiters(state.id, it)
+  end
   counts.died = counts.died + 1
 end
 

@@ -1,0 +1,219 @@
+"""Results of messages, and those who wait for them.
+
+Nobody asks again and again: who waits leaves its address, and the worker that ends the message writes
+to it. Once a second all who have waited for that long ask together, so that a word that was lost, or a
+message that died without a worker, is noticed.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+from millstream.aio.mailbox import Mailbox
+from millstream.declare import Queue
+from millstream.driver.aio import AsyncDriver
+from millstream.driver.aio_letterbox import AsyncLetterbox
+from millstream.driver.aio_sender import AsyncSender
+from millstream.errors import NotConnected, TimedOut
+from millstream.message import Receipt
+from millstream.policy import Duration, milliseconds
+from millstream.protocol.keys import QueueKeys
+from millstream.protocol.mailbox import Item
+from millstream.protocol.partitions import bare_id
+from millstream.protocol.requests import dead_among
+from millstream.protocol.results import (
+    Look,
+    Question,
+    asking,
+    failure_of,
+    nothing_known,
+    value_of,
+)
+
+__all__ = ["Handle", "Results"]
+
+ASKED_AFTER = 1.0
+"""Seconds of waiting after which to ask again, once a second."""
+
+
+class _Wait:
+    """One who waits for a result.
+
+    Attributes:
+        question: what it asks.
+        sender: of the questions about this partition.
+        box: where word comes, or what a look has found.
+        since: of ``time.monotonic``.
+    """
+
+    __slots__ = ("box", "question", "sender", "since")
+
+    def __init__(
+        self,
+        question: Question,
+        sender: AsyncSender[Look],
+        box: AsyncLetterbox[Item | Look | Exception],
+    ) -> None:
+        self.question = question
+        self.sender = sender
+        self.box = box
+        self.since = time.monotonic()
+
+
+class Results:
+    """Waits for results; all who wait share the client's mailbox.
+
+    Args:
+        driver: of the client.
+        mailbox: of the client.
+    """
+
+    def __init__(self, driver: AsyncDriver, mailbox: Mailbox) -> None:
+        self._driver = driver
+        self._mailbox = mailbox
+        self._senders: dict[str, AsyncSender[Look]] = {}
+        self._waiting: dict[int, _Wait] = {}
+        mailbox.each_second(self._tick)
+
+    async def get(self, queue: Queue[Any], keys: QueueKeys, id: str, seconds: float) -> Any:
+        """Wait for a result, and return it.
+
+        Args:
+            queue: as declared.
+            keys: of its first partition.
+            id: of the message.
+            seconds: how long; inf: for ever.
+
+        Raises:
+            TimedOut: it is not finished yet.
+            DeliveryError: there is none.
+        """
+        bare, partition = bare_id(id)
+        keys = keys.at(partition)
+        begun = time.monotonic()
+        for _ in range(2):
+            look = await self._look(keys, bare, begun + seconds)
+            if look.kind == "done":
+                return value_of(queue, id, look.content)
+            if look.kind == "waits":
+                raise _timed_out(queue, id, look.state, time.monotonic() - begun)
+            dead = await self._driver.drive(dead_among(keys, [bare]))
+            if bare in dead:
+                raise failure_of(queue, id, dead[bare])
+            # Somebody may have sent a dead letter back in between.
+        raise nothing_known(queue, id)
+
+    async def _look(self, keys: QueueKeys, id: str, deadline: float) -> Look:
+        """Look until a message is finished, or the time is over."""
+        sender = self._senders.get(keys.ready)
+        if sender is None:
+            sender = self._senders.setdefault(keys.ready, self._driver.sender(asking(keys)))
+        # Most of those that are done need no mailbox.
+        look = await sender.send(Question(id))
+        if look.kind != "waits" or deadline <= time.monotonic():
+            return look
+        await self._mailbox.open()
+        slot, box = self._mailbox.slot()
+        wait = _Wait(Question(id, f"{self._mailbox.client} {slot}"), sender, box)
+        self._waiting[slot] = wait
+        try:
+            while True:
+                look = await sender.send(wait.question)
+                if look.kind != "waits":
+                    return look
+                item = await box.take(deadline - time.monotonic())
+                if isinstance(item, Exception):
+                    raise item
+                if isinstance(item, Look):
+                    return item
+                if item is None and time.monotonic() >= deadline:
+                    return await sender.send(Question(id))
+        finally:
+            del self._waiting[slot]
+            self._mailbox.close_slot(slot)
+
+    async def _tick(self) -> None:
+        """Ask for all who have waited for long, those of a queue together."""
+        now = time.monotonic()
+        by_sender: dict[AsyncSender[Look], list[_Wait]] = {}
+        for wait in list(self._waiting.values()):
+            if now - wait.since >= ASKED_AFTER:
+                by_sender.setdefault(wait.sender, []).append(wait)
+        for sender, waits in by_sender.items():
+            looks = await sender.send_many([wait.question for wait in waits])
+            for wait, look in zip(waits, looks, strict=True):
+                if look.kind != "waits":
+                    wait.box.put(look)
+
+    async def aclose(self) -> None:
+        """Have nobody wait any more."""
+        for wait in list(self._waiting.values()):
+            wait.box.put(NotConnected("the client was closed while somebody waited for a result"))
+        for sender in list(self._senders.values()):
+            await sender.close()
+
+
+class Handle:
+    """A message whose result can be had; in any process, by its id (``mq.handle``).
+
+    Attributes:
+        receipt: what the send returned. Of a handle that was made by an id: that id, and no more.
+        queue: as declared.
+    """
+
+    __slots__ = ("_keys", "_results", "queue", "receipt")
+
+    def __init__(
+        self, receipt: Receipt, queue: Queue[Any], keys: QueueKeys, results: Results
+    ) -> None:
+        self.receipt = receipt
+        self.queue = queue
+        self._keys = keys
+        self._results = results
+
+    def __repr__(self) -> str:
+        """Name the message."""
+        return f"<Handle of message {self.id} of {self.queue.title}>"
+
+    @property
+    def id(self) -> str:
+        """Id of the message; with it, ``mq.handle(queue, id)`` makes the same handle elsewhere."""
+        return self.receipt.id
+
+    async def result(self, *, timeout: Duration | None = None) -> Any:
+        """Wait until the message is done, and return what its handler has returned. Safe to repeat.
+
+        Args:
+            timeout: seconds; 0: look once. Default: as long as it takes, retries included.
+
+        Returns:
+            What the handler has returned, of the type that the queue declares; None if the message was
+            acknowledged by hand (``delivery.ack()``).
+
+        Raises:
+            TimedOut: it is not done yet; the work goes on. It says whether the message is queued,
+                running or delayed.
+            RemoteError: it has failed for good: its attempts are used up, or its handler has rejected
+                it; or what its handler has returned cannot be a result.
+            ResponderLost: its workers died, more often than the queue allows.
+            NoResult: it has expired, somebody has cancelled it, or nothing is known of a result.
+            Undecodable: its body did not fit the queue's type, or its result does not.
+            BrokerError: the server could not be used, or the client was closed meanwhile.
+
+        Guarantee: there is a result if, and only if, the message was acknowledged, for as long as
+        ``Results(keep=)`` says.
+        """
+        seconds = math.inf if timeout is None else milliseconds(timeout, "timeout") / 1000
+        return await self._results.get(self.queue, self._keys, self.id, seconds)
+
+
+def _timed_out(queue: Queue[Any], id: str, state: str, after: float) -> TimedOut:
+    known = {
+        "queued": "it waits for a worker",
+        "running": "a worker has it",
+        "delayed": "it waits for its time",
+    }.get(state, "it is not finished")
+    message = f"{queue.title}: no result of message {id} within {after:.1f} s: {known}"
+    return TimedOut(message, id=id, state=state)
