@@ -126,11 +126,15 @@ class AsyncDriver:
             # Two processes on one connection, with the same batch numbers, would lose messages.
             message = "this client was made before a fork: make one in each process"
             raise UsageError(message)
-        tries = Tries(clock() + self._timeout)
+        patience = self._timeout if op.patience is None else min(op.patience, self._timeout)
+        tries = Tries(clock() + patience)
         payload, count = pack_op(op)
         while True:
             try:
-                replies = executed(op, await wire.call(payload, count))
+                call = wire.call(payload, count)
+                if op.patience is not None:
+                    call = _by(tries.deadline, call)
+                replies = executed(op, await call)
                 if replies is None:
                     replies = await wire.call(pack(op.commands), len(op.commands))
                 error = await self._load_scripts(wire, op, replies)
@@ -201,10 +205,15 @@ class AsyncDriver:
         await asyncio.sleep(seconds)
 
     def sender(
-        self, batch: Batch[T], *, in_order: bool = False, run: Run | None = None
+        self,
+        batch: Batch[T],
+        *,
+        in_order: bool = False,
+        run: Run | None = None,
+        unwanted: Callable[[T], object] | None = None,
     ) -> AsyncSender[T]:
         """Return what gathers the sends of many tasks into batches; see ``AsyncSender``."""
-        return AsyncSender(run or self.run, batch, in_order=in_order)
+        return AsyncSender(run or self.run, batch, in_order=in_order, unwanted=unwanted)
 
     def waiting_sender(self, keys: QueueKeys, bound: Bound) -> AsyncWaitingSender:
         """Return what has sends to a full queue wait."""
@@ -255,6 +264,12 @@ class AsyncDriver:
             await wire.close()
         if target is not None and target.embedded is not None:
             await asyncio.to_thread(target.embedded.close)
+
+
+async def _by(deadline: float, call: Awaitable[T]) -> T:
+    """Wait until then and no longer. The connection stays, for others may be more patient."""
+    async with asyncio.timeout_at(deadline):
+        return await call
 
 
 _LOSSES = (exceptions.RedisError, OSError)

@@ -50,9 +50,10 @@ class Word:
 
     Attributes:
         queue: key of the control stream that said it.
-        op: ``pause``, ``resume``, ``seek`` or ``cancel``.
+        op: ``pause``, ``resume``, ``seek``, ``cancel``, or ``withdrawn``: the caller of a request waits
+            no more.
         id: for ``cancel``: of the message.
-        token: for ``cancel``: the delivery that is over.
+        token: for ``cancel`` and ``withdrawn``: the delivery that is over.
     """
 
     queue: str
@@ -193,6 +194,10 @@ def hear(heard: Mapping[str, str], block_ms: int) -> Op[tuple[list[Word], dict[s
                 last[queue] = entry.decode()
                 fields = dict(zip(flat[::2], flat[1::2], strict=True))
                 op, id = (fields.get(name, b"").decode("ascii", "replace") for name in _TEXTS)
+                if op == "withdrawn":
+                    tokens = fields.get(b"tokens", b"").split()
+                    words += [Word(queue, op, token=token) for token in tokens]
+                    continue
                 words.append(Word(queue, op, id, fields.get(b"token", b"")))
         return words, last
 
