@@ -28,6 +28,9 @@ __all__ = ["Answer", "Answering", "as_answer", "in_thread"]
 
 logger = logging.getLogger("millstream.worker")
 
+COARSE = 0.01
+"""Seconds."""
+
 SEND_AGAIN = 0.5
 """Seconds until a reply is sent again that could not be."""
 
@@ -38,9 +41,10 @@ class Answer:
     Attributes:
         token: of the delivery.
         value: what the handler has returned, encoded; None: nothing yet.
+        is_late: whether the handler was stopped because the deadline has passed.
     """
 
-    __slots__ = ("_address", "_expiry", "_mail", "_server_ms", "token", "value")
+    __slots__ = ("_address", "_expiry", "_mail", "_server_ms", "is_late", "token", "value")
 
     def __init__(
         self,
@@ -56,6 +60,7 @@ class Answer:
         self._server_ms = server_ms
         self.token = token
         self.value: bytes | None = None
+        self.is_late = False
 
     @property
     def is_expected(self) -> bool:
@@ -129,8 +134,7 @@ class Answering:
             # Not we: something that the handler has awaited.
             kind, content = "error", self._told(error, delivery, answer)
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller must know
-            late = answer.seconds_left <= 0 and not endpoint.must_finish
-            if late and isinstance(error, TimeoutError):
+            if answer.is_late and isinstance(error, TimeoutError):
                 # The caller has given up at the same moment.
                 logger.info("%s: request %s has passed its deadline", endpoint.title, delivery.id)
                 return
@@ -150,8 +154,12 @@ class Answering:
         if left == math.inf:
             await inner(request.body, request)
         else:
-            async with asyncio.timeout(max(0.0, left)):
-                await inner(request.body, request)
+            limit = asyncio.timeout(max(0.0, left))
+            try:
+                async with limit:
+                    await inner(request.body, request)
+            finally:
+                answer.is_late = limit.expired()
         if answer.value is None:
             message = (
                 f"{endpoint.title}: a middleware did not call the handler, so there is no reply"
@@ -228,13 +236,18 @@ def in_thread(handler: Handler, threads: ThreadSlots) -> Call:
         left = math.inf if must_finish else answer.seconds_left
         limit = min(left, math.inf if timeout is None else timeout)
         seconds = None if limit == math.inf else max(0.0, limit)
-        if not takes:
-            return await threads.run(lambda: function(body), seconds, answer.token)
-        line = _Line(answer, loop)
-        # It only looks at what both kinds of delivery have.
-        delivery: Any = request.delivery
-        blocking = SyncRequest(body, delivery, request.endpoint, line)
-        return await threads.run(lambda: function(body, blocking), seconds, answer.token)
+        argument: tuple[Any, ...] = (body,)
+        if takes:
+            # It only looks at what both kinds of delivery have.
+            delivery: Any = request.delivery
+            argument += (SyncRequest(body, delivery, request.endpoint, _Line(answer, loop)),)
+        deadline = loop.time() + left
+        try:
+            return await threads.run(lambda: function(*argument), seconds, answer.token)
+        except TimeoutError:
+            # Timers may be early by as much as their clock is coarse.
+            answer.is_late = loop.time() >= deadline - COARSE
+            raise
 
     return call
 
