@@ -86,6 +86,7 @@ async def check(server: Server, outcomes: list[Outcome]) -> None:
         requests = [
             asyncio.create_task(ask(mq, number, outcome)) for number, outcome in enumerate(outcomes)
         ]
+        await asyncio.sleep(0)  # all have begun
         cancelled = [
             request
             for request, outcome in zip(requests, outcomes, strict=True)

@@ -215,6 +215,11 @@ class AsyncDriver:
         """Return what gathers the sends of many tasks into batches; see ``AsyncSender``."""
         return AsyncSender(run or self.run, batch, in_order=in_order, unwanted=unwanted)
 
+    def come_of(self, sending: asyncio.Future[T]) -> T | None:
+        """Return what has come of a send already; None: nothing, or an error."""
+        came = sending.done() and not sending.cancelled() and sending.exception() is None
+        return sending.result() if came else None
+
     def waiting_sender(self, keys: QueueKeys, bound: Bound) -> AsyncWaitingSender:
         """Return what has sends to a full queue wait."""
         return AsyncWaitingSender(self.run, self.listener, keys, bound)

@@ -328,6 +328,10 @@ class BlockingDriver:
         """Return what gathers the sends of many threads into batches, in their order."""
         return BlockingSender(run or self.run, batch)
 
+    def come_of(self, sending: T) -> T | None:
+        """Return what has come of a send."""
+        return sending
+
     def waiting_sender(self, keys: QueueKeys, bound: Bound) -> BlockingWaitingSender:
         """Return what has sends to a full queue wait."""
         return BlockingWaitingSender(self.run, self.listener, keys, bound)

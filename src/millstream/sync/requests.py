@@ -56,17 +56,22 @@ REMEMBERED = 10_000
 class _Way:
     """The way to an endpoint."""
 
-    __slots__ = ("keys", "requests", "withdrawals")
+    __slots__ = ("_how", "keys", "requests", "withdrawals")
+
+    _how: Literal["leave", "stop"]
 
     def __init__(self, driver: BlockingDriver, keys: QueueKeys, *, must_finish: bool) -> None:
         self.keys = keys
+        self._how = "leave" if must_finish else "stop"
         self.withdrawals: BlockingSender[int] = driver.sender(withdrawing(keys))
+        self.requests: BlockingSender[Receipt] = driver.sender(
+            requesting(keys), unwanted=self.unwanted
+        )
 
-        def unwanted(receipt: Receipt) -> None:
-            how: Literal["leave", "stop"] = "leave" if must_finish else "stop"
-            self.withdrawals.send(Withdrawal(receipt.id, how))
-
-        self.requests: BlockingSender[Receipt] = driver.sender(requesting(keys), unwanted=unwanted)
+    def unwanted(self, receipt: Receipt | None) -> None:
+        """Give up a request whose caller was cancelled while it was sent; None: it was not stored."""
+        if receipt is not None:
+            self.withdrawals.send(Withdrawal(receipt.id, self._how))
 
 
 class Requests:
@@ -124,7 +129,13 @@ class Requests:
         address = str(Address(self.mailbox.client, slot, progress, window))
         self._pending[slot] = pending
         try:
-            receipt = way.requests.send(Outgoing(body, headers, timeout_ms, address))
+            sending = way.requests.send(Outgoing(body, headers, timeout_ms, address))
+            try:
+                receipt = sending
+            except BaseException:
+                # Cancelled at the moment at which it was stored, perhaps.
+                way.unwanted(self._driver.come_of(sending))
+                raise
         except NoResponders:
             self.answered(pending)
             raise
