@@ -40,8 +40,9 @@ class EndpointOptions(TypedDict, total=False):
 class Endpoint(Generic[Q, R]):
     """Request/response: a request gets one reply, a stream of replies, an error, or a timeout.
 
-    Requests wait in a queue of the same name, which ``stats``, ``pause``, ``purge`` and the like take
-    as ``endpoint.queue``.
+    The handler (``worker.on(endpoint)``) returns the reply; its second parameter, if any, is a
+    ``Request``. Requests wait in a queue of the same name, which ``stats``, ``pause``, ``purge`` and
+    the like take as ``endpoint.queue``.
 
     Args:
         name: 1 to 200 characters; callers and workers in any language share it.

@@ -235,6 +235,8 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
             after the other.
         kept: messages that were handled and are kept (``Queue(keep=)``).
         late: replies to requests so far for which nobody waited any more, of an endpoint.
+        expired: messages so far whose time to live was over before a handler began with them; they
+            have died, or are among the dropped. Of an endpoint: requests whose deadline had passed.
     """
 
     name: str
@@ -256,6 +258,7 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
     partitions: tuple[QueueStats, ...] = ()
     kept: int = 0
     late: int = 0
+    expired: int = 0
 
 
 class SubscriptionStats(msgspec.Struct, frozen=True, kw_only=True):

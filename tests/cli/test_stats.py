@@ -89,6 +89,7 @@ def test_as_json(cli: Cli, client: Client, queue: Queue[Any]) -> None:
         "failed": 0,
         "dropped": 0,
         "cancelled": 0,
+        "expired": 0,
         "late": 0,
         "paused": False,
         "partitions": [],

@@ -222,7 +222,7 @@ class TestHandingBack:
         letters = [entry.state for entry in state.entries("dead")]
         assert [letter["reason"] for letter in letters] == ["no", "expired"]
         assert (letters[0]["id"], letters[0]["error"], letters[0]["at"]) == (first, "why", NOW)
-        assert state.counters() == {"sent": 3, "acked": 0, "died": 2, "failed": 1}
+        assert state.counters() == {"sent": 3, "acked": 0, "died": 2, "failed": 1, "expired": 1}
 
     def test_a_repeated_call(self, state: State) -> None:
         """Nothing is done twice; what is new in it is done."""

@@ -36,6 +36,8 @@ async def serving(
             mq = await stack.enter_async_context(ms.AsyncClient(url, namespace=namespace))
             tasks.append(asyncio.create_task(worker.run(mq)))
             for handler in worker.handlers:
+                if handler.endpoint is None:
+                    continue
                 wanted[handler.queue.name] = wanted.get(handler.queue.name, 0) + 1
         try:
             for name, count in wanted.items():

@@ -17,10 +17,13 @@ from millstream.errors import (
     DeliveryError,
     LeaseLost,
     MillstreamError,
+    NoResponders,
     NoResult,
     NotConnected,
     QueueFull,
     Reject,
+    RemoteError,
+    ResponderLost,
     RetryLater,
     ServerRefused,
     SlowListener,
@@ -51,6 +54,19 @@ EXAMPLES: list[tuple[MillstreamError, dict[str, Any]]] = [
     (
         NoResult("text", queue="orders", id="1-1", reason="cancelled"),
         {"queue": "orders", "id": "1-1", "reason": "cancelled"},
+    ),
+    (NoResponders("text", queue="quote", id=""), {"queue": "quote", "id": ""}),
+    (
+        ResponderLost("text", queue="quote", id="1-1", reason="crashed"),
+        {"queue": "quote", "id": "1-1", "reason": "crashed"},
+    ),
+    (
+        RemoteError("text", queue="quote", id="1-1", type_name="KeyError", detail="'x'"),
+        {"id": "1-1", "type_name": "KeyError", "detail": "'x'", "traceback": None},
+    ),
+    (
+        TimedOut("text", endpoint="quote", id="1-1", state="running", seconds=1.5),
+        {"url": None, "endpoint": "quote", "id": "1-1", "state": "running", "seconds": 1.5},
     ),
     (SlowListener("text", topic="ticks", buffer=9), {"topic": "ticks", "buffer": 9}),
     (RetryLater("text", delay=5), {"reason": "text", "delay": 5}),

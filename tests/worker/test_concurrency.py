@@ -57,6 +57,23 @@ class TestConcurrency:
 
         assert (gauge.most, gauge.total) == (limit, 20 * limit)
 
+    async def test_all_slots_are_used(
+        self, worker: ms.Worker, mq: ms.AsyncClient, other: ms.AsyncClient, queue: ms.Queue[Any]
+    ) -> None:
+        """While a slot is free, no message waits: also when those that run take for ever."""
+        begun, gate = list[Any](), asyncio.Event()
+
+        @worker.on(queue, concurrency=300)
+        async def handle(body: Any) -> None:
+            begun.append(body)
+            await gate.wait()
+
+        async with running(worker, other):
+            await asyncio.gather(*(mq.send(queue, number) for number in range(300)))
+            await auntil(lambda: len(begun) == 300, PATIENCE)
+            gate.set()
+            await becomes(mq, queue, (0, 0, 0, 0))
+
     @pytest.mark.parametrize("limit", [1, 5])
     async def test_threads(
         self, worker: ms.Worker, mq: ms.AsyncClient, queue: ms.Queue[Any], limit: int

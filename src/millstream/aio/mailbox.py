@@ -13,7 +13,8 @@ from millstream.driver.aio import AsyncDriver
 from millstream.driver.aio_background import AsyncBackground
 from millstream.driver.aio_letterbox import AsyncLetterbox
 from millstream.driver.aio_listener import AsyncListener
-from millstream.errors import BrokerError
+from millstream.driver.aio_sender import AsyncSender
+from millstream.errors import BrokerError, UsageError
 from millstream.protocol.mailbox import attend, delivering, discard, make, nudge, read
 from millstream.protocol.reading import BLOCK_MS
 
@@ -69,18 +70,32 @@ class Mailbox:
         self._seen = "0-0"
         self._read = 0
         self._attend_at = self._tick_at = 0.0
-        self.sender = driver.sender(delivering(namespace))
-        """Puts mail into the mailboxes of others."""
+        self._sender: AsyncSender[bool] | None = None
 
-    async def open(self) -> None:
+    @property
+    def sender(self) -> AsyncSender[bool]:
+        """What puts mail (``Mail``) into the mailboxes of others."""
+        # Not before: clients are made where no event loop runs, too.
+        if self._sender is None:
+            self._sender = self._driver.sender(delivering(self._namespace))
+        return self._sender
+
+    async def open(self, seconds: float | None = None) -> None:
         """Make the mailbox and begin to read it, once.
+
+        Args:
+            seconds: that it may take; None: the client's timeout.
 
         Raises:
             BrokerError: it is not known to be there.
+            UsageError: the client is closed.
         """
         async with self._opening:
+            if self._closed:
+                message = "this client is closed"
+                raise UsageError(message)
             if self._reader is None:
-                self._seen = await self._driver.run(make(self._namespace, self.client))
+                self._seen = await self._driver.run(make(self._namespace, self.client, seconds))
                 self._attend_at = time.monotonic() + ATTEND
                 self._reader = self._driver.background(self._run, "millstream-mailbox")
 
@@ -105,45 +120,63 @@ class Mailbox:
 
     async def _run(self) -> None:
         """Read until closed. It outlives restarts of the server and lost connections."""
-        while not self._closed:
-            try:
-                await self._step()
-            except BrokerError as error:
-                logger.debug("cannot read replies: %s", error)
-                # A server that was started anew may have none: replies would be dropped until then.
-                self._attend_at = 0.0
-                await self._driver.sleep(PAUSE)
-            except Exception:
-                # A bug: whoever waits has a time limit, and others may have better luck.
-                logger.exception("cannot read replies")
-                await self._driver.sleep(TICK)
-        if self._listener is not None:
-            await self._listener.close()
+        try:
+            while not self._closed:
+                try:
+                    await self._step()
+                except BrokerError as error:
+                    logger.debug("cannot read replies: %s", error)
+                    # A server that was restarted may have lost it.
+                    self._attend_at = 0.0
+                    await self._driver.sleep(PAUSE)
+                except Exception:
+                    # A bug: whoever waits has a time limit, and others may have better luck.
+                    logger.exception("cannot read replies")
+                    await self._driver.sleep(TICK)
+        finally:
+            if self._listener is not None:
+                await self._listener.close()
 
     async def _step(self) -> None:
         now = time.monotonic()
         if now >= self._attend_at or self._read >= TRIMMED_AFTER:
-            await self._attend(now)
+            await self.attend()
         if self._listener is None:
             self._listener = await self._driver.listener()
         op = read(self._namespace, self.client, self._seen, BLOCK_MS)
         found = await self._listener.poll(op, TICK)
         if found is not None:
-            self._seen, mails = found
-            self._read += len(mails)
-            for number, item in mails:
-                box = self._slots.get(number)
-                if box is not None:
-                    box.put(item)
-                elif item.kind != "note":
-                    self._on_stray(number)
+            self._hand_out(*found)
         if time.monotonic() >= self._tick_at:
             for tick in self._ticks:
                 await tick()
             self._tick_at = time.monotonic() + TICK
 
-    async def _attend(self, now: float) -> None:
-        self._attend_at, self._read = now + ATTEND, 0
+    def _hand_out(self, seen: str, mails: list[Any]) -> None:
+        self._seen = seen
+        self._read += len(mails)
+        for number, item in mails:
+            box = self._slots.get(number)
+            if box is not None:
+                box.put(item)
+            elif item.kind != "note":
+                self._on_stray(number)
+
+    async def catch_up(self) -> None:
+        """Take what is there; for the reader.
+
+        The connection of its sleeping read may be dead without anybody knowing.
+        """
+        seen, mails = await self._driver.run(read(self._namespace, self.client, self._seen, None))
+        if mails:
+            if self._listener is not None:
+                # It would bring the same.
+                await self._listener.close()
+            self._hand_out(seen, mails)
+
+    async def attend(self) -> None:
+        """Show that the mailbox is read, and make it again if it is lost; for the reader."""
+        self._attend_at, self._read = time.monotonic() + ATTEND, 0
         if not await self._driver.run(attend(self._namespace, self.client, self._seen)):
             # It has expired, or the server has lost it, and what was in it. What comes now is for it.
             logger.warning("the mailbox of this client was lost, and perhaps replies with it")
@@ -152,7 +185,8 @@ class Mailbox:
     async def aclose(self) -> None:
         """Read no more. Safe to repeat."""
         self._closed = True
-        await self.sender.close()
+        if self._sender is not None:
+            await self._sender.close()
         reader, self._reader = self._reader, None
         if reader is None:
             return

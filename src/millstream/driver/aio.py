@@ -135,12 +135,15 @@ class AsyncDriver:
             # Two processes on one connection, with the same batch numbers, would lose messages.
             message = "this client was made before a fork: make one in each process"
             raise UsageError(message)
+        patience = self._timeout if op.patience is None else min(op.patience, self._timeout)
         tries: Tries | None = None
         begun = clock()
         payload, count = pack_op(op)
         while True:
             try:
-                replies = executed(op, await wire.call(payload, count))
+                call = wire.call(payload, count)
+                call = call if op.patience is None else _by(begun + patience, call)
+                replies = executed(op, await call)
                 if replies is None:
                     replies = await wire.call(pack(op.commands), len(op.commands))
                 error = None
@@ -151,7 +154,7 @@ class AsyncDriver:
                 problem, cause = refusal(error, self.url), error
             except _LOSSES as loss:
                 problem, cause = translate(loss, self.url), loss
-            tries = tries or Tries(begun + self._timeout)
+            tries = tries or Tries(begun + patience)
             again = op.repeatable and isinstance(problem, NotConnected | TimedOut)
             if code_of(cause) in DEMOTED:
                 await wire.reset()
@@ -220,10 +223,20 @@ class AsyncDriver:
             await outcome
 
     def sender(
-        self, batch: Batch[T], *, in_order: bool = False, run: Run | None = None
+        self,
+        batch: Batch[T],
+        *,
+        in_order: bool = False,
+        run: Run | None = None,
+        unwanted: Callable[[T], object] | None = None,
     ) -> AsyncSender[T]:
         """Return what gathers the sends of many tasks into batches; see ``AsyncSender``."""
-        return AsyncSender(run or self.run, batch, in_order=in_order)
+        return AsyncSender(run or self.run, batch, in_order=in_order, unwanted=unwanted)
+
+    def come_of(self, sending: asyncio.Future[T]) -> T | None:
+        """Return what has come of a send already; None: nothing, or an error."""
+        came = sending.done() and not sending.cancelled() and sending.exception() is None
+        return sending.result() if came else None
 
     def waiting_sender(self, keys: QueueKeys, bound: Bound) -> AsyncWaitingSender:
         """Return what has sends to a full queue wait."""
@@ -274,6 +287,12 @@ class AsyncDriver:
             await wire.close()
         if target is not None and target.embedded is not None:
             await asyncio.to_thread(target.embedded.close)
+
+
+async def _by(deadline: float, call: Awaitable[T]) -> T:
+    """Wait until then and no longer. The connection stays, for others may be more patient."""
+    async with asyncio.timeout_at(deadline):
+        return await call
 
 
 _LOSSES = (exceptions.RedisError, OSError)

@@ -43,11 +43,20 @@ class AsyncSender(Generic[R]):
         batch: makes the operation that sends some messages.
         in_order: have one batch on the wire at a time. Several are written in their order, but when
             the connection breaks, nobody knows which of them the server sees first.
+        unwanted: called with the result of a send whose task was cancelled when it was on its way.
     """
 
-    def __init__(self, run: Run, batch: Batch[R], *, in_order: bool = False) -> None:
+    def __init__(
+        self,
+        run: Run,
+        batch: Batch[R],
+        *,
+        in_order: bool = False,
+        unwanted: Callable[[R], object] | None = None,
+    ) -> None:
         self._run = run
         self._batch = batch
+        self._unwanted = unwanted
         self._loop = asyncio.get_running_loop()
         self._bodies: list[Any] = []
         self._headers: list[bytes] | None = None
@@ -117,7 +126,7 @@ class AsyncSender(Generic[R]):
             del self._bodies[:count], self._waiting[:count]
             if self._headers is not None:
                 self._headers = self._headers[count:] or None
-            self._start(some, with_headers, partial(_tell_each, waiting))
+            self._start(some, with_headers, partial(_tell_each, waiting, self._unwanted))
 
     def _start(self, bodies: Sequence[Any], headers: Sequence[bytes] | None, tell: Tell[R]) -> None:
         producer, numbers = lane = self._free.pop()
@@ -156,7 +165,9 @@ def _tell(waiting: asyncio.Future[list[R]], outcome: Outcome[R]) -> None:
         waiting.set_result(outcome)  # type: ignore[arg-type]
 
 
-def _tell_each(waiting: Waiting[R], outcome: Outcome[R]) -> None:
+def _tell_each(
+    waiting: Waiting[R], unwanted: Callable[[R], object] | None, outcome: Outcome[R]
+) -> None:
     """Give each who waits for a message of a batch what came of it."""
     if isinstance(outcome, BaseException):
         for one in waiting:
@@ -167,6 +178,8 @@ def _tell_each(waiting: Waiting[R], outcome: Outcome[R]) -> None:
                 _fail(one, result)
             elif not one.done():
                 one.set_result(result)
+            elif unwanted is not None:
+                unwanted(result)
 
 
 def _fail(waiting: asyncio.Future[Any], error: BaseException) -> None:

@@ -62,8 +62,13 @@ class BlockingWire:
         self.losses = 0
         """How many connections it has lost so far: the next may be to another server."""
 
-    def call(self, payload: bytes, replies: int) -> list[Any]:
+    def call(self, payload: bytes, replies: int, patience: float | None = None) -> list[Any]:
         """Send packed commands in one write and return their replies.
+
+        Args:
+            payload: the commands.
+            replies: how many they have.
+            patience: seconds to wait for the first of them; None: the timeout.
 
         An error that the server answers stands in the place of its reply.
 
@@ -72,12 +77,15 @@ class BlockingWire:
             call opens it.
         """
         # Those who wait for a server that hangs give up together, not one after the other.
-        if not self._lock.acquire(timeout=self._timeout):
+        if not self._lock.acquire(timeout=self._timeout if patience is None else patience):
             message = "calls of other threads wait for it, too"
             raise TimeoutError(message)
         try:
             self._connect()
             self._connection.send_packed_command([payload], check_health=False)
+            if patience is not None and not self._connection.can_read(patience):
+                message = "no reply"
+                raise TimeoutError(message)  # noqa: TRY301 - as any other loss
             return [self._reply() for _ in range(replies)]
         except BaseException:
             # Half a reply would make every later one belong to another call.
@@ -236,12 +244,13 @@ class BlockingDriver:
             # Two processes on one connection, with the same batch numbers, would lose messages.
             message = "this client was made before a fork: make one in each process"
             raise UsageError(message)
+        patience = None if op.patience is None else min(op.patience, self._timeout)
         tries: Tries | None = None
         begun = time.monotonic()
         payload, count = pack_op(op)
         while True:
             try:
-                replies = executed(op, wire.call(payload, count))
+                replies = executed(op, wire.call(payload, count, patience))
                 if replies is None:
                     replies = wire.call(pack(op.commands), len(op.commands))
                 error = None
@@ -252,7 +261,7 @@ class BlockingDriver:
                 problem, cause = refusal(error, self.url), error
             except _LOSSES as loss:
                 problem, cause = translate(loss, self.url), loss
-            tries = tries or Tries(begun + self._timeout)
+            tries = tries or Tries(begun + (self._timeout if patience is None else patience))
             again = op.repeatable and isinstance(problem, NotConnected | TimedOut)
             if code_of(cause) in DEMOTED:
                 wire.reset()
@@ -332,9 +341,14 @@ class BlockingDriver:
         *,
         in_order: bool = False,  # noqa: ARG002 - they always are
         run: Run | None = None,
+        unwanted: Callable[[T], object] | None = None,  # noqa: ARG002 - a thread waits to the end
     ) -> BlockingSender[T]:
         """Return what gathers the sends of many threads into batches, in their order."""
         return BlockingSender(run or self.run, batch)
+
+    def come_of(self, sending: T) -> T | None:
+        """Return what has come of a send."""
+        return sending
 
     def waiting_sender(self, keys: QueueKeys, bound: Bound) -> BlockingWaitingSender:
         """Return what has sends to a full queue wait."""

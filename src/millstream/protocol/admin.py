@@ -65,6 +65,7 @@ def stats(keys: QueueKeys) -> Op[QueueStats]:
             paused=bool(paused),
             kept=kept,
             late=int(totals.get(b"late", 0)),
+            expired=int(totals.get(b"expired", 0)),
         )
 
     return Op((command,), decode)

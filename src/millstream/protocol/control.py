@@ -54,9 +54,10 @@ class Word:
 
     Attributes:
         queue: key of the control stream that said it.
-        op: ``pause``, ``resume``, ``seek``, ``members``, ``cancel`` or ``call``.
+        op: ``pause``, ``resume``, ``seek``, ``members``, ``cancel``, ``call``, or ``withdrawn``: the
+            caller of a request waits no more.
         id: for ``cancel``: of the message.
-        token: for ``cancel``: the delivery that is over.
+        token: for ``cancel`` and ``withdrawn``: the delivery that is over.
         call: for ``call``: what all workers of an endpoint are asked.
     """
 
@@ -200,6 +201,10 @@ def hear(heard: Mapping[str, str], block_ms: int) -> Op[tuple[list[Word], dict[s
                 last[queue] = entry.decode()
                 fields = dict(zip(flat[::2], flat[1::2], strict=True))
                 op, id = (fields.get(name, b"").decode("ascii", "replace") for name in _TEXTS)
+                if op == "withdrawn":
+                    tokens = fields.get(b"tokens", b"").split()
+                    words += [Word(queue, op, token=token) for token in tokens]
+                    continue
                 # The slash: a message of the queue may have the same id.
                 call = Envelope(entry + b"/", flat) if op == "call" else None
                 words.append(Word(queue, op, id, fields.get(b"token", b""), call))

@@ -24,6 +24,9 @@ KEPT_MS = 60_000
 
 ENTRIES_A_READ = 1000
 
+ATTENDING = 1.0
+"""Seconds that it may take to look after a mailbox: nothing is read meanwhile."""
+
 
 class Mail(msgspec.Struct, frozen=True, gc=False):
     """Something for a mailbox; its length is that of its content.
@@ -60,27 +63,36 @@ class Item(msgspec.Struct, frozen=True, gc=False):
     sender: str = ""
 
 
-def make(namespace: str, client: str) -> Op[str]:
-    """Make a mailbox, or make sure of it; the result is the id behind which to read."""
+def make(namespace: str, client: str, patience: float | None = None) -> Op[str]:
+    """Make a mailbox, or make sure of it; the result is the id behind which to read.
+
+    Args:
+        namespace: first part of the key.
+        client: whose mailbox.
+        patience: seconds; None: the client's timeout.
+    """
     key = mailbox_key(namespace, client)
     commands = (
         Command(("XADD", key, "*", "open", "")),
         Command(("PEXPIRE", key, KEPT_MS)),
     )
-    return Op(commands, decode=lambda replies: str(replies[0].decode()))
+    return Op(commands, decode=lambda replies: str(replies[0].decode()), patience=patience)
 
 
-def read(namespace: str, client: str, since: str, block_ms: int) -> Op[tuple[str, list[Any]]]:
+def read(
+    namespace: str, client: str, since: str, block_ms: int | None
+) -> Op[tuple[str, list[Any]]]:
     """Sleep at the server until something comes; the result is where to go on, and (slot, item) of each.
 
     Args:
         namespace: first part of the key.
         client: whose mailbox.
         since: id of the last entry seen.
-        block_ms: the longest sleep.
+        block_ms: the longest sleep; None: none, only take what is there.
     """
     key = mailbox_key(namespace, client)
-    command = Command(("XREAD", "COUNT", ENTRIES_A_READ, "BLOCK", block_ms, "STREAMS", key, since))
+    sleep = () if block_ms is None else ("BLOCK", block_ms)
+    command = Command(("XREAD", "COUNT", ENTRIES_A_READ, *sleep, "STREAMS", key, since))
 
     def decode(replies: list[Any]) -> tuple[str, list[Any]]:
         if not replies[0]:
@@ -93,10 +105,13 @@ def read(namespace: str, client: str, since: str, block_ms: int) -> Op[tuple[str
 
 def _read(fields: Sequence[bytes]) -> tuple[int, Item]:
     """Read an entry; slot 0, which nobody has, for what is none of ours."""
-    if len(fields) == 4 and fields[2] == b"c":  # noqa: PLR2004 - kind and slot
+    if len(fields) == 4 and fields[2] == b"c":  # noqa: PLR2004 - kind and slot, as nearly all have
         return _number(fields[3]), Item(fields[0].decode("ascii", "replace"), fields[1])
     named = dict(zip(fields[::2], fields[1::2], strict=False))
-    return _number(named.get(b"c", b"")), Item(
+    slot = _number(named.get(b"c", b""))
+    if not slot:
+        return 0, Item("", b"")
+    return slot, Item(
         fields[0].decode("ascii", "replace"),
         fields[1],
         _number(named.get(b"n", b"")),
@@ -105,7 +120,7 @@ def _read(fields: Sequence[bytes]) -> tuple[int, Item]:
 
 
 def _number(digits: bytes) -> int:
-    """Read a number; 0 for what is none: anybody can write to a mailbox."""
+    """Read a number; 0 for what is none of ours. Python refuses those of thousands of digits."""
     return int(digits) if digits.isdigit() and len(digits) <= _MOST_DIGITS else 0
 
 
@@ -125,7 +140,7 @@ def attend(namespace: str, client: str, seen: str) -> Op[bool]:
         Command(("PEXPIRE", key, KEPT_MS)),
         Command(("XTRIM", key, "MINID", seen)),
     )
-    return Op(commands, decode=lambda replies: bool(replies[0]))
+    return Op(commands, decode=lambda replies: bool(replies[0]), patience=ATTENDING)
 
 
 def nudge(namespace: str, client: str) -> Op[None]:

@@ -74,12 +74,14 @@ class Op(Generic[T]):
         repeatable: whether the driver may send it again when the reply was lost.
         atomic: whether the server is to run all of the commands or none, with nothing in between. A
             server without free memory takes no transactions; it gets them one after the other.
+        patience: seconds after which it is of no use any more; None: the client's timeout.
     """
 
     commands: tuple[Command, ...]
     decode: Callable[[list[Any]], T]
     repeatable: bool = True
     atomic: bool = False
+    patience: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,9 +49,7 @@ def write_error(
         traceback: text to send along, or None.
     """
     cls = type(error)
-    fault = Fault(
-        type=cls.__qualname__, detail=str(error)[:LONGEST_TEXT], traceback=_cut(traceback)
-    )
+    fault = Fault(type=_clean(cls.__qualname__), detail=_text_of(error), traceback=_cut(traceback))
     if cls in known:
         attributes = {name: one for name, one in error.__dict__.items() if name != "__notes__"}
         try:
@@ -67,7 +65,20 @@ def write_error(
 def _cut(traceback: str | None) -> str | None:
     if traceback is None:
         return None
-    return "\n".join(traceback.rstrip().splitlines()[-TRACEBACK_LINES:])
+    return _clean("\n".join(traceback.rstrip().splitlines()[-TRACEBACK_LINES:]))
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except Exception as problem:  # noqa: BLE001 - a handler's exception may do anything
+        text = f"(its text cannot be had: {type(problem).__name__})"
+    return _clean(text[:LONGEST_TEXT])
+
+
+def _clean(text: str) -> str:
+    """Replace what is no character, such as half of a surrogate pair: JSON cannot carry it."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def read_error(
@@ -90,10 +101,13 @@ def read_error(
         return DeliveryError(message, queue=endpoint, id=id)
     for cls in known:
         if cls.__qualname__ == fault.type and fault.args is not None:
-            # As pickle does, so that its constructor may ask for what it likes.
-            raised = cls.__new__(cls, *fault.args)
-            raised.args = fault.args
-            raised.__dict__.update(fault.attributes or {})
+            try:
+                # As pickle does, so that its constructor may ask for what it likes.
+                raised = cls.__new__(cls, *fault.args)
+                raised.args = fault.args
+                raised.__dict__.update(fault.attributes or {})
+            except Exception:  # noqa: BLE001 - it may be another version of this class there
+                break
             return raised
     message = (
         f"endpoint {endpoint!r}: the handler of request {id} raised {fault.type}: {fault.detail}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -22,11 +22,12 @@ from millstream.protocol.op import Argument, Command, Op, Plan, load_script
 from millstream.protocol.send import REMEMBERED_MS, Batch, in_a_row
 
 __all__ = [
-    "MOVED",
+    "NOT_KNOWN",
     "NOT_THERE",
     "WAITING",
     "Address",
     "Outgoing",
+    "Withdrawal",
     "address_of",
     "count_late",
     "dead_among",
@@ -41,11 +42,17 @@ _REQUEST = load_script("request")
 _WITHDRAW = load_script("withdraw")
 _INQUIRE = load_script("inquire")
 
-WAITING, NOT_THERE, MOVED = -1, -2, -3
+WAITING, NOT_THERE, NOT_KNOWN = -1, -2, -3
 """What ``inquire`` and ``withdraw`` find, where they do not find ms since a delivery."""
 
 ENTRIES_A_CALL = 500
 """Bounds the time that one call keeps the server busy: about a millisecond."""
+
+INQUIRING = 1.0
+"""Seconds that an inquiry may take: no replies are read meanwhile."""
+
+WITHDRAWING = 1.0
+"""Seconds that a caller whose time is over waits to hear what has become of its request."""
 
 
 class Address(msgspec.Struct, frozen=True, gc=False):
@@ -134,11 +141,13 @@ def _request(
     _: Sequence[bytes] | None = None,
 ) -> Op[list[Any]]:
     arguments: list[Argument] = [number, REMEMBERED_MS, ""]
+    patience = 0
     for one in requests:
         arguments += (one.body, one.headers, one.left_ms, one.address)
+        patience = max(patience, one.left_ms)
     script_keys = [keys.ready, keys.counters, keys.producer(producer), keys.members]
     decode = partial(_receipts, keys.name, len(requests))
-    return Op((_REQUEST.call(script_keys, arguments),), decode)
+    return Op((_REQUEST.call(script_keys, arguments),), decode, patience=patience / 1000)
 
 
 def _receipts(endpoint: str, count: int, replies: list[Any]) -> list[Any]:
@@ -151,30 +160,47 @@ def _receipts(endpoint: str, count: int, replies: list[Any]) -> list[Any]:
     return [NoResponders(message, queue=endpoint, id="") for _ in range(count)]
 
 
-def withdraw(keys: QueueKeys, ids: Sequence[str], *, stop: bool) -> Op[list[int]]:
-    """Give up requests that nobody waits for any more.
+class Withdrawal(msgspec.Struct, frozen=True, gc=False):
+    """A request that nobody waits for any more; its length is that of its id.
+
+    Attributes:
+        id: of the request.
+        how: ``stop`` its handler, ``leave`` it to its handler, or ``expire``: its deadline has passed,
+            which its handler knows.
+    """
+
+    id: str
+    how: Literal["stop", "leave", "expire"]
+
+    def __len__(self) -> int:
+        """Return how much it adds to a batch."""
+        return len(self.id)
+
+
+def withdraw(keys: QueueKeys, some: Sequence[Withdrawal]) -> Op[list[int]]:
+    """Give up requests. What nobody has begun with is deleted in any case.
 
     Args:
         keys: of the endpoint's queue.
-        ids: of the requests.
-        stop: whether handlers that run are to be stopped.
+        some: the requests.
 
     The result tells of each how long ago it was delivered, in ms, or that it was ``WAITING``, or is
     ``NOT_THERE``. A repeated call finds less.
     """
-    command = _WITHDRAW.call(
-        [keys.ready, keys.counters, keys.control], [keys.group, int(stop), *ids]
-    )
-    return Op((command,), decode=_first)
+    arguments: list[Argument] = [keys.group]
+    for one in some:
+        arguments += (one.id, one.how)
+    command = _WITHDRAW.call([*keys.lanes, keys.counters, keys.control], arguments)
+    return Op((command,), decode=_first, patience=WITHDRAWING)
 
 
-def withdrawing(keys: QueueKeys, *, stop: bool) -> Batch[int]:
+def withdrawing(keys: QueueKeys) -> Batch[int]:
     """Return how requests are given up, those of many callers together."""
 
     def batch(
-        _: str, __: int, ids: Sequence[str], ___: Sequence[bytes] | None = None
+        _: str, __: int, some: Sequence[Withdrawal], ___: Sequence[bytes] | None = None
     ) -> Op[list[int]]:
-        return withdraw(keys, ids, stop=stop)
+        return withdraw(keys, some)
 
     return batch
 
@@ -187,7 +213,7 @@ def inquire(keys: QueueKeys, ids: Sequence[str]) -> Op[tuple[bool, list[int]]]:
         ids: of the requests, some hundred at most.
 
     The result is whether anybody serves the endpoint, and of each request the ms since it was
-    delivered or its lease was extended, or ``WAITING``, ``NOT_THERE`` or ``MOVED``.
+    delivered or its lease was extended, or ``WAITING``, ``NOT_THERE`` or ``NOT_KNOWN``.
     """
     command = _INQUIRE.call([*keys.lanes, keys.members], [keys.group, *ids])
 
@@ -195,7 +221,7 @@ def inquire(keys: QueueKeys, ids: Sequence[str]) -> Op[tuple[bool, list[int]]]:
         served, found = replies[0]
         return bool(served), found
 
-    return Op((command,), decode)
+    return Op((command,), decode, patience=INQUIRING)
 
 
 def deaths(keys: QueueKeys, ids: Sequence[str]) -> Plan[dict[str, str]]:

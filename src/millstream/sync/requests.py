@@ -6,20 +6,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import msgspec
 
 from millstream.codec import NotDecodable
 from millstream.driver.blocking import BlockingDriver
-from millstream.driver.blocking_letterbox import BlockingLetterbox
 from millstream.driver.blocking_sender import BlockingSender
 from millstream.endpoint import Endpoint
 from millstream.errors import (
     BrokerError,
     NoResponders,
-    ResponderLost,
     TimedOut,
     Undecodable,
 )
@@ -28,22 +26,24 @@ from millstream.protocol.keys import QueueKeys, queue_keys
 from millstream.protocol.mailbox import Item
 from millstream.protocol.remote import read_error
 from millstream.protocol.requests import (
-    ENTRIES_A_CALL,
-    NOT_THERE,
     WAITING,
     Address,
     Outgoing,
+    Withdrawal,
     count_late,
-    deaths,
-    inquire,
     requesting,
     withdrawing,
 )
+from millstream.sync.inquiries import Inquiries
 from millstream.sync.mailbox import Mailbox
+from millstream.sync.pending import Pending, closed
 
 __all__ = ["Pending", "Requests"]
 
 logger = logging.getLogger("millstream.requests")
+
+SLOW = 0.1
+"""Seconds that a send may take for the server's deadline to be as good as the caller's."""
 
 ASKED_AFTER = 1.0
 """Seconds without a reply after which to ask what has become of a request."""
@@ -52,61 +52,25 @@ REMEMBERED = 10_000
 """Requests that were given up, to know whose reply comes too late."""
 
 
-class Pending:
-    """A request that waits for its reply.
-
-    Attributes:
-        endpoint: that was asked.
-        keys: of its queue.
-        slot: of the client's mailbox.
-        box: where the reply comes.
-        deadline: of ``time.monotonic``.
-        id: of the request; empty until the server has it.
-        running_since: of ``time.monotonic``, as far as is known; None: nobody has begun with it.
-    """
-
-    __slots__ = (
-        "box",
-        "deadline",
-        "endpoint",
-        "id",
-        "keys",
-        "looks",
-        "running_since",
-        "sent_at",
-        "slot",
-    )
-
-    def __init__(
-        self,
-        endpoint: Endpoint[Any, Any],
-        keys: QueueKeys,
-        slot: int,
-        box: BlockingLetterbox[Item | Exception],
-        timeout_ms: int,
-    ) -> None:
-        self.endpoint = endpoint
-        self.keys = keys
-        self.slot = slot
-        self.box = box
-        self.sent_at = time.monotonic()
-        self.deadline = self.sent_at + timeout_ms / 1000
-        self.id = ""
-        self.running_since: float | None = None
-        # How often it was not found.
-        self.looks = 0
-
-
 class _Way:
     """The way to an endpoint."""
 
-    __slots__ = ("keys", "requests", "stopping", "withdrawals")
+    __slots__ = ("_how", "keys", "requests", "withdrawals")
 
-    def __init__(self, driver: BlockingDriver, keys: QueueKeys) -> None:
+    _how: Literal["leave", "stop"]
+
+    def __init__(self, driver: BlockingDriver, keys: QueueKeys, *, must_finish: bool) -> None:
         self.keys = keys
-        self.requests: BlockingSender[Receipt] = driver.sender(requesting(keys))
-        self.withdrawals: BlockingSender[int] = driver.sender(withdrawing(keys, stop=False))
-        self.stopping: BlockingSender[int] = driver.sender(withdrawing(keys, stop=True))
+        self._how = "leave" if must_finish else "stop"
+        self.withdrawals: BlockingSender[int] = driver.sender(withdrawing(keys))
+        self.requests: BlockingSender[Receipt] = driver.sender(
+            requesting(keys), unwanted=self.unwanted
+        )
+
+    def unwanted(self, receipt: Receipt | None) -> None:
+        """Give up a request whose caller was cancelled while it was sent; None: it was not stored."""
+        if receipt is not None:
+            self.withdrawals.send(Withdrawal(receipt.id, self._how))
 
 
 class Requests:
@@ -126,6 +90,7 @@ class Requests:
         self._given_up: dict[int, QueueKeys] = {}
         self._late: dict[str, int] = {}
         self.mailbox = Mailbox(driver, namespace, on_tick=self._tick, on_stray=self._stray)
+        self._inquiries = Inquiries(driver, self.mailbox)
 
     def send(
         self,
@@ -150,24 +115,40 @@ class Requests:
         Raises:
             NoResponders: nobody serves the endpoint.
             BrokerError: it may or may not be on its way; its reply will be dropped.
+            UsageError: the client is closed.
         """
         if not self.mailbox.is_open:
-            self.mailbox.open()
+            self.mailbox.open(timeout_ms / 1000)
         way = self._ways.get(endpoint.name)
         if way is None:
             keys = queue_keys(self._namespace, endpoint.name)
-            way = self._ways.setdefault(endpoint.name, _Way(self._driver, keys))
+            way = self._way_to(endpoint, keys)
         slot, box = self.mailbox.slot()
         pending = Pending(endpoint, way.keys, slot, box, timeout_ms)
         address = str(Address(self.mailbox.client, slot, progress, window))
+        self._pending[slot] = pending
         try:
-            receipt = way.requests.send(Outgoing(body, headers, timeout_ms, address))
+            sending = way.requests.send(Outgoing(body, headers, timeout_ms, address))
+            try:
+                receipt = sending
+            except BaseException:
+                # Cancelled at the moment at which it was stored, perhaps.
+                way.unwanted(self._driver.come_of(sending))
+                raise
+        except NoResponders:
+            self.answered(pending)
+            raise
         except BaseException:
+            # It may be on its way all the same.
             self.release(pending)
             raise
         pending.id = receipt.id
-        self._pending[slot] = pending
+        pending.slow = time.monotonic() - pending.sent_at > SLOW
         return pending
+
+    def _way_to(self, endpoint: Endpoint[Any, Any], keys: QueueKeys) -> _Way:
+        way = _Way(self._driver, keys, must_finish=endpoint.must_finish)
+        return self._ways.setdefault(endpoint.name, way)
 
     def release(self, pending: Pending) -> None:
         """Wait for nothing of it any more. Safe to repeat."""
@@ -238,19 +219,24 @@ class Requests:
         """Have nobody work on a request any more, unless it must be finished; do not wait for that."""
         if pending.slot not in self._pending:
             return
-        way = self._ways[pending.endpoint.name]
-        sender = way.withdrawals if pending.endpoint.must_finish else way.stopping
+        self.release(pending)
+        how: Literal["leave", "stop"] = "leave" if pending.endpoint.must_finish else "stop"
         # Whoever gives up has other worries. At its deadline it is over in any case.
         with contextlib.suppress(BrokerError):
-            sender.send(pending.id)
-        self.release(pending)
+            self._ways[pending.endpoint.name].withdrawals.send(Withdrawal(pending.id, how))
 
     def _timed_out(self, pending: Pending) -> TimedOut:
         """Tell what is known of a request whose time is over; if it waits still, it is deleted."""
         found, state, seconds = None, "unknown", 0.0
+        # What comes from now on is late.
+        self.release(pending)
         # Its worker knows the deadline, too, and stops the handler by itself.
+        how: Literal["expire", "stop"] = "expire"
+        if pending.slow and not pending.endpoint.must_finish:
+            how = "stop"
         with contextlib.suppress(BrokerError):
-            found = self._ways[pending.endpoint.name].withdrawals.send(pending.id)
+            withdrawals = self._ways[pending.endpoint.name].withdrawals
+            found = withdrawals.send(Withdrawal(pending.id, how))
         now = time.monotonic()
         if found == WAITING:
             state = "queued"
@@ -262,7 +248,6 @@ class Requests:
             "running": f"a worker has had it for {seconds:.1f} s",
             "unknown": "what has become of it is not known",
         }[state]
-        self.release(pending)
         after = now - pending.sent_at
         message = f"{pending.endpoint.title}: no reply to request {pending.id} within {after:.1f} s: {known}"
         return TimedOut(
@@ -287,46 +272,25 @@ class Requests:
         now = time.monotonic()
         by_endpoint: dict[str, list[Pending]] = {}
         for pending in list(self._pending.values()):
-            if now - pending.sent_at >= ASKED_AFTER:
+            if pending.id and now - pending.sent_at >= ASKED_AFTER:
                 by_endpoint.setdefault(pending.endpoint.name, []).append(pending)
-        for overdue in by_endpoint.values():
-            for start in range(0, len(overdue), ENTRIES_A_CALL):
-                self._ask_after(overdue[start : start + ENTRIES_A_CALL])
+        if by_endpoint:
+            # Nothing would come, were it lost.
+            self.mailbox.attend()
+        for name, overdue in by_endpoint.items():
+            self._inquiries.ask(overdue, self._ways[name].withdrawals)
         for name in list(self._late):
             self.count_late(self._ways[name].keys, self._late.pop(name))
 
-    def _ask_after(self, overdue: list[Pending]) -> None:
-        keys = overdue[0].keys
-        served, found = self._driver.run(inquire(keys, [one.id for one in overdue]))
-        now = time.monotonic()
-        missing: list[Pending] = []
-        for pending, state in zip(overdue, found, strict=True):
-            if state >= 0 and pending.running_since is None:
-                pending.running_since = now - state / 1000
-            if state == NOT_THERE:
-                missing.append(pending)
-            elif state == WAITING and not served:
-                pending.box.put(_unserved(pending))
-                # Should a worker come after all, nobody waits for what it would do.
-                self._ways[keys.name].withdrawals.send(pending.id)
-        if missing:
-            self._tell_lost(keys, missing)
-
-    def _tell_lost(self, keys: QueueKeys, missing: Iterable[Pending]) -> None:
-        """A request that is not there any more has died, or its reply is on its way."""
-        reasons = self._driver.drive(deaths(keys, [one.id for one in missing]))
-        for pending in missing:
-            reason = reasons.get(pending.id)
-            pending.looks += 1
-            # Replies are there before the request is gone, but they may not be read yet.
-            if reason is not None or pending.looks > 1:
-                pending.box.put(_lost(pending, reason or "unknown"))
-
     def close(self) -> None:
-        """Wait for what is on its way out, and read no more replies."""
+        """Give up what waits for a reply, wait for what is on its way out, and read no more."""
+        for pending in list(self._pending.values()):
+            pending.box.put(closed(pending))
+            if pending.id:
+                self.give_up(pending)
         for way in list(self._ways.values()):
-            for sender in (way.requests, way.withdrawals, way.stopping):
-                sender.close()
+            way.requests.close()
+            way.withdrawals.close()
         self.mailbox.close()
 
 
@@ -345,25 +309,3 @@ def decoded(pending: Pending, content: bytes) -> Any:
         raise Undecodable(
             message, queue=pending.endpoint.name, id=pending.id, reason="undecodable"
         ) from error
-
-
-def _unserved(pending: Pending) -> NoResponders:
-    message = (
-        f"{pending.endpoint.title}: the last worker that served it is gone, and nobody has begun with "
-        f"request {pending.id}, which is deleted now"
-    )
-    return NoResponders(message, queue=pending.endpoint.name, id=pending.id)
-
-
-def _lost(pending: Pending, reason: str) -> ResponderLost:
-    what = {
-        "crashed": "the worker that had it died",
-        "stopped": "the worker that had it was stopped",
-        "cancelled": "somebody has cancelled it",
-        "unknown": "it is gone without a reply: purged, or its reply was lost",
-    }.get(reason, f"it went to the dead letters ({reason})")
-    message = (
-        f"{pending.endpoint.title}: request {pending.id} will not be answered: {what}. Whether its work "
-        "was done is not known"
-    )
-    return ResponderLost(message, queue=pending.endpoint.name, id=pending.id, reason=reason)

@@ -14,7 +14,7 @@ from millstream.aio.request import Request
 from millstream.aio.requests import Requests
 from millstream.codec import NotDecodable
 from millstream.endpoint import Endpoint
-from millstream.errors import Undecodable
+from millstream.errors import BrokerError, Undecodable, UsageError
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.mailbox import Mail
 from millstream.protocol.remote import write_error
@@ -28,13 +28,20 @@ __all__ = ["Answer", "Answering", "as_answer", "in_thread"]
 
 logger = logging.getLogger("millstream.worker")
 
+COARSE = 0.01
+"""Seconds."""
+
+SEND_AGAIN = 0.5
+"""Seconds until a reply is sent again that could not be."""
+
 
 class Answer:
     """The way back to one caller; the ``line`` of its ``Request``.
 
     Attributes:
         token: of the delivery.
-        value: what the handler has returned, encoded.
+        value: what the handler has returned, encoded; None: nothing yet.
+        is_late: whether the handler was stopped because the deadline has passed.
     """
 
     __slots__ = (
@@ -44,6 +51,7 @@ class Answer:
         "_member",
         "_notes",
         "_server_ms",
+        "is_late",
         "token",
         "value",
     )
@@ -64,7 +72,13 @@ class Answer:
         self._member = member
         self._notes = 0
         self.token = token
-        self.value = b""
+        self.value: bytes | None = None
+        self.is_late = False
+
+    @property
+    def is_expected(self) -> bool:
+        """Whether anybody waits for it."""
+        return self._address is not None
 
     @property
     def wants_notes(self) -> bool:
@@ -107,6 +121,7 @@ class Answering:
         assert handler.endpoint is not None  # noqa: S101 - it is one's handler
         self._endpoint: Endpoint[Any, Any] = handler.endpoint
         self._tracebacks = handler.tracebacks
+        self._in_threads = not handler.is_async
         self._requests = requests
         self._mail = requests.mailbox.sender.send
         self._keys = keys
@@ -128,29 +143,68 @@ class Answering:
             *(address, envelope.expiry, self._mail, self._holder.server_ms, envelope.token),
             member=self._member,
         )
-        left = math.inf if endpoint.must_finish else answer.seconds_left
-        kind, limit = "reply", None
         try:
-            body = _decoded(endpoint, delivery.id, data)
-            request = Request(body, delivery, endpoint, answer)
-            async with asyncio.timeout(None if left == math.inf else max(0.0, left)) as limit:
-                await inner(body, request)
-            content = answer.value
-        except TimeoutError as error:
-            if limit is not None and limit.expired():
+            kind, content = "reply", await self._value(inner, data, delivery, answer)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if (task is not None and task.cancelling()) or not self._holder.unsettled(answer.token):
+                raise
+            # Not we: something that the handler has awaited.
+            kind, content = "error", self._told(error, delivery, answer)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller must know
+            if answer.is_late and isinstance(error, TimeoutError):
                 # The caller has given up at the same moment.
                 logger.info("%s: request %s has passed its deadline", endpoint.title, delivery.id)
                 return
-            kind, content = "error", self._told(error, delivery)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the caller must know
-            kind, content = "error", self._told(error, delivery)
-        if not await answer.send(kind, content):
+            kind, content = "error", self._told(error, delivery, answer)
+        if not await self._deliver(answer, kind, content):
             # Its mailbox has expired: nobody is there any more.
             await self._requests.count_late(self._keys)
 
-    def _told(self, error: Exception, delivery: Delivery[Any]) -> bytes:
-        """Log what the handler raised, and return it for the caller."""
+    async def _value(
+        self, inner: Call, data: bytes, delivery: Delivery[Any], answer: Answer
+    ) -> bytes:
+        """Run the handler and return what it has returned, encoded."""
         endpoint = self._endpoint
+        request = Request(_decoded(endpoint, delivery.id, data), delivery, endpoint, answer)
+        # Threads have their own limit: cancelled here, nobody would stop them.
+        left = math.inf if endpoint.must_finish or self._in_threads else answer.seconds_left
+        if left == math.inf:
+            await inner(request.body, request)
+        else:
+            limit = asyncio.timeout(max(0.0, left))
+            try:
+                async with limit:
+                    await inner(request.body, request)
+            finally:
+                answer.is_late = limit.expired()
+        if answer.value is None:
+            message = (
+                f"{endpoint.title}: a middleware did not call the handler, so there is no reply"
+            )
+            raise UsageError(message)
+        return answer.value
+
+    async def _deliver(self, answer: Answer, kind: str, content: bytes) -> bool:
+        """Send something to the caller, for as long as it waits; False: it is gone.
+
+        Raises:
+            BrokerError: the server was away for so long.
+        """
+        while True:
+            try:
+                return await answer.send(kind, content)
+            except BrokerError as error:
+                if not 0 < answer.seconds_left < math.inf:
+                    raise
+                logger.warning("%s: cannot reply yet: %s", self._endpoint.title, error)
+                await asyncio.sleep(SEND_AGAIN)
+
+    def _told(self, error: BaseException, delivery: Delivery[Any], answer: Answer) -> bytes:
+        """Log what the handler raised, and return it for the caller; if there is none, raise it."""
+        endpoint = self._endpoint
+        if not answer.is_expected:
+            raise error
         expected = isinstance(error, endpoint.errors)
         logger.log(
             logging.INFO if expected else logging.WARNING,
@@ -200,13 +254,18 @@ def in_thread(handler: Handler, threads: ThreadSlots) -> Call:
         left = math.inf if must_finish else answer.seconds_left
         limit = min(left, math.inf if timeout is None else timeout)
         seconds = None if limit == math.inf else max(0.0, limit)
-        if not takes:
-            return await threads.run(lambda: function(body), seconds, answer.token)
-        line = _Line(answer, loop)
-        # It only looks at what both kinds of delivery have.
-        delivery: Any = request.delivery
-        blocking = SyncRequest(body, delivery, request.endpoint, line)
-        return await threads.run(lambda: function(body, blocking), seconds, answer.token)
+        argument: tuple[Any, ...] = (body,)
+        if takes:
+            # It only looks at what both kinds of delivery have.
+            delivery: Any = request.delivery
+            argument += (SyncRequest(body, delivery, request.endpoint, _Line(answer, loop)),)
+        deadline = loop.time() + left
+        try:
+            return await threads.run(lambda: function(*argument), seconds, answer.token)
+        except TimeoutError:
+            # Timers may be early by as much as their clock is coarse.
+            answer.is_late = loop.time() >= deadline - COARSE
+            raise
 
     return call
 

@@ -135,7 +135,7 @@ class Control:
             hearer.resume()
         elif word.op == "seek":
             hearer.sought()
-        elif word.op == "cancel":
+        elif word.op in ("cancel", "withdrawn"):
             hearer.cancelled(word)
         elif word.op == "members":
             hearer.moved()

@@ -160,7 +160,7 @@ class Handling:
         handler, holder = self._handler, self.holder
         if not holder.holds(envelope.token):
             return None
-        if len(envelope.fields) > _PLAIN and envelope.expired(holder.server_ms()):
+        if len(envelope.fields) > _PLAIN and self._too_late(envelope):
             holder.end(settlement.expire(envelope.token))
             return None
         try:
@@ -170,6 +170,15 @@ class Handling:
             holder.end(settlement.reject(envelope.token, error.reason, error=str(error)))
             return None
         return Delivery(body, envelope, handler.queue, handler.retry, holder)
+
+    def _too_late(self, envelope: Envelope) -> bool:
+        """Tell whether no handler is to begin with a message: its time is over."""
+        now = self.holder.server_ms()
+        endpoint = self._handler.endpoint
+        if endpoint is None or endpoint.must_finish:
+            return envelope.expired(now)
+        # A deadline is one also after a crash.
+        return envelope.expiry is not None and envelope.expiry <= now
 
     async def _begin(self, deliveries: Sequence[Delivery[Any]]) -> None:
         """Do what comes before the handler: free unique keys that are for waiting messages only."""

@@ -354,13 +354,21 @@ class Holdings:
         self._lost([token for token in tokens if self.unsettled(token)])
 
     def cancelled(self, id: str, token: bytes) -> None:
-        """Somebody has cancelled a message, and the server has settled it: stop its handler."""
+        """Somebody has cancelled a message, and the server has settled it: stop its handler.
+
+        Args:
+            id: of the message; empty: it is a request whose caller waits no more.
+            token: of the delivery.
+        """
         if token not in self.held.until:
             self._early[token] = None
             if len(self._early) > EARLY:
                 del self._early[next(iter(self._early))]
             return
-        logger.warning("%s: message %s was cancelled", self._queue.title, id)
+        if id:
+            logger.warning("%s: message %s was cancelled", self._queue.title, id)
+        else:
+            logger.info("%s: nobody waits for %s any more", self._queue.title, token.decode())
         self._cancelled.add(token)
         self.outbox.forget(token)
         self._let_go([token])

@@ -190,6 +190,9 @@ class Reader:
             await self._listen()
             if self._event.is_set():
                 return
+        if reading.more and free > 0:
+            # There are enough for the next to begin. When they have, others may be free for a long time.
+            self.holdings.slots.on_hungry = self._event.set
         await self._wait(wait)
 
     def _flush_in(self, now: float, due_in: float) -> float:

@@ -51,6 +51,8 @@ class Slots:
         self._closing = False
         self._hiring = False
         self._late = asyncio.Event()
+        # Called once, when they would like more messages.
+        self.on_hungry: Callable[[], None] | None = None
 
     @property
     def hungry(self) -> bool:
@@ -106,6 +108,9 @@ class Slots:
                     await holder.make_sure()
                     break
                 taken = take()
+                if self.on_hungry is not None and self.hungry:
+                    told, self.on_hungry = self.on_hungry, None
+                    told()
                 if ready:
                     # This handler may wait; then another slot goes on.
                     self._hire()

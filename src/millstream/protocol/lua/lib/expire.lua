@@ -17,6 +17,7 @@ local function end_expired(id, fields, now)
     if problem then return problem end
   end
   redis.pcall('HINCRBY', KEYS[5], drops and 'dropped' or 'died', 1)
+  redis.pcall('HINCRBY', KEYS[5], 'expired', 1)
 end
 
 -- A suspect stays one while it waits: the time does not make it harmless to its neighbours.

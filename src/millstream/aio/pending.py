@@ -1,0 +1,96 @@
+"""A request between its send and its reply."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from millstream.driver.aio_letterbox import AsyncLetterbox
+from millstream.endpoint import Endpoint
+from millstream.errors import NoResponders, NotConnected, ResponderLost
+from millstream.protocol.keys import QueueKeys
+from millstream.protocol.mailbox import Item
+
+__all__ = ["Pending", "closed", "lost", "unserved"]
+
+
+class Pending:
+    """A request that waits for its reply.
+
+    Attributes:
+        endpoint: that was asked.
+        keys: of its queue.
+        slot: of the client's mailbox.
+        box: where the reply comes, or why there will be none.
+        sent_at: of ``time.monotonic``.
+        deadline: of ``time.monotonic``.
+        id: of the request; empty until the server has it.
+        slow: whether it took long to be stored: the server, and a worker, take its deadline for later.
+        running_since: of ``time.monotonic``, as far as is known; None: nobody has begun with it.
+        looks: how often it was not found.
+    """
+
+    __slots__ = (
+        "box",
+        "deadline",
+        "endpoint",
+        "id",
+        "keys",
+        "looks",
+        "running_since",
+        "sent_at",
+        "slot",
+        "slow",
+    )
+
+    def __init__(
+        self,
+        endpoint: Endpoint[Any, Any],
+        keys: QueueKeys,
+        slot: int,
+        box: AsyncLetterbox[Item | Exception],
+        timeout_ms: int,
+    ) -> None:
+        self.endpoint = endpoint
+        self.keys = keys
+        self.slot = slot
+        self.box = box
+        self.sent_at = time.monotonic()
+        self.deadline = self.sent_at + timeout_ms / 1000
+        self.id = ""
+        self.slow = False
+        self.running_since: float | None = None
+        self.looks = 0
+
+
+def unserved(pending: Pending) -> NoResponders:
+    """Return what its caller is told when nobody will begin with it."""
+    message = (
+        f"{pending.endpoint.title}: the last worker that served it is gone, and nobody has begun with "
+        f"request {pending.id}, which is deleted now"
+    )
+    return NoResponders(message, queue=pending.endpoint.name, id=pending.id)
+
+
+def lost(pending: Pending, reason: str) -> ResponderLost:
+    """Return what its caller is told when there will be no reply."""
+    what = {
+        "crashed": "the worker that had it died",
+        "stopped": "the worker that had it was stopped",
+        "cancelled": "somebody has cancelled it",
+        "unknown": "it is gone without a reply: purged, or its reply was lost",
+    }.get(reason, f"it went to the dead letters ({reason})")
+    message = (
+        f"{pending.endpoint.title}: request {pending.id} will not be answered: {what}. Whether its work "
+        "was done is not known"
+    )
+    return ResponderLost(message, queue=pending.endpoint.name, id=pending.id, reason=reason)
+
+
+def closed(pending: Pending) -> NotConnected:
+    """Return what its caller is told when the client is closed meanwhile."""
+    message = (
+        f"{pending.endpoint.title}: the client was closed while request {pending.id} waited for its reply. "
+        "Whether its work was done is not known"
+    )
+    return NotConnected(message)

@@ -1,0 +1,114 @@
+# GENERATED from src/millstream/aio/inquiries.py by tools/unasync.py - do not edit
+"""Asks after requests that have waited for long: what ends without a reply tells nobody."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+from millstream.driver.blocking import BlockingDriver
+from millstream.driver.blocking_sender import BlockingSender
+from millstream.endpoint import Endpoint
+from millstream.protocol.keys import QueueKeys
+from millstream.protocol.requests import (
+    ENTRIES_A_CALL,
+    NOT_THERE,
+    WAITING,
+    Withdrawal,
+    deaths,
+    inquire,
+)
+from millstream.sync.mailbox import Mailbox
+from millstream.sync.pending import Pending, lost, unserved
+
+__all__ = ["Inquiries", "fate_of"]
+
+Fate = Literal["lives", "missing", "unserved", "dead"]
+
+AFTER_LEASE = 1000
+"""Ms after the end of a lease until its worker counts as dead: other workers find out, too."""
+
+
+class Inquiries:
+    """Finds out which of the requests that wait will not be answered, and tells their callers.
+
+    Args:
+        driver: of the client.
+        mailbox: where replies may be that were not read yet.
+    """
+
+    def __init__(self, driver: BlockingDriver, mailbox: Mailbox) -> None:
+        self._driver = driver
+        self._mailbox = mailbox
+
+    def ask(self, overdue: Sequence[Pending], withdrawals: BlockingSender[int]) -> None:
+        """Ask after requests to one endpoint.
+
+        Args:
+            overdue: that have waited for long.
+            withdrawals: gives up those that nobody will answer.
+
+        Raises:
+            BrokerError: the server cannot be used; some may have been told.
+        """
+        for start in range(0, len(overdue), ENTRIES_A_CALL):
+            self._ask_some(overdue[start : start + ENTRIES_A_CALL], withdrawals)
+
+    def _ask_some(self, some: Sequence[Pending], withdrawals: BlockingSender[int]) -> None:
+        keys = some[0].keys
+        served, found = self._driver.run(inquire(keys, [one.id for one in some]))
+        now = time.monotonic()
+        fates: dict[Fate, list[Pending]] = {"lives": [], "missing": [], "unserved": [], "dead": []}
+        for pending, state in zip(some, found, strict=True):
+            if state >= 0 and pending.running_since is None:
+                pending.running_since = now - state / 1000
+            fates[fate_of(pending.endpoint, state, served=served)].append(pending)
+        if fates["missing"]:
+            self._look_for(keys, fates["missing"])
+        # Should a worker come after all, it must not do what its caller will ask of another one.
+        for pending, state in _withdrawn(fates["unserved"], withdrawals):
+            if state == WAITING:
+                pending.box.put(unserved(pending))
+        for pending, state in _withdrawn(fates["dead"], withdrawals):
+            if state >= 0:
+                pending.box.put(lost(pending, "crashed"))
+
+    def _look_for(self, keys: QueueKeys, missing: Iterable[Pending]) -> None:
+        """A request that is not there any more has died, or its reply is on its way."""
+        if any(pending.looks for pending in missing):
+            # Replies are there before the request is gone, but they may not be read yet.
+            self._mailbox.catch_up()
+        reasons = self._driver.drive(deaths(keys, [one.id for one in missing]))
+        for pending in missing:
+            reason = reasons.get(pending.id)
+            if reason is not None or pending.looks:
+                pending.box.put(lost(pending, reason or "unknown"))
+            pending.looks += 1
+
+
+def fate_of(endpoint: Endpoint[Any, Any], state: int, *, served: bool) -> Fate:
+    """Tell what is to be thought of a request.
+
+    Args:
+        endpoint: that was asked.
+        state: what ``inquire`` has found of it.
+        served: whether anybody serves the endpoint.
+    """
+    if state == NOT_THERE:
+        return "missing"
+    if state == WAITING:
+        return "lives" if served else "unserved"
+    # Who may repeat a request waits for another worker.
+    overdue = state >= endpoint.queue.lease_ms + AFTER_LEASE
+    return "dead" if overdue and not endpoint.idempotent else "lives"
+
+
+def _withdrawn(
+    some: Sequence[Pending], withdrawals: BlockingSender[int]
+) -> Sequence[tuple[Pending, int]]:
+    """Give up requests; the result has what was found of each."""
+    if not some:
+        return ()
+    ids = [Withdrawal(one.id, "stop") for one in some]
+    return list(zip(some, withdrawals.send_many(ids), strict=True))
