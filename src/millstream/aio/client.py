@@ -181,6 +181,7 @@ class AsyncClient:
     publish_many = _topics.publish_many
 
     request = _endpoints.request
+    request_stream = _endpoints.request_stream
 
     # Receiving
 

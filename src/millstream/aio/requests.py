@@ -41,7 +41,7 @@ from millstream.protocol.requests import (
     withdrawing,
 )
 
-__all__ = ["Pending", "Requests"]
+__all__ = ["Pending", "Requests", "decoded", "lost"]
 
 logger = logging.getLogger("millstream.requests")
 
@@ -60,6 +60,8 @@ class Pending:
         keys: of its queue.
         slot: of the client's mailbox.
         box: where the reply comes.
+        window: how many parts of a stream may be on their way; 0: one reply is wanted.
+        since: of ``time.monotonic``: when it was sent; of a stream, when the last part was taken.
         deadline: of ``time.monotonic``.
         id: of the request; empty until the server has it.
         running_since: of ``time.monotonic``, as far as is known; None: nobody has begun with it.
@@ -73,8 +75,9 @@ class Pending:
         "keys",
         "looks",
         "running_since",
-        "sent_at",
+        "since",
         "slot",
+        "window",
     )
 
     def __init__(
@@ -84,13 +87,15 @@ class Pending:
         slot: int,
         box: AsyncLetterbox[Item | Exception],
         timeout_ms: int,
+        window: int,
     ) -> None:
         self.endpoint = endpoint
         self.keys = keys
         self.slot = slot
         self.box = box
-        self.sent_at = time.monotonic()
-        self.deadline = self.sent_at + timeout_ms / 1000
+        self.window = window
+        self.since = time.monotonic()
+        self.deadline = self.since + timeout_ms / 1000
         self.id = ""
         self.running_since: float | None = None
         # How often it was not found.
@@ -158,7 +163,7 @@ class Requests:
             keys = queue_keys(self._namespace, endpoint.name)
             way = self._ways.setdefault(endpoint.name, _Way(self._driver, keys))
         slot, box = self.mailbox.slot()
-        pending = Pending(endpoint, way.keys, slot, box, timeout_ms)
+        pending = Pending(endpoint, way.keys, slot, box, timeout_ms, window)
         address = str(Address(self.mailbox.client, slot, progress, window))
         try:
             receipt = await way.requests.send(Outgoing(body, headers, timeout_ms, address))
@@ -222,7 +227,7 @@ class Requests:
         """
         item = await pending.box.take(deadline - time.monotonic())
         if item is None:
-            raise await self._timed_out(pending)
+            raise await self.timed_out(pending)
         if isinstance(item, Exception):
             self.answered(pending)
             raise item
@@ -244,12 +249,18 @@ class Requests:
             sender.send(pending.id)
         self.release(pending)
 
-    async def _timed_out(self, pending: Pending) -> TimedOut:
-        """Tell what is known of a request whose time is over; if it waits still, it is deleted."""
+    async def timed_out(self, pending: Pending, *, stop: bool = False) -> TimedOut:
+        """Tell what is known of a request whose time is over; if it waits still, it is deleted.
+
+        Args:
+            pending: the request.
+            stop: whether a handler that runs is to be stopped. Of one reply its worker knows the
+                deadline, too, and does so by itself.
+        """
         found, state, seconds = None, "unknown", 0.0
-        # Its worker knows the deadline, too, and stops the handler by itself.
+        way = self._ways[pending.endpoint.name]
         with contextlib.suppress(BrokerError):
-            found = await self._ways[pending.endpoint.name].withdrawals.send(pending.id)
+            found = await (way.stopping if stop else way.withdrawals).send(pending.id)
         now = time.monotonic()
         if found == WAITING:
             state = "queued"
@@ -262,8 +273,11 @@ class Requests:
             "unknown": "what has become of it is not known",
         }[state]
         self.release(pending)
-        after = now - pending.sent_at
-        message = f"{pending.endpoint.title}: no reply to request {pending.id} within {after:.1f} s: {known}"
+        what = "part of the stream of" if pending.window else "reply to"
+        message = (
+            f"{pending.endpoint.title}: no {what} request {pending.id} within "
+            f"{now - pending.since:.1f} s: {known}"
+        )
         return TimedOut(
             message, endpoint=pending.endpoint.name, id=pending.id, state=state, seconds=seconds
         )
@@ -286,7 +300,7 @@ class Requests:
         now = time.monotonic()
         by_endpoint: dict[str, list[Pending]] = {}
         for pending in list(self._pending.values()):
-            if now - pending.sent_at >= ASKED_AFTER:
+            if now - pending.since >= ASKED_AFTER:
                 by_endpoint.setdefault(pending.endpoint.name, []).append(pending)
         for overdue in by_endpoint.values():
             for start in range(0, len(overdue), ENTRIES_A_CALL):
@@ -317,9 +331,12 @@ class Requests:
         for pending in missing:
             reason = reasons.get(pending.id)
             pending.looks += 1
-            # Replies are there before the request is gone, but they may not be read yet.
-            if reason is not None or pending.looks > 1:
-                pending.box.put(_lost(pending, reason or "unknown"))
+            # Replies are there before the request is gone, but they may not be read yet; of one
+            # that has died, there are only parts of a stream.
+            if pending.looks > 1 or (reason is not None and not pending.window):
+                # Who takes a stream may be slow; it is told once.
+                self._pending.pop(pending.slot, None)
+                pending.box.put(lost(pending, reason or "unknown"))
 
     async def aclose(self) -> None:
         """Wait for what is on its way out, and read no more replies."""
@@ -354,7 +371,8 @@ def _unserved(pending: Pending) -> NoResponders:
     return NoResponders(message, queue=pending.endpoint.name, id=pending.id)
 
 
-def _lost(pending: Pending, reason: str) -> ResponderLost:
+def lost(pending: Pending, reason: str) -> ResponderLost:
+    """Return what the caller of a request gets that nobody will answer."""
     what = {
         "crashed": "the worker that had it died",
         "stopped": "the worker that had it was stopped",

@@ -17,7 +17,7 @@ from millstream.protocol.keys import mailbox_key
 from millstream.protocol.op import Command, Op
 from millstream.protocol.send import Batch
 
-__all__ = ["Item", "Mail", "attend", "delivering", "discard", "make", "read"]
+__all__ = ["Item", "Mail", "attend", "delivering", "discard", "mail_to", "make", "read"]
 
 KEPT_MS = 60_000
 """How long a mailbox is kept that nobody attends to. A disconnect may last as long."""
@@ -31,9 +31,11 @@ class Mail(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         client: whose mailbox.
         slot: for which of its requests, or of its streams.
-        kind: of what it is: ``reply``, ``error``, ``part``, ``end``, ``note``, ``taken``, ``cancel``.
+        kind: of what it is. To a caller: ``reply``, ``error``, ``note``; of a stream, ``part``, and
+            ``end`` or ``lost`` behind the last one, and ``waiting`` when the producer has waited for
+            long. To a producer: ``taken``, ``cancel``.
         content: depends on the kind.
-        number: of a part, from 1; what comes twice is known by it.
+        number: of a part, from 1, and of what comes behind the last one; see ``protocol.stream``.
         sender: client and slot to which the other side is to write; of a stream.
     """
 
@@ -56,6 +58,23 @@ class Item(msgspec.Struct, frozen=True, gc=False):
     content: bytes
     number: int = 0
     sender: str = ""
+
+
+def mail_to(sender: str, kind: str, content: bytes = b"") -> Mail | None:
+    """Return mail for the other side of a stream; None: it has not said what it is called.
+
+    Args:
+        sender: as it stands in an item.
+        kind: see ``Mail``.
+        content: depends on the kind.
+    """
+    client, _, slot = sender.partition(" ")
+    if not client or not slot.isascii() or not slot.isdigit() or len(slot) > _MOST_DIGITS:
+        return None
+    return Mail(client, int(slot), kind, content)
+
+
+_MOST_DIGITS = 15
 
 
 def make(namespace: str, client: str) -> Op[str]:

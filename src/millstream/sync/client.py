@@ -181,6 +181,7 @@ class Client:
     publish_many = _topics.publish_many
 
     request = _endpoints.request
+    request_stream = _endpoints.request_stream
 
     # Receiving
 

@@ -42,7 +42,7 @@ from millstream.protocol.requests import (
 )
 from millstream.sync.mailbox import Mailbox
 
-__all__ = ["Pending", "Requests"]
+__all__ = ["Pending", "Requests", "decoded", "lost"]
 
 logger = logging.getLogger("millstream.requests")
 
@@ -61,6 +61,8 @@ class Pending:
         keys: of its queue.
         slot: of the client's mailbox.
         box: where the reply comes.
+        window: how many parts of a stream may be on their way; 0: one reply is wanted.
+        since: of ``time.monotonic``: when it was sent; of a stream, when the last part was taken.
         deadline: of ``time.monotonic``.
         id: of the request; empty until the server has it.
         running_since: of ``time.monotonic``, as far as is known; None: nobody has begun with it.
@@ -74,8 +76,9 @@ class Pending:
         "keys",
         "looks",
         "running_since",
-        "sent_at",
+        "since",
         "slot",
+        "window",
     )
 
     def __init__(
@@ -85,13 +88,15 @@ class Pending:
         slot: int,
         box: BlockingLetterbox[Item | Exception],
         timeout_ms: int,
+        window: int,
     ) -> None:
         self.endpoint = endpoint
         self.keys = keys
         self.slot = slot
         self.box = box
-        self.sent_at = time.monotonic()
-        self.deadline = self.sent_at + timeout_ms / 1000
+        self.window = window
+        self.since = time.monotonic()
+        self.deadline = self.since + timeout_ms / 1000
         self.id = ""
         self.running_since: float | None = None
         # How often it was not found.
@@ -159,7 +164,7 @@ class Requests:
             keys = queue_keys(self._namespace, endpoint.name)
             way = self._ways.setdefault(endpoint.name, _Way(self._driver, keys))
         slot, box = self.mailbox.slot()
-        pending = Pending(endpoint, way.keys, slot, box, timeout_ms)
+        pending = Pending(endpoint, way.keys, slot, box, timeout_ms, window)
         address = str(Address(self.mailbox.client, slot, progress, window))
         try:
             receipt = way.requests.send(Outgoing(body, headers, timeout_ms, address))
@@ -223,7 +228,7 @@ class Requests:
         """
         item = pending.box.take(deadline - time.monotonic())
         if item is None:
-            raise self._timed_out(pending)
+            raise self.timed_out(pending)
         if isinstance(item, Exception):
             self.answered(pending)
             raise item
@@ -245,12 +250,18 @@ class Requests:
             sender.send(pending.id)
         self.release(pending)
 
-    def _timed_out(self, pending: Pending) -> TimedOut:
-        """Tell what is known of a request whose time is over; if it waits still, it is deleted."""
+    def timed_out(self, pending: Pending, *, stop: bool = False) -> TimedOut:
+        """Tell what is known of a request whose time is over; if it waits still, it is deleted.
+
+        Args:
+            pending: the request.
+            stop: whether a handler that runs is to be stopped. Of one reply its worker knows the
+                deadline, too, and does so by itself.
+        """
         found, state, seconds = None, "unknown", 0.0
-        # Its worker knows the deadline, too, and stops the handler by itself.
+        way = self._ways[pending.endpoint.name]
         with contextlib.suppress(BrokerError):
-            found = self._ways[pending.endpoint.name].withdrawals.send(pending.id)
+            found = (way.stopping if stop else way.withdrawals).send(pending.id)
         now = time.monotonic()
         if found == WAITING:
             state = "queued"
@@ -263,8 +274,11 @@ class Requests:
             "unknown": "what has become of it is not known",
         }[state]
         self.release(pending)
-        after = now - pending.sent_at
-        message = f"{pending.endpoint.title}: no reply to request {pending.id} within {after:.1f} s: {known}"
+        what = "part of the stream of" if pending.window else "reply to"
+        message = (
+            f"{pending.endpoint.title}: no {what} request {pending.id} within "
+            f"{now - pending.since:.1f} s: {known}"
+        )
         return TimedOut(
             message, endpoint=pending.endpoint.name, id=pending.id, state=state, seconds=seconds
         )
@@ -287,7 +301,7 @@ class Requests:
         now = time.monotonic()
         by_endpoint: dict[str, list[Pending]] = {}
         for pending in list(self._pending.values()):
-            if now - pending.sent_at >= ASKED_AFTER:
+            if now - pending.since >= ASKED_AFTER:
                 by_endpoint.setdefault(pending.endpoint.name, []).append(pending)
         for overdue in by_endpoint.values():
             for start in range(0, len(overdue), ENTRIES_A_CALL):
@@ -318,9 +332,12 @@ class Requests:
         for pending in missing:
             reason = reasons.get(pending.id)
             pending.looks += 1
-            # Replies are there before the request is gone, but they may not be read yet.
-            if reason is not None or pending.looks > 1:
-                pending.box.put(_lost(pending, reason or "unknown"))
+            # Replies are there before the request is gone, but they may not be read yet; of one
+            # that has died, there are only parts of a stream.
+            if pending.looks > 1 or (reason is not None and not pending.window):
+                # Who takes a stream may be slow; it is told once.
+                self._pending.pop(pending.slot, None)
+                pending.box.put(lost(pending, reason or "unknown"))
 
     def close(self) -> None:
         """Wait for what is on its way out, and read no more replies."""
@@ -355,7 +372,8 @@ def _unserved(pending: Pending) -> NoResponders:
     return NoResponders(message, queue=pending.endpoint.name, id=pending.id)
 
 
-def _lost(pending: Pending, reason: str) -> ResponderLost:
+def lost(pending: Pending, reason: str) -> ResponderLost:
+    """Return what the caller of a request gets that nobody will answer."""
     what = {
         "crashed": "the worker that had it died",
         "stopped": "the worker that had it was stopped",

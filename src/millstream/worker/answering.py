@@ -22,9 +22,10 @@ from millstream.protocol.requests import Address, address_of
 from millstream.sync.request import SyncRequest
 from millstream.worker.handler import Handler
 from millstream.worker.handling import Call, Holder
+from millstream.worker.streaming import Stream, open_stream
 from millstream.worker.threads import ThreadSlots
 
-__all__ = ["Answer", "Answering", "as_answer", "in_thread"]
+__all__ = ["Answer", "Answering", "ThreadLine", "as_answer", "in_thread"]
 
 logger = logging.getLogger("millstream.worker")
 
@@ -35,9 +36,10 @@ class Answer:
     Attributes:
         token: of the delivery.
         value: what the handler has returned, encoded.
+        stream: where the parts go that it yields; None: it returns.
     """
 
-    __slots__ = ("_address", "_expiry", "_mail", "_server_ms", "token", "value")
+    __slots__ = ("_address", "_expiry", "_mail", "_server_ms", "stream", "token", "value")
 
     def __init__(
         self,
@@ -53,6 +55,7 @@ class Answer:
         self._server_ms = server_ms
         self.token = token
         self.value = b""
+        self.stream: Stream | None = None
 
     @property
     def wants_notes(self) -> bool:
@@ -61,8 +64,10 @@ class Answer:
 
     @property
     def seconds_left(self) -> float:
-        """Until the deadline; inf: there is none."""
-        return math.inf if self._expiry is None else (self._expiry - self._server_ms()) / 1000
+        """Until the deadline; inf: there is none, as for a stream that has begun."""
+        if self._expiry is None or self.stream is not None:
+            return math.inf
+        return (self._expiry - self._server_ms()) / 1000
 
     async def note(self, content: bytes) -> None:
         """Send a note of progress."""
@@ -74,6 +79,12 @@ class Answer:
         if address is None:
             return True
         return await self._mail(Mail(address.client, address.slot, kind, content))
+
+    async def finish(self, kind: str, content: bytes) -> bool:
+        """Send what the caller gets in the end; False: it is gone."""
+        if self.stream is None:
+            return await self.send(kind, content)
+        return await self.stream.finish("end" if kind == "reply" else kind, content)
 
 
 class Answering:
@@ -92,6 +103,7 @@ class Answering:
         assert handler.endpoint is not None  # noqa: S101 - it is one's handler
         self._endpoint: Endpoint[Any, Any] = handler.endpoint
         self._tracebacks = handler.tracebacks
+        self._streams = handler.streams
         self._requests = requests
         self._mail = requests.mailbox.sender.send
         self._keys = keys
@@ -111,10 +123,12 @@ class Answering:
         answer = Answer(
             address, envelope.expiry, self._mail, self._holder.server_ms, envelope.token
         )
-        left = math.inf if endpoint.must_finish else answer.seconds_left
         kind, limit = "reply", None
         try:
             body = _decoded(endpoint, delivery.id, data)
+            if self._streams:
+                answer.stream = await open_stream(endpoint, address, self._requests.mailbox)
+            left = math.inf if endpoint.must_finish else answer.seconds_left
             request = Request(body, delivery, endpoint, answer)
             async with asyncio.timeout(None if left == math.inf else max(0.0, left)) as limit:
                 await inner(body, request)
@@ -125,9 +139,14 @@ class Answering:
                 logger.info("%s: request %s has passed its deadline", endpoint.title, delivery.id)
                 return
             kind, content = "error", self._told(error, delivery)
+        except asyncio.CancelledError:
+            if answer.stream is not None:
+                # Who has cancelled or taken it has ended the delivery, and the caller learns of that.
+                await answer.stream.stop(tell=self._holder.holds(answer.token) and _is_stopped())
+            raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller must know
             kind, content = "error", self._told(error, delivery)
-        if not await answer.send(kind, content):
+        if not await answer.finish(kind, content):
             # Its mailbox has expired: nobody is there any more.
             await self._requests.count_late(self._keys)
 
@@ -143,6 +162,12 @@ class Answering:
         )
         text = "".join(traceback.format_exception(error)) if self._tracebacks else None
         return write_error(error, endpoint.errors, text)
+
+
+def _is_stopped() -> bool:
+    """Tell a task that was cancelled from one that has raised CancelledError by itself."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _decoded(endpoint: Endpoint[Any, Any], id: str, data: bytes) -> Any:
@@ -185,7 +210,7 @@ def in_thread(handler: Handler, threads: ThreadSlots) -> Call:
         seconds = None if limit == math.inf else max(0.0, limit)
         if not takes:
             return await threads.run(lambda: function(body), seconds, answer.token)
-        line = _Line(answer, loop)
+        line = ThreadLine(answer, loop)
         # It only looks at what both kinds of delivery have.
         delivery: Any = request.delivery
         blocking = SyncRequest(body, delivery, request.endpoint, line)
@@ -194,7 +219,7 @@ def in_thread(handler: Handler, threads: ThreadSlots) -> Call:
     return call
 
 
-class _Line:
+class ThreadLine:
     """The way back to the caller, from a thread."""
 
     def __init__(self, answer: Answer, loop: asyncio.AbstractEventLoop) -> None:
