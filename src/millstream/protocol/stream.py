@@ -1,8 +1,8 @@
 """A stream of replies, as either side counts it.
 
-Parts have numbers from 1, and what ends a stream (``end``, ``error``, ``lost``) has the next one. They
-leave one behind the other, so a number that was seen is a repetition, and one that is skipped tells of a
-loss. The producer may be ahead of what its consumer has taken by a window of parts, and no further.
+Parts have numbers from 1, and what ends a stream (``end``, ``error``, ``lost``) has the next one; so has
+``waiting``, by which a producer says that it has heard nothing for long. They leave one behind the other,
+so a number that was seen is a repetition, and one that is skipped tells of a loss. The producer may be ahead of what its consumer has taken by a window of parts, and no further.
 """
 
 from __future__ import annotations

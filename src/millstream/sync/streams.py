@@ -12,7 +12,7 @@ from millstream.sync.requests import Pending, Requests, lost
 
 __all__ = ["Stream"]
 
-OF_A_STREAM = frozenset(("part", "end", "error", "lost", "reply"))
+OF_A_STREAM = frozenset(("part", "end", "error", "lost", "waiting", "reply"))
 
 
 class Stream:
@@ -54,14 +54,14 @@ class Stream:
             if isinstance(item, Exception):
                 self._end()
                 raise item
-            if item.kind == "waiting":
-                self._tell()
             if item.kind not in OF_A_STREAM:
                 continue
             arrival = receiving.arrive(item.number, item.sender)
-            if arrival is Arrival.NEXT:
+            if arrival is Arrival.NEXT and item.kind == "waiting":
+                self._tell()
+            elif arrival is Arrival.NEXT:
                 return self._take(item)
-            if arrival is not Arrival.REPEATED:
+            elif arrival is not Arrival.REPEATED:
                 # Whoever it is that sends now: nobody takes it.
                 self._requests.mailbox.tell(item.sender, "cancel")
                 raise lost(pending, "crashed" if arrival is Arrival.RESTARTED else "unknown")

@@ -70,7 +70,8 @@ def over_thread(handler: Handler, threads: ThreadSlots) -> Call:
         def work() -> None:
             with closing(function(*arguments)) as parts:
                 for part in parts:
-                    if not _on_loop(stream.part(part), loop):
+                    loop.call_soon_threadsafe(stream.send, *stream.numbered(part))
+                    if not stream.has_room and not _on_loop(stream.room(), loop):
                         break
 
         token: bytes = request.delivery.envelope.token

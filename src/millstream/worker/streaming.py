@@ -103,16 +103,42 @@ class Stream:
             UsageError: it has the wrong type or is too large.
             BrokerError: parts are lost.
         """
-        content = self._endpoint.encode_reply(value)
-        if self._over:
-            return False
+        self.send(*self.numbered(value))
+        return self.has_room or await self.room()
+
+    def numbered(self, value: Any) -> tuple[bytes, int]:
+        """Return a part as it leaves, and its number; in any thread, but only in one.
+
+        Raises:
+            UsageError: it has the wrong type or is too large.
+        """
+        return self._endpoint.encode_reply(value), self._sending.part()
+
+    def send(self, content: bytes, number: int) -> None:
+        """Send a part behind those before it; it does not wait for that."""
+        if not self.left and not self._over:
+            self._post("part", content, number).add_done_callback(self._posted)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the generator may go on; else ask ``room``. In any thread."""
+        return self._sending.has_room and not self._is_off
+
+    @property
+    def _is_off(self) -> bool:
+        """Whether it makes no sense to wait for room."""
+        return self.left or self._over or self._error is not None
+
+    async def room(self) -> bool:
+        """Wait until there is room for another part; False: there must be none.
+
+        Raises:
+            BrokerError: parts are lost.
+        """
         if self.left:
             # A generator that does not wait for anything must not hold up the others.
             await asyncio.sleep(0)
-            return self._to_the_end
-        self._post("part", content, self._sending.part()).add_done_callback(self._posted)
-        if not self._sending.has_room:
-            await self._wait()
+        await self._wait()
         if self._error is not None:
             raise self._error
         return not self._over and (self._to_the_end or not self.left)
@@ -121,21 +147,22 @@ class Stream:
         """Wait for room, or for a reason to wait no longer."""
         self._waiting, seconds = True, ASK_AFTER
         try:
-            while not (self._sending.has_room or self.left or self._over or self._error):
+            while not self.has_room and not self._is_off:
                 self._told.clear()
                 try:
                     async with asyncio.timeout(seconds):
                         await self._told.wait()
                 except TimeoutError:
-                    # Perhaps it is gone; or what it has said is lost, and it says it again.
+                    # Perhaps it is gone; or what it has said is lost, and it says it again; or it
+                    # sees by the number that a part is.
                     with contextlib.suppress(BrokerError):
-                        if not await self._post("waiting"):
+                        if not await self._post("waiting", b"", self._sending.end):
                             self._leave()
                     seconds = min(2 * seconds, ASK_SELDOM)
         finally:
             self._waiting = False
 
-    def _post(self, kind: str, content: bytes = b"", number: int = 0) -> asyncio.Future[bool]:
+    def _post(self, kind: str, content: bytes, number: int) -> asyncio.Future[bool]:
         """Send something behind all that was sent; the result is whether the caller is there."""
         address = self._address
         assert address is not None  # noqa: S101 - nothing is sent to nobody
