@@ -43,6 +43,9 @@ class _InThreads:
         return call
 
 
+_NO_MORE = object()
+
+
 class Blocking(_InThreads):
     """A blocking client behind the methods of the async one."""
 
@@ -62,6 +65,16 @@ class Blocking(_InThreads):
 
     def receive(self, queue: Any, **options: Any) -> AsyncGenerator[Any, None]:
         return _deliveries(self.target.receive(queue, **options))
+
+    async def request_stream(
+        self, endpoint: Any, body: Any, **options: Any
+    ) -> AsyncGenerator[Any, None]:
+        parts = self.target.request_stream(endpoint, body, **options)
+        try:
+            while (part := await asyncio.to_thread(next, parts, _NO_MORE)) is not _NO_MORE:
+                yield part
+        finally:
+            await asyncio.to_thread(parts.close)
 
     async def replay(self, topic: Any, **options: Any) -> AsyncGenerator[Any, None]:
         messages = self.target.replay(topic, **options)
