@@ -13,6 +13,8 @@ import pytest
 import redis
 
 import millstream as ms
+from millstream.protocol.requests import Address
+from millstream.worker.streaming import open_stream
 from tests.support.mail import Correspondent
 from tests.support.serving import serving
 from tests.support.wait import auntil
@@ -380,3 +382,21 @@ async def test_only_endpoints_stream(worker: ms.Worker, kind: str) -> None:
 
     with pytest.raises(ms.UsageError, match="yields"):
         worker.on(source)(handle)
+
+
+async def test_what_ends_a_stream_follows_the_last_part_that_has_left(
+    mq: ms.AsyncClient, caller: Correspondent
+) -> None:
+    """A thread may have numbered more parts, which the event loop does not send any more."""
+    address = Address(caller.client, 7, window=8)
+    stream = await open_stream(COUNT, address, mq.requests.mailbox)
+    sent, unsent = stream.numbered(0), stream.numbered(1)
+    stream.send(*sent)
+    await stream.stop(tell=True)
+    stream.send(*unsent)
+    assert not await stream.part(2)
+    await stream.stop(tell=True)
+    assert await stream.finish("end", b"")
+    (lost,) = await caller.gets("lost", 1)
+    assert (lost[b"lost"], lost[b"n"]) == (b"stopped", b"2")
+    assert len(caller.mail) == 2

@@ -87,15 +87,13 @@ async def request_stream(
 ) -> AsyncGenerator[R, None]:
     """Ask an endpoint whose handler yields, and iterate over the parts of its reply as they come.
 
-    To leave the loop early (``break``, an exception, a cancellation) closes the handler's generator,
-    unless the endpoint says that it must finish. A stream may go on for any time. Of a handler that
-    returns, its one reply is the one part.
+    To leave early (``break``, an exception, a cancellation) closes the generator, unless it must finish.
+    A stream may go on for any time. Of a handler that returns, its one reply is the one part.
 
     Args:
         endpoint: to ask.
         body: of the endpoint's request type.
-        timeout: seconds to wait for a part at the longest; also until a worker begins, it does not
-            after that. Default: the endpoint's.
+        timeout: seconds to wait for a part, or for a worker to begin. Default: the endpoint's.
         headers: metadata, strings to strings.
         window: 1 to 10,000: the generator waits when it is so many parts ahead of this loop.
 
@@ -104,8 +102,7 @@ async def request_stream(
 
     Raises:
         NoResponders: no live worker serves the endpoint. Nobody has begun with the request.
-        RemoteError: the generator raised, after the parts that came; or what it raised, if the
-            endpoint names it in ``errors``.
+        RemoteError: the generator raised, after the parts that came; or what it raised, if registered.
         TimedOut: the next part did not come in time. The generator is closed.
         ResponderLost: the worker died or was stopped, and part of the reply is missing. Of an
             idempotent endpoint only when parts had come already; else another worker begins.
@@ -113,8 +110,8 @@ async def request_stream(
         UsageError: the body or an option makes no sense. Nothing was sent.
         BrokerError: the server could not be used; the request may or may not be handled.
 
-    Guarantee: what is yielded is the beginning of one run of the handler without a gap or a
-    repetition, and all of it if the loop ends without an exception.
+    Guarantee: the beginning of one run of the handler, without a gap or a repetition; all of it if no
+    exception comes.
     """
     check_endpoint(endpoint)
     check_window(window)

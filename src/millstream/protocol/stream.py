@@ -49,11 +49,6 @@ class Sending:
         self.sent += 1
         return self.sent
 
-    @property
-    def end(self) -> int:
-        """The number of what ends the stream."""
-        return self.sent + 1
-
     def taken(self, count: int) -> None:
         """The consumer says how many it has taken in all. It may say so late, or twice."""
         self._taken = max(self._taken, min(count, self.sent))

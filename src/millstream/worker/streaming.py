@@ -71,6 +71,8 @@ class Stream:
         self._sending = Sending(address.window if address else 1)
         self._slot = mailbox.attach(self)
         self._own = f"{mailbox.client} {self._slot}"
+        # The number of the last part that was sent. A thread may have numbered more.
+        self._last = 0
         self._error: BaseException | None = None
         self._over = False
         self._waiting = False
@@ -117,6 +119,7 @@ class Stream:
     def send(self, content: bytes, number: int) -> None:
         """Send a part behind those before it; it does not wait for that."""
         if not self.left and not self._over:
+            self._last = number
             self._post("part", content, number).add_done_callback(self._posted)
 
     @property
@@ -156,7 +159,7 @@ class Stream:
                     # Perhaps it is gone; or what it has said is lost, and it says it again; or it
                     # sees by the number that a part is.
                     with contextlib.suppress(BrokerError):
-                        if not await self._post("waiting", b"", self._sending.end):
+                        if not await self._post("waiting", b"", self._last + 1):
                             self._leave()
                     seconds = min(2 * seconds, ASK_SELDOM)
         finally:
@@ -183,7 +186,7 @@ class Stream:
         if self._over:
             return True
         self._close()
-        return self.left or await self._post(kind, content, self._sending.end)
+        return self.left or await self._post(kind, content, self._last + 1)
 
     async def stop(self, *, tell: bool) -> None:
         """The handler is stopped, and there will be no more parts.
@@ -195,9 +198,9 @@ class Stream:
         if self._over:
             return
         self._close()
-        if tell and not self.left and (self._sending.sent or not self._endpoint.idempotent):
+        if tell and not self.left and (self._last or not self._endpoint.idempotent):
             with contextlib.suppress(BrokerError):
-                await self._post("lost", b"stopped", self._sending.end)
+                await self._post("lost", b"stopped", self._last + 1)
 
     def _close(self) -> None:
         self._over = True
