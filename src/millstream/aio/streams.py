@@ -11,7 +11,9 @@ from millstream.protocol.stream import Arrival, Receiving
 
 __all__ = ["Stream"]
 
-OF_A_STREAM = frozenset(("part", "end", "error", "lost", "waiting", "reply"))
+OF_A_STREAM = frozenset(("part", "end", "error", "lost", "waiting"))
+ALONE = frozenset(("reply", "error"))
+"""What a handler sends that does not stream: it says no sender."""
 
 
 class Stream:
@@ -53,7 +55,7 @@ class Stream:
             if isinstance(item, Exception):
                 self._end()
                 raise item
-            if item.kind not in OF_A_STREAM:
+            if item.kind not in (OF_A_STREAM if item.sender else ALONE):
                 continue
             arrival = receiving.arrive(item.number, item.sender)
             if arrival is Arrival.NEXT and item.kind == "waiting":

@@ -66,9 +66,7 @@ def request(
     check_endpoint(endpoint)
     data = endpoint.encode_request(body)
     encoded = encode_headers(headers) if headers else b""
-    timeout_ms = (
-        endpoint.timeout_ms if timeout is None else milliseconds(timeout, "timeout", minimum=0.001)
-    )
+    timeout_ms = _milliseconds(endpoint, timeout)
     requests = mq.requests
     pending = requests.send(
         endpoint, data, encoded, timeout_ms=timeout_ms, progress=on_progress is not None
@@ -118,9 +116,7 @@ def request_stream(
     check_window(window)
     data = endpoint.encode_request(body)
     encoded = encode_headers(headers) if headers else b""
-    timeout_ms = (
-        endpoint.timeout_ms if timeout is None else milliseconds(timeout, "timeout", minimum=0.001)
-    )
+    timeout_ms = _milliseconds(endpoint, timeout)
     pending = mq.requests.send(endpoint, data, encoded, timeout_ms=timeout_ms, window=window)
     stream = Stream(mq.requests, pending, timeout_ms / 1000)
     try:
@@ -129,3 +125,9 @@ def request_stream(
             yield part
     finally:
         stream.leave()
+
+
+def _milliseconds(endpoint: Endpoint[Any, Any], timeout: Duration | None) -> int:
+    if timeout is None:
+        return endpoint.timeout_ms
+    return milliseconds(timeout, "timeout", minimum=0.001)

@@ -12,7 +12,9 @@ from millstream.sync.requests import Pending, Requests, lost
 
 __all__ = ["Stream"]
 
-OF_A_STREAM = frozenset(("part", "end", "error", "lost", "waiting", "reply"))
+OF_A_STREAM = frozenset(("part", "end", "error", "lost", "waiting"))
+ALONE = frozenset(("reply", "error"))
+"""What a handler sends that does not stream: it says no sender."""
 
 
 class Stream:
@@ -54,7 +56,7 @@ class Stream:
             if isinstance(item, Exception):
                 self._end()
                 raise item
-            if item.kind not in OF_A_STREAM:
+            if item.kind not in (OF_A_STREAM if item.sender else ALONE):
                 continue
             arrival = receiving.arrive(item.number, item.sender)
             if arrival is Arrival.NEXT and item.kind == "waiting":

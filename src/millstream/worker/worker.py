@@ -90,16 +90,14 @@ class Worker:
         """Declare a handler: an ``async def``, or a ``def``, which runs in threads.
 
         Args:
-            source: a queue, a topic, ``topic.subscription(...)``, or an endpoint: what the function
-                returns is the reply, and its second parameter, if any, a ``Request``.
+            source: a queue, a topic, ``topic.subscription(...)``, or an endpoint (see there).
             subscription: of a topic: its name. Workers of the same name share its messages. An
                 ephemeral topic has none: each worker gets all, and ``prefetch`` (1000) may wait.
             concurrency: messages, or batches, at a time. Default: 100 coroutines, 8 threads; 1 batch.
             prefetch: messages to hold, those in hand included. Default: adapted to the handler.
             timeout: seconds for one call; longer is a TimeoutError, in a thread at its next line.
             retry: instead of the policy of the queue or topic.
-            batch: hand over lists of up to so many (to 10,000): of bodies, and of deliveries if
-                there is a second parameter. The outcome is that of all it has not settled itself.
+            batch: hand over lists of up to so many (to 10,000); all it has not settled ends alike.
             batch_wait: seconds until a batch that is not full begins. Default: 0.05; 0: at once.
             beginning: ``start``, ``filter``, ``lease``, ``expires``: see ``Subscription``.
 
@@ -107,7 +105,7 @@ class Worker:
             A decorator that leaves the function as it is.
 
         Raises:
-            UsageError: the queue or subscription has a handler here, or a parameter makes no sense.
+            UsageError: the source has a handler here, or a parameter makes no sense.
         """
         options = Options(
             concurrency=concurrency,
