@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 import millstream as ms
-from tests.api.clients import Kind
+from tests.api.clients import Connect, Kind
 from tests.support.serving import serving
 from tests.support.wait import auntil
 from tests.worker.running import PATIENCE, becomes
@@ -254,6 +254,16 @@ async def test_a_cancelled_caller(mq: ms.AsyncClient, counting: Counting, kind: 
     assert task.cancelled()
     await auntil(lambda: counting.closed == [10**9], PATIENCE)
     await becomes(mq, COUNT.queue, DONE)
+
+
+async def test_a_client_that_is_closed_first(connect: Connect, counting: Counting) -> None:
+    """To leave the loop after that is no error, and the generator is closed as well."""
+    mq = await connect()
+    parts = mq.request_stream(COUNT, 10**9)
+    assert await anext(parts) == 0
+    await mq.aclose()
+    await parts.aclose()
+    await auntil(lambda: counting.closed == [10**9], PATIENCE)
 
 
 @pytest.mark.parametrize("parts_before", [0, 2])

@@ -36,6 +36,7 @@ bounded = ms.Queue("bounded", Order, bound=ms.Bound(100, on_full="wait", timeout
 assert_type(bounded, ms.Queue[Order])
 
 ticks = ms.Topic("ticks", Order, durable=False)
+listing = ms.Endpoint("orders.rows", Order, Row)
 assert_type(ticks, ms.Topic[Order])
 
 worker = ms.Worker()
@@ -113,6 +114,8 @@ async def use(mq: ms.AsyncClient) -> None:
     assert_type(await mq.publish_many(ticks, [Order(1)]), list[ms.Receipt])
     async for tick in mq.subscribe(ticks, buffer=10, on_full="drop_newest"):
         assert_type(tick, ms.Heard[Order] | ms.Missed)
+    async for part in mq.request_stream(listing, Order(1), window=8):
+        assert_type(part, Row)
     await mq.send(orders, "no order")  # type: ignore[misc] # a wrong body is an error
 
 
@@ -123,6 +126,8 @@ def use_blocking(mq: ms.Client) -> None:
         assert_type(delivery, ms.SyncDelivery[Order])
         assert_type(delivery.extend(5), None)
     assert_type(mq.publish(ticks, Order(1)), ms.Receipt)
+    for part in mq.request_stream(listing, Order(1), timeout=2):
+        assert_type(part, Row)
     with mq.subscribe(ticks) as feed:
         assert_type(feed, ms.SyncFeed[Order])
         assert_type(next(feed), ms.Heard[Order] | ms.Missed)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 from millstream.aio.requests import Pending, Requests, lost
+from millstream.errors import UsageError
 from millstream.protocol.mailbox import Item
 from millstream.protocol.remote import read_error
 from millstream.protocol.stream import Arrival, Receiving
@@ -96,11 +98,13 @@ class Stream:
         """Take no more: the generator is closed, unless it is at its end or must finish. Safe to repeat."""
         if self._over:
             return
-        if sender := self._receiving.sender:
-            self._end()
-            self._requests.mailbox.tell(sender, "cancel")
-        else:
-            # Whether anybody has begun with it is not known.
-            self._over = True
-            self._requests.give_up(self._pending)
-            self._requests.release(self._pending)
+        self._over = True
+        # A client that was closed has no mailbox any more, which says the same.
+        with contextlib.suppress(UsageError):
+            if sender := self._receiving.sender:
+                self._requests.answered(self._pending)
+                self._requests.mailbox.tell(sender, "cancel")
+            else:
+                # Whether anybody has begun with it is not known.
+                self._requests.give_up(self._pending)
+        self._requests.release(self._pending)
