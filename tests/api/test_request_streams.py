@@ -12,7 +12,7 @@ import pytest
 
 import millstream as ms
 from tests.api.clients import Connect, Kind
-from tests.support.serving import serving
+from tests.support.served import serving
 from tests.support.wait import auntil
 from tests.worker.running import PATIENCE, becomes
 

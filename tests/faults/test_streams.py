@@ -15,8 +15,8 @@ from millstream.protocol.keys import mailbox_key
 from tests.faults.processes import Workshop, kill
 from tests.faults.working import NAMESPACE, PATIENCE, becomes, connect
 from tests.support.proxy import Proxy
+from tests.support.served import served, serving
 from tests.support.servers import Server
-from tests.support.serving import served, serving
 
 LONG: ms.Endpoint[int, int] = ms.Endpoint("long", int, int, timeout=3 * PATIENCE, lease=300)
 STEADY: ms.Endpoint[int, int] = ms.Endpoint(

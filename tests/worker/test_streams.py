@@ -16,7 +16,7 @@ import millstream as ms
 from millstream.protocol.requests import Address
 from millstream.worker.streaming import open_stream
 from tests.support.mail import Correspondent
-from tests.support.serving import serving
+from tests.support.served import serving
 from tests.support.wait import auntil
 from tests.worker.running import PATIENCE, becomes, running
 

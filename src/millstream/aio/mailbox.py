@@ -14,6 +14,7 @@ from millstream.driver.aio import AsyncDriver
 from millstream.driver.aio_background import AsyncBackground
 from millstream.driver.aio_letterbox import AsyncLetterbox
 from millstream.driver.aio_listener import AsyncListener
+from millstream.driver.aio_sender import AsyncSender
 from millstream.errors import BrokerError
 from millstream.protocol import consume
 from millstream.protocol.mailbox import Item, attend, delivering, discard, mail_to, make, read
@@ -83,8 +84,15 @@ class Mailbox:
         self._attend_at = self._tick_at = 0.0
         self.sender = driver.sender(delivering(namespace))
         """Puts mail into the mailboxes of others."""
-        self.in_order = driver.sender(delivering(namespace), in_order=True)
-        """The same, one behind the other."""
+        self._in_order: AsyncSender[bool] | None = None
+
+    @property
+    def in_order(self) -> AsyncSender[bool]:
+        """What puts mail into the mailboxes of others one behind the other."""
+        # Not before: clients are made where no event loop runs, too.
+        if self._in_order is None:
+            self._in_order = self._driver.sender(delivering(self._namespace), in_order=True)
+        return self._in_order
 
     async def open(self) -> None:
         """Make the mailbox and begin to read it, once.
@@ -183,7 +191,8 @@ class Mailbox:
         """Read no more. Safe to repeat."""
         self._closed = True
         await self.sender.close()
-        await self.in_order.close()
+        if self._in_order is not None:
+            await self._in_order.close()
         reader, self._reader = self._reader, None
         if reader is None:
             return

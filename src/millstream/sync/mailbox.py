@@ -15,6 +15,7 @@ from millstream.driver.blocking import BlockingDriver
 from millstream.driver.blocking_background import BlockingBackground
 from millstream.driver.blocking_letterbox import BlockingLetterbox
 from millstream.driver.blocking_listener import BlockingListener
+from millstream.driver.blocking_sender import BlockingSender
 from millstream.errors import BrokerError
 from millstream.protocol import consume
 from millstream.protocol.mailbox import Item, attend, delivering, discard, mail_to, make, read
@@ -84,8 +85,15 @@ class Mailbox:
         self._attend_at = self._tick_at = 0.0
         self.sender = driver.sender(delivering(namespace))
         """Puts mail into the mailboxes of others."""
-        self.in_order = driver.sender(delivering(namespace), in_order=True)
-        """The same, one behind the other."""
+        self._in_order: BlockingSender[bool] | None = None
+
+    @property
+    def in_order(self) -> BlockingSender[bool]:
+        """What puts mail into the mailboxes of others one behind the other."""
+        # Not before: clients are made where no event loop runs, too.
+        if self._in_order is None:
+            self._in_order = self._driver.sender(delivering(self._namespace), in_order=True)
+        return self._in_order
 
     def open(self) -> None:
         """Make the mailbox and begin to read it, once.
@@ -184,7 +192,8 @@ class Mailbox:
         """Read no more. Safe to repeat."""
         self._closed = True
         self.sender.close()
-        self.in_order.close()
+        if self._in_order is not None:
+            self._in_order.close()
         reader, self._reader = self._reader, None
         if reader is None:
             return
