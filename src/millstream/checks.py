@@ -14,6 +14,7 @@ from millstream.message_id import is_id
 from millstream.topic import Source, Subscription, Topic
 
 __all__ = [
+    "MOST_WINDOW",
     "check_confirmed",
     "check_countable",
     "check_cursor",
@@ -31,9 +32,13 @@ __all__ = [
     "check_sendable",
     "check_source",
     "check_topic",
+    "check_window",
 ]
 
 MOST_PREFETCH = 10_000
+
+MOST_WINDOW = 10_000
+"""Parts of a stream that may be on their way; both sides hold so many at most."""
 
 
 def check_queue(queue: object) -> None:
@@ -154,6 +159,13 @@ def check_prefetch(prefetch: object) -> None:
     """Refuse what is no number of messages to hold."""
     if not isinstance(prefetch, int) or not 1 <= prefetch <= MOST_PREFETCH:
         message = f"prefetch must be a number from 1 to {MOST_PREFETCH}, not {prefetch!r}"
+        raise UsageError(message)
+
+
+def check_window(window: object) -> None:
+    """Refuse what is no number of parts of a stream."""
+    if not isinstance(window, int) or not 1 <= window <= MOST_WINDOW:
+        message = f"window must be a number from 1 to {MOST_WINDOW}, not {window!r}"
         raise UsageError(message)
 
 

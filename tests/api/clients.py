@@ -43,6 +43,9 @@ class _InThreads:
         return call
 
 
+_NO_MORE = object()
+
+
 class Blocking(_InThreads):
     """A blocking client behind the methods of the async one."""
 
@@ -69,11 +72,14 @@ class Blocking(_InThreads):
     def gather(self, endpoint: Any, body: Any, **options: Any) -> AsyncGenerator[Any, None]:
         return _items(self.target.gather(endpoint, body, **options))
 
+    def request_stream(self, endpoint: Any, body: Any, **options: Any) -> AsyncGenerator[Any, None]:
+        return _items(self.target.request_stream(endpoint, body, **options))
+
 
 async def _items(items: Any) -> AsyncGenerator[Any, None]:
     """What a blocking iterator yields."""
     try:
-        while (item := await asyncio.to_thread(next, items, None)) is not None:
+        while (item := await asyncio.to_thread(next, items, _NO_MORE)) is not _NO_MORE:
             yield item
     finally:
         await asyncio.to_thread(items.close)

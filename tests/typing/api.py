@@ -36,6 +36,7 @@ bounded = ms.Queue("bounded", Order, bound=ms.Bound(100, on_full="wait", timeout
 assert_type(bounded, ms.Queue[Order])
 
 ticks = ms.Topic("ticks", Order, durable=False)
+listing = ms.Endpoint("orders.rows", Order, Row)
 assert_type(ticks, ms.Topic[Order])
 counted = ms.Endpoint("counted", Order, int)
 assert_type(counted, ms.Endpoint[Order, int])
@@ -122,6 +123,8 @@ async def use(mq: ms.AsyncClient) -> None:
         assert_type(answer, ms.Answer[int])
         assert_type(answer.result(), int)
         assert_type(answer.error, Exception | None)
+    async for part in mq.request_stream(listing, Order(1), window=8):
+        assert_type(part, Row)
     await mq.send(orders, "no order")  # type: ignore[misc] # a wrong body is an error
 
 
@@ -135,6 +138,8 @@ def use_blocking(mq: ms.Client) -> None:
     for answer in mq.gather(counted, Order(1), timeout=1):
         assert_type(answer, ms.Answer[int])
     assert_type(mq.publish(ticks, Order(1)), ms.Receipt)
+    for part in mq.request_stream(listing, Order(1), timeout=2):
+        assert_type(part, Row)
     with mq.subscribe(ticks) as feed:
         assert_type(feed, ms.SyncFeed[Order])
         assert_type(next(feed), ms.Heard[Order] | ms.Missed)

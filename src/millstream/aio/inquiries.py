@@ -68,10 +68,10 @@ class Inquiries:
         # Should a worker come after all, it must not do what its caller will ask of another one.
         for pending, state in await _withdrawn(fates["unserved"], withdrawals):
             if state == WAITING:
-                pending.box.put(unserved(pending))
+                pending.tell(unserved(pending))
         for pending, state in await _withdrawn(fates["dead"], withdrawals):
             if state >= 0:
-                pending.box.put(lost(pending, "crashed"))
+                pending.tell(lost(pending, "crashed"))
 
     async def _look_for(self, keys: QueueKeys, missing: Iterable[Pending]) -> None:
         """A request that is not there any more has died, or its reply is on its way."""
@@ -81,8 +81,9 @@ class Inquiries:
         reasons = await self._driver.drive(deaths(keys, [one.id for one in missing]))
         for pending in missing:
             reason = reasons.get(pending.id)
-            if reason is not None or pending.looks:
-                pending.box.put(lost(pending, reason or "unknown"))
+            # Of one that has died there may be parts of a stream that were not read yet.
+            if pending.looks or (reason is not None and not pending.window):
+                pending.tell(lost(pending, reason or "unknown"))
             pending.looks += 1
 
 

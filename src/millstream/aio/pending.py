@@ -22,12 +22,14 @@ class Pending:
         keys: of its queue.
         slot: of the client's mailbox.
         box: where the reply comes, or why there will be none.
-        sent_at: of ``time.monotonic``.
+        window: how many parts of a stream may be on their way; 0: one reply is wanted.
+        since: of ``time.monotonic``: when it was sent; of a stream, when the last part was taken.
         deadline: of ``time.monotonic``.
         id: of the request; empty until the server has it.
         slow: whether it took long to be stored: the server, and a worker, take its deadline for later.
         running_since: of ``time.monotonic``, as far as is known; None: nobody has begun with it.
         looks: how often it was not found.
+        told: whether its caller was told that nobody will answer, and may not have seen it yet.
     """
 
     __slots__ = (
@@ -38,9 +40,11 @@ class Pending:
         "keys",
         "looks",
         "running_since",
-        "sent_at",
+        "since",
         "slot",
         "slow",
+        "told",
+        "window",
     )
 
     def __init__(
@@ -50,17 +54,25 @@ class Pending:
         slot: int,
         box: AsyncLetterbox[Item | Exception],
         timeout_ms: int,
+        window: int,
     ) -> None:
         self.endpoint = endpoint
         self.keys = keys
         self.slot = slot
         self.box = box
-        self.sent_at = time.monotonic()
-        self.deadline = self.sent_at + timeout_ms / 1000
+        self.window = window
+        self.since = time.monotonic()
+        self.deadline = self.since + timeout_ms / 1000
         self.id = ""
         self.slow = False
         self.running_since: float | None = None
         self.looks = 0
+        self.told = False
+
+    def tell(self, error: Exception) -> None:
+        """Tell the caller why nobody will answer, behind what has come before."""
+        self.told = True
+        self.box.put(error)
 
 
 def unserved(pending: Pending) -> NoResponders:

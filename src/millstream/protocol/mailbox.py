@@ -17,7 +17,7 @@ from millstream.protocol.keys import mailbox_key
 from millstream.protocol.op import Command, Op
 from millstream.protocol.send import Batch
 
-__all__ = ["Item", "Mail", "attend", "delivering", "discard", "make", "nudge", "read"]
+__all__ = ["Item", "Mail", "attend", "delivering", "discard", "mail_to", "make", "nudge", "read"]
 
 KEPT_MS = 60_000
 """How long a mailbox is kept that nobody attends to. A disconnect may last as long."""
@@ -34,10 +34,13 @@ class Mail(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         client: whose mailbox.
         slot: for which of its requests, or of its streams.
-        kind: of what it is: ``reply``, ``error``, ``part``, ``end``, ``note``, ``taken``, ``cancel``,
-            ``lost``, ``result``.
+        kind: of what it is. To a caller: ``reply``, ``error``, ``note``, or ``lost``, should nobody answer;
+            of a stream, ``part``, and ``end``, ``error`` or ``lost`` behind the last one, and ``waiting``
+            when the producer has waited for long. To a producer: ``taken``, ``cancel``. To who waits
+            for a result: ``result``.
         content: depends on the kind.
-        number: of a part, or of a note, from 1; what comes twice is known by it.
+        number: of a part, and of what comes behind the last one (see ``protocol.stream``), or of a note,
+            from 1; what comes twice is known by it.
         sender: of a stream, client and slot to which the other side is to write; of a reply to who has
             asked all workers, which of them it is.
     """
@@ -61,6 +64,19 @@ class Item(msgspec.Struct, frozen=True, gc=False):
     content: bytes
     number: int = 0
     sender: str = ""
+
+
+def mail_to(sender: str, kind: str, content: bytes = b"") -> Mail | None:
+    """Return mail for the other side of a stream; None: it has not said what it is called.
+
+    Args:
+        sender: as it stands in an item.
+        kind: see ``Mail``.
+        content: depends on the kind.
+    """
+    client, _, slot = sender.partition(" ")
+    number = _number(slot.encode())
+    return Mail(client, number, kind, content) if client and number else None
 
 
 def make(namespace: str, client: str, patience: float | None = None) -> Op[str]:

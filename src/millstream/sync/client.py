@@ -192,6 +192,7 @@ class Client:
 
     request = _endpoints.request
     gather = _gathering.gather
+    request_stream = _endpoints.request_stream
 
     # Receiving
 

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from millstream.driver.blocking import BlockingDriver
 from millstream.driver.blocking_background import BlockingBackground
@@ -16,10 +17,19 @@ from millstream.driver.blocking_letterbox import BlockingLetterbox
 from millstream.driver.blocking_listener import BlockingListener
 from millstream.driver.blocking_sender import BlockingSender
 from millstream.errors import BrokerError, UsageError
-from millstream.protocol.mailbox import attend, delivering, discard, make, nudge, read
+from millstream.protocol.mailbox import (
+    Item,
+    attend,
+    delivering,
+    discard,
+    mail_to,
+    make,
+    nudge,
+    read,
+)
 from millstream.protocol.reading import BLOCK_MS
 
-__all__ = ["TICK", "Mailbox"]
+__all__ = ["TICK", "Mailbox", "Recipient"]
 
 logger = logging.getLogger("millstream.requests")
 
@@ -37,6 +47,14 @@ PAUSE = 0.2
 
 LAST_MOMENT = 2.0
 """Seconds that the reader has to end when the client is closed."""
+
+
+class Recipient(Protocol):
+    """Who gets what comes to a slot."""
+
+    def put(self, item: Item) -> None:
+        """Get something. It does not wait."""
+        ...
 
 
 class Mailbox:
@@ -63,7 +81,9 @@ class Mailbox:
         self._on_stray = on_stray
         self.client = uuid.uuid4().hex[:16]
         self._numbers = itertools.count(1)
-        self._slots: dict[int, BlockingLetterbox[Any]] = {}
+        self._slots: dict[int, Recipient] = {}
+        # Producers of streams that nobody takes.
+        self._unwanted: set[str] = set()
         self._opening = driver.lock()
         self._reader: BlockingBackground | None = None
         self._listener: BlockingListener | None = None
@@ -72,6 +92,7 @@ class Mailbox:
         self._read = 0
         self._attend_at = self._tick_at = 0.0
         self._sender: BlockingSender[bool] | None = None
+        self._in_order: BlockingSender[bool] | None = None
 
     @property
     def sender(self) -> BlockingSender[bool]:
@@ -80,6 +101,13 @@ class Mailbox:
         if self._sender is None:
             self._sender = self._driver.sender(delivering(self._namespace))
         return self._sender
+
+    @property
+    def in_order(self) -> BlockingSender[bool]:
+        """What puts mail into the mailboxes of others one behind the other."""
+        if self._in_order is None:
+            self._in_order = self._driver.sender(delivering(self._namespace), in_order=True)
+        return self._in_order
 
     def open(self, seconds: float | None = None) -> None:
         """Make the mailbox and begin to read it, once.
@@ -111,13 +139,31 @@ class Mailbox:
 
     def slot(self) -> tuple[int, BlockingLetterbox[Any]]:
         """Return a number that others write to, and where that comes."""
-        number, box = next(self._numbers), self._driver.letterbox()
-        self._slots[number] = box
-        return number, box
+        box = self._driver.letterbox()
+        return self.attach(box), box
+
+    def attach(self, recipient: Recipient) -> int:
+        """Return a number that others write to; what comes goes to the recipient."""
+        number = next(self._numbers)
+        self._slots[number] = recipient
+        return number
 
     def close_slot(self, number: int) -> None:
         """Wait for nothing there any more. Safe to repeat."""
         self._slots.pop(number, None)
+
+    def tell(self, sender: str, kind: str, content: bytes = b"") -> None:
+        """Tell the other side of a stream something; do not wait for that, nor make sure of it.
+
+        Args:
+            sender: as it stands in an item; empty: it has not said what it is called.
+            kind: of what it is; see ``protocol.mailbox.Mail``.
+            content: depends on the kind.
+        """
+        mail = mail_to(sender, kind, content)
+        if mail is not None:
+            with contextlib.suppress(BrokerError):
+                self.sender.send(mail)
 
     def _run(self) -> None:
         """Read until closed. It outlives restarts of the server and lost connections."""
@@ -149,6 +195,8 @@ class Mailbox:
         if found is not None:
             self._hand_out(*found)
         if time.monotonic() >= self._tick_at:
+            while self._unwanted:
+                self.tell(self._unwanted.pop(), "cancel")
             for tick in self._ticks:
                 tick()
             self._tick_at = time.monotonic() + TICK
@@ -160,6 +208,9 @@ class Mailbox:
             box = self._slots.get(number)
             if box is not None:
                 box.put(item)
+            elif item.sender:
+                # Its producer has begun late, or has not heard that the caller left.
+                self._unwanted.add(item.sender)
             elif item.kind != "note":
                 self._on_stray(number)
 
@@ -186,8 +237,9 @@ class Mailbox:
     def close(self) -> None:
         """Read no more. Safe to repeat."""
         self._closed = True
-        if self._sender is not None:
-            self._sender.close()
+        for sender in (self._sender, self._in_order):
+            if sender is not None:
+                sender.close()
         reader, self._reader = self._reader, None
         if reader is None:
             return

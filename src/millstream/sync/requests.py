@@ -38,7 +38,7 @@ from millstream.sync.inquiries import Inquiries
 from millstream.sync.mailbox import Mailbox
 from millstream.sync.pending import Pending, closed
 
-__all__ = ["Pending", "Requests"]
+__all__ = ["Requests", "decoded"]
 
 logger = logging.getLogger("millstream.requests")
 
@@ -119,12 +119,9 @@ class Requests:
         """
         if not self.mailbox.is_open:
             self.mailbox.open(timeout_ms / 1000)
-        way = self._ways.get(endpoint.name)
-        if way is None:
-            keys = queue_keys(self._namespace, endpoint.name)
-            way = self._way_to(endpoint, keys)
+        way = self._ways.get(endpoint.name) or self._way_to(endpoint)
         slot, box = self.mailbox.slot()
-        pending = Pending(endpoint, way.keys, slot, box, timeout_ms)
+        pending = Pending(endpoint, way.keys, slot, box, timeout_ms, window)
         address = str(Address(self.mailbox.client, slot, progress, window))
         self._pending[slot] = pending
         try:
@@ -143,10 +140,11 @@ class Requests:
             self.release(pending)
             raise
         pending.id = receipt.id
-        pending.slow = time.monotonic() - pending.sent_at > SLOW
+        pending.slow = time.monotonic() - pending.since > SLOW
         return pending
 
-    def _way_to(self, endpoint: Endpoint[Any, Any], keys: QueueKeys) -> _Way:
+    def _way_to(self, endpoint: Endpoint[Any, Any]) -> _Way:
+        keys = queue_keys(self._namespace, endpoint.name)
         way = _Way(self._driver, keys, must_finish=endpoint.must_finish)
         return self._ways.setdefault(endpoint.name, way)
 
@@ -204,7 +202,7 @@ class Requests:
         """
         item = pending.box.take(deadline - time.monotonic())
         if item is None:
-            raise self._timed_out(pending)
+            raise self.timed_out(pending)
         if isinstance(item, Exception):
             self.answered(pending)
             raise item
@@ -225,14 +223,19 @@ class Requests:
         with contextlib.suppress(BrokerError):
             self._ways[pending.endpoint.name].withdrawals.send(Withdrawal(pending.id, how))
 
-    def _timed_out(self, pending: Pending) -> TimedOut:
-        """Tell what is known of a request whose time is over; if it waits still, it is deleted."""
+    def timed_out(self, pending: Pending, *, stop: bool = False) -> TimedOut:
+        """Tell what is known of a request whose time is over; if it waits still, it is deleted.
+
+        Args:
+            pending: the request.
+            stop: whether a handler that runs is to be stopped. Of one reply its worker knows the
+                deadline, too, and does so by itself.
+        """
         found, state, seconds = None, "unknown", 0.0
         # What comes from now on is late.
         self.release(pending)
-        # Its worker knows the deadline, too, and stops the handler by itself.
         how: Literal["expire", "stop"] = "expire"
-        if pending.slow and not pending.endpoint.must_finish:
+        if (stop or pending.slow) and not pending.endpoint.must_finish:
             how = "stop"
         with contextlib.suppress(BrokerError):
             withdrawals = self._ways[pending.endpoint.name].withdrawals
@@ -248,8 +251,11 @@ class Requests:
             "running": f"a worker has had it for {seconds:.1f} s",
             "unknown": "what has become of it is not known",
         }[state]
-        after = now - pending.sent_at
-        message = f"{pending.endpoint.title}: no reply to request {pending.id} within {after:.1f} s: {known}"
+        what = "part of the stream of" if pending.window else "reply to"
+        message = (
+            f"{pending.endpoint.title}: no {what} request {pending.id} within "
+            f"{now - pending.since:.1f} s: {known}"
+        )
         return TimedOut(
             message, endpoint=pending.endpoint.name, id=pending.id, state=state, seconds=seconds
         )
@@ -272,7 +278,7 @@ class Requests:
         now = time.monotonic()
         by_endpoint: dict[str, list[Pending]] = {}
         for pending in list(self._pending.values()):
-            if pending.id and now - pending.sent_at >= ASKED_AFTER:
+            if pending.id and not pending.told and now - pending.since >= ASKED_AFTER:
                 by_endpoint.setdefault(pending.endpoint.name, []).append(pending)
         if by_endpoint:
             # Nothing would come, were it lost.

@@ -22,9 +22,10 @@ from millstream.protocol.requests import Address, address_of
 from millstream.sync.request import SyncRequest
 from millstream.worker.handler import Handler
 from millstream.worker.handling import Call, Holder
+from millstream.worker.streaming import Stream, open_stream
 from millstream.worker.threads import ThreadSlots
 
-__all__ = ["Answer", "Answering", "as_answer", "in_thread"]
+__all__ = ["Answer", "Answering", "ThreadLine", "as_answer", "in_thread"]
 
 logger = logging.getLogger("millstream.worker")
 
@@ -42,6 +43,7 @@ class Answer:
         token: of the delivery.
         value: what the handler has returned, encoded; None: nothing yet.
         is_late: whether the handler was stopped because the deadline has passed.
+        stream: where the parts go that it yields; None: it returns.
     """
 
     __slots__ = (
@@ -52,6 +54,7 @@ class Answer:
         "_notes",
         "_server_ms",
         "is_late",
+        "stream",
         "token",
         "value",
     )
@@ -74,6 +77,7 @@ class Answer:
         self.token = token
         self.value: bytes | None = None
         self.is_late = False
+        self.stream: Stream | None = None
 
     @property
     def is_expected(self) -> bool:
@@ -87,8 +91,10 @@ class Answer:
 
     @property
     def seconds_left(self) -> float:
-        """Until the deadline; inf: there is none."""
-        return math.inf if self._expiry is None else (self._expiry - self._server_ms()) / 1000
+        """Until the deadline; inf: there is none, as for a stream that has begun."""
+        if self._expiry is None or self.stream is not None:
+            return math.inf
+        return (self._expiry - self._server_ms()) / 1000
 
     async def note(self, content: bytes) -> None:
         """Send a note of progress."""
@@ -102,6 +108,12 @@ class Answer:
             return True
         sender = self._member if address.gather else ""
         return await self._mail(Mail(address.client, address.slot, kind, content, number, sender))
+
+    async def finish(self, kind: str, content: bytes) -> bool:
+        """Send what the caller gets in the end; False: it is gone."""
+        if self.stream is None:
+            return await self.send(kind, content)
+        return await self.stream.finish("end" if kind == "reply" else kind, content)
 
 
 class Answering:
@@ -122,6 +134,7 @@ class Answering:
         self._endpoint: Endpoint[Any, Any] = handler.endpoint
         self._tracebacks = handler.tracebacks
         self._in_threads = not handler.is_async
+        self._streams = handler.streams
         self._requests = requests
         self._mail = requests.mailbox.sender.send
         self._keys = keys
@@ -144,10 +157,15 @@ class Answering:
             member=self._member,
         )
         try:
+            if self._streams:
+                answer.stream = await open_stream(endpoint, address, self._requests.mailbox)
             kind, content = "reply", await self._value(inner, data, delivery, answer)
         except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if (task is not None and task.cancelling()) or not self._holder.unsettled(answer.token):
+            stopped = _is_stopped()
+            if stopped or not self._holder.unsettled(answer.token):
+                if answer.stream is not None:
+                    # Who has cancelled or taken it has ended the delivery, and the caller learns of it.
+                    await answer.stream.stop(tell=stopped and self._holder.holds(answer.token))
                 raise
             # Not we: something that the handler has awaited.
             kind, content = "error", self._told(error, delivery, answer)
@@ -178,6 +196,8 @@ class Answering:
                     await inner(request.body, request)
             finally:
                 answer.is_late = limit.expired()
+        if answer.stream is not None:
+            return b""
         if answer.value is None:
             message = (
                 f"{endpoint.title}: a middleware did not call the handler, so there is no reply"
@@ -193,7 +213,7 @@ class Answering:
         """
         while True:
             try:
-                return await answer.send(kind, content)
+                return await answer.finish(kind, content)
             except BrokerError as error:
                 if not 0 < answer.seconds_left < math.inf:
                     raise
@@ -214,6 +234,12 @@ class Answering:
         )
         text = "".join(traceback.format_exception(error)) if self._tracebacks else None
         return write_error(error, endpoint.errors, text)
+
+
+def _is_stopped() -> bool:
+    """Tell a task that was cancelled from one that has raised CancelledError by itself."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _decoded(endpoint: Endpoint[Any, Any], id: str, data: bytes) -> Any:
@@ -258,7 +284,7 @@ def in_thread(handler: Handler, threads: ThreadSlots) -> Call:
         if takes:
             # It only looks at what both kinds of delivery have.
             delivery: Any = request.delivery
-            argument += (SyncRequest(body, delivery, request.endpoint, _Line(answer, loop)),)
+            argument += (SyncRequest(body, delivery, request.endpoint, ThreadLine(answer, loop)),)
         deadline = loop.time() + left
         try:
             return await threads.run(lambda: function(*argument), seconds, answer.token)
@@ -270,7 +296,7 @@ def in_thread(handler: Handler, threads: ThreadSlots) -> Call:
     return call
 
 
-class _Line:
+class ThreadLine:
     """The way back to the caller, from a thread."""
 
     def __init__(self, answer: Answer, loop: asyncio.AbstractEventLoop) -> None:

@@ -11,6 +11,7 @@ from millstream.aio.delivery import Delivery, Owner
 from millstream.protocol.settlement import Settlement
 from millstream.sync.delivery import SyncDelivery
 from millstream.worker.answering import Answering, as_answer, in_thread
+from millstream.worker.generators import over_loop, over_thread
 from millstream.worker.handler import Handler, Middleware
 from millstream.worker.handling import Call, Holder
 from millstream.worker.resulting import Resulting
@@ -38,14 +39,16 @@ def build_call(
         resulting: of a queue with results; None: what the handler returns is dropped.
     """
     if threads is None:
-        call = _as_coroutine(handler)
+        call = over_loop(handler) if handler.streams else _as_coroutine(handler)
         if handler.timeout is not None:
             call = limited(call, handler.timeout)
+    elif handler.streams:
+        call = over_thread(handler, threads)
     elif answering is None:
         call = _in_thread(handler, threads, holder)
     else:
         call = in_thread(handler, threads)
-    if answering is not None:
+    if answering is not None and not handler.streams:
         call = as_answer(handler, call)
     elif resulting is not None:
         call = resulting.around(call)

@@ -71,7 +71,7 @@ class Handler:
     Attributes:
         queue: where the messages come from.
         function: ``async def`` or ``def``, of a body and, if it likes, a delivery; of lists of
-            them if it handles batches.
+            them if it handles batches. Of an endpoint it may be a generator.
         is_async: which of the two.
         takes_delivery: whether it has a second parameter.
         concurrency: how many messages, or batches, it handles at a time.
@@ -81,6 +81,7 @@ class Handler:
         batch: messages in a full batch; None: it handles single messages.
         batch_wait: seconds after which a batch begins that is not full.
         endpoint: whose requests are handled; None: it is the handler of a queue or subscription.
+        streams: whether it is a generator, whose parts are a stream of replies.
         tracebacks: whether callers get to see tracebacks.
     """
 
@@ -95,6 +96,7 @@ class Handler:
     batch: int | None
     batch_wait: float
     endpoint: Endpoint[Any, Any] | None = None
+    streams: bool = False
     tracebacks: bool = False
 
     @property
@@ -124,7 +126,8 @@ def declare_handler(
         _check_answering(f"worker.on({name})", endpoint, options)
         target = endpoint.queue
     queue = _source(f"worker.on({name})", target, options)
-    is_async = is_coroutine(function, name)
+    streams = endpoint is not None and _yields(function)
+    is_async = is_coroutine(function, name, may_yield=endpoint is not None)
     check_numbers(options, name)
     _check_batch(f"worker.on({name})", queue, options)
     retry, timeout, wait = options.retry, options.timeout, options.batch_wait
@@ -154,6 +157,7 @@ def declare_handler(
         batch=options.batch,
         batch_wait=BATCH_WAIT if wait is None else wait,
         endpoint=endpoint,
+        streams=streams,
         tracebacks=options.tracebacks,
     )
 
@@ -176,18 +180,36 @@ def _check_batch(where: str, queue: Source[Any], options: Options) -> None:
         raise UsageError(message)
 
 
-def is_coroutine(function: Callable[..., Any], name: str) -> bool:
+def _kinds(function: Callable[..., Any]) -> tuple[object, ...]:
+    """Return what tells of which kind a function is: an object may be a handler."""
+    return (function, getattr(function, "__call__", None))  # noqa: B004 - it is looked at, not called
+
+
+def _yields(function: Callable[..., Any]) -> bool:
+    """Tell whether a call makes a generator."""
+    return any(
+        inspect.isgeneratorfunction(it) or inspect.isasyncgenfunction(it) for it in _kinds(function)
+    )
+
+
+def is_coroutine(function: Callable[..., Any], name: str, *, may_yield: bool = False) -> bool:
     """Tell whether a handler is an ``async def``, or an object that is called as one.
+
+    Args:
+        function: the handler.
+        name: of it, for the error.
+        may_yield: whether it may be a generator.
 
     Raises:
         UsageError: it can be no handler.
     """
-    kinds = (function, getattr(function, "__call__", None))  # noqa: B004 - an object may be a handler
-    if any(inspect.isgeneratorfunction(it) or inspect.isasyncgenfunction(it) for it in kinds):
+    if not may_yield and _yields(function):
         # Called, it would only make a generator, and every message would be lost.
         message = f"worker.on: {name} yields; the handler of a queue must return"
         raise UsageError(message)
-    return any(inspect.iscoroutinefunction(it) for it in kinds)
+    return any(
+        inspect.iscoroutinefunction(it) or inspect.isasyncgenfunction(it) for it in _kinds(function)
+    )
 
 
 def _source(where: str, target: object, options: Options) -> Source[Any]:
