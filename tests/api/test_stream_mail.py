@@ -194,7 +194,7 @@ async def test_a_slow_caller_of_a_request_that_is_gone(
         assert await first == 1
         (pending,) = mq.requests._pending.values()
         producer.admin.delete(producer.keys.ready)
-        await auntil(lambda: not mq.requests._pending, PATIENCE)
+        await auntil(lambda: pending.told, PATIENCE)
         assert pending.looks == 2
         assert await anext(parts) == 2
         with pytest.raises(ms.ResponderLost) as caught:
