@@ -26,7 +26,7 @@ from tests.support.embedded import (
     server_pid,
     stopped,
 )
-from tests.support.servers import SERVERS, binary
+from tests.support.servers import binary, installed
 from tests.support.wait import until
 
 COMES_AND_GOES = """
@@ -68,12 +68,11 @@ def user(directory: Path) -> Iterator[Callable[[], User]]:
 # --- starting, joining, leaving ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", SERVERS)
+@pytest.mark.parametrize("name", installed())
 def test_start_and_data(directory: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Every supported server starts, answers on a private socket only, and keeps its data."""
-    if (program := binary(name)) is None:
-        pytest.skip(f"no {name} is installed")
-    monkeypatch.setattr(embedded, "find_binary", lambda: str(program))
+    program = str(binary(name))
+    monkeypatch.setattr(embedded, "find_binary", lambda: program)
     with embedded.start_or_join(directory) as server:
         assert say(server, "PING") == "+PONG"
         assert server.directory == directory
