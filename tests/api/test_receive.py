@@ -37,7 +37,7 @@ async def test_a_waiting_receiver_gets_a_message_at_once(
     delivery = await receiving
 
     assert delivery.body == "wake"
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 5
     await delivery.ack()
 
 
@@ -53,7 +53,7 @@ async def test_wait_zero_ends_when_nothing_is_there(
     started = time.monotonic()
 
     assert await drain(mq, queue, wait=0) == []
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize("prefetch", [1, 10])
@@ -77,12 +77,12 @@ async def test_wait_ends_after_so_many_seconds(mq: ms.AsyncClient, queue: ms.Que
     """The iteration ends when no message came for the given time, counted from the last one."""
     started = time.monotonic()
     assert await drain(mq, queue, wait=0.3) == []
-    assert 0.3 <= time.monotonic() - started < 2
+    assert 0.3 <= time.monotonic() - started < 8
 
     await mq.send(queue, 1)
     started = time.monotonic()
     assert len(await drain(mq, queue, wait=0.3)) == 1
-    assert 0.3 <= time.monotonic() - started < 2
+    assert 0.3 <= time.monotonic() - started < 8
 
 
 async def test_wait_is_long_enough_for_a_delayed_message(
@@ -96,7 +96,7 @@ async def test_wait_is_long_enough_for_a_delayed_message(
 
     again = await take_one(mq, queue)
 
-    assert 0.35 < time.monotonic() - started < 2
+    assert 0.35 < time.monotonic() - started < 8
     assert (again.body, again.attempt) == (1, 2)
     await again.ack()
 
@@ -238,7 +238,7 @@ async def test_closing_the_client_ends_a_waiting_receiver(
     await mq.aclose()
 
     assert await asyncio.wait_for(receiving, PATIENCE) == []
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 8
     assert (await other.stats(queue)).consumers == ()
 
 

@@ -18,7 +18,6 @@ import termios
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import msgspec
@@ -48,6 +47,7 @@ from millstream.cli.demo.tally import Tally
 from millstream.cli.demo.tasks import Counted
 from millstream.cli.output import Failed
 from tests.support.embedded import alive
+from tests.support.mortal import Mortal
 from tests.support.servers import Server
 from tests.support.wait import until
 
@@ -389,13 +389,14 @@ def on_a_terminal(program: str, *arguments: str) -> str:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     command = [sys.executable, "-c", program, *arguments]
-    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs) as process:
+    with Mortal[bytes](command, stdin=theirs, stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
         output = b""
         with contextlib.suppress(OSError):  # how Linux says that the other end is closed
             while data := os.read(ours, 65_536):
                 output += data
         os.close(ours)
+        process.wait()
     assert process.returncode == 0, output.decode()
     return output.decode()
 
@@ -486,22 +487,9 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
-class Demo(subprocess.Popen[str]):
-    """A demo as a process of its own. It does not outlive its block, and nobody waits for one that hangs."""
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.kill()
-        super().__exit__(kind, error, trace)
-
-
-def command(*words: str, **environment: str) -> Demo:
+def command(*words: str, **environment: str) -> Mortal[str]:
     inherited = {key: value for key, value in os.environ.items() if key != "MILLSTREAM_URL"}
-    return Demo(
+    return Mortal(
         [sys.executable, "-m", "millstream", "demo", *words],
         env={**inherited, **environment},
         stdout=subprocess.PIPE,
@@ -550,7 +538,7 @@ def test_the_whole_demo(folder: Path) -> None:
     assert list(folder.iterdir()) == []
 
 
-def started_on(server: Server, admin: redis.Redis) -> tuple[Demo, str]:
+def started_on(server: Server, admin: redis.Redis) -> tuple[Mortal[str], str]:
     """A demo whose workers are at work, and its namespace."""
     process = command("--url", server.url)
 

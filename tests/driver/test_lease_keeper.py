@@ -6,9 +6,7 @@ import asyncio
 import math
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import pytest
 import redis
@@ -18,6 +16,7 @@ from millstream.driver.lease_keeper import Held, LeaseKeeper
 from millstream.protocol import consume
 from millstream.protocol.keys import QueueKeys, queue_keys
 from millstream.protocol.send import send
+from tests.support.leases import Watch, idle, oldest_until_renewed
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
 from tests.support.wait import until
@@ -68,40 +67,9 @@ def hold(driver: BlockingDriver, keys: QueueKeys) -> Hold:
     return hold
 
 
-def idle(admin: redis.Redis, keys: QueueKeys) -> dict[bytes, int]:
-    """How many ms of each delivery's lease are used up."""
-    rows: Any = admin.xpending_range(keys.ready, "workers", "-", "+", 5000)
-    return {row["message_id"]: row["time_since_delivered"] for row in rows}
-
-
-class Watch:
-    """Looks at the leases again and again: how often each began anew, and how old any got."""
-
-    def __init__(self, admin: redis.Redis, keys: QueueKeys) -> None:
-        self._admin, self._keys = admin, keys
-        self._last: dict[bytes, int] = {}
-        self._renewals: Counter[bytes] = Counter()
-        self.oldest = 0
-
-    def renewed(self, times: int, tokens: Iterable[bytes] | None = None) -> bool:
-        """Whether each (of these) has begun anew so often since the first look."""
-        now = idle(self._admin, self._keys)
-        self._renewals.update(token for token, ms in now.items() if ms < self._last.get(token, 0))
-        self.oldest = max(self.oldest, *now.values())
-        self._last = now
-        return all(self._renewals[token] >= times for token in tokens or now)
-
-
-def oldest_until_renewed(times: int, admin: redis.Redis, keys: QueueKeys) -> int:
-    """The most that any lease was used up until each had begun anew so often."""
-    watch = Watch(admin, keys)
-    until(lambda: watch.renewed(times))
-    return watch.oldest
-
-
 def over(admin: redis.Redis, keys: QueueKeys) -> set[bytes]:
     """The tokens whose leases are used up."""
-    return {token for token, ms in idle(admin, keys).items() if ms > LEASE}
+    return {token for token, ms in idle(admin, keys.ready).items() if ms > LEASE}
 
 
 def used_up(admin: redis.Redis, keys: QueueKeys, count: int) -> bool:
@@ -114,7 +82,7 @@ def test_leases_are_kept(
     """What a consumer holds never gets near the end of its lease."""
     keeper.keep(hold(5, lease=KEPT))
 
-    assert oldest_until_renewed(2, admin, keys) < KEPT * 0.8
+    assert oldest_until_renewed(2, admin, keys.ready) < KEPT * 0.8
 
 
 def test_more_than_one_call_takes(
@@ -123,8 +91,8 @@ def test_more_than_one_call_takes(
     """Thousands of leases are kept as well as one."""
     keeper.keep(hold(1700, lease=KEPT))
 
-    assert oldest_until_renewed(2, admin, keys) < KEPT
-    assert len(idle(admin, keys)) == 1700
+    assert oldest_until_renewed(2, admin, keys.ready) < KEPT
+    assert len(idle(admin, keys.ready)) == 1700
 
 
 def test_leases_of_several_consumers(
@@ -134,12 +102,12 @@ def test_leases_of_several_consumers(
     slow = hold(2, "slow", lease=60_000)
     keeper.keep(slow)
     quick = hold(2, "quick", lease=KEPT)
-    watch = Watch(admin, keys)
+    watch = Watch(admin, keys.ready)
     keeper.keep(quick)
 
     until(lambda: watch.renewed(2, quick.until))
 
-    used = idle(admin, keys)
+    used = idle(admin, keys.ready)
     assert max(used[token] for token in quick.until) < KEPT
     assert min(used[token] for token in slow.until) > KEPT / 2  # the quick ones' second period ends
     threads = [thread for thread in threading.enumerate() if thread.name == "millstream-leases"]
@@ -154,7 +122,7 @@ async def test_a_blocked_loop_costs_no_lease(
     keeper.keep(held)
 
     # until() waits in this very thread, which is that of the loop.
-    assert oldest_until_renewed(2, admin, keys) < KEPT
+    assert oldest_until_renewed(2, admin, keys.ready) < KEPT
 
 
 def test_what_is_taken_out_is_not_kept(
@@ -184,7 +152,7 @@ def test_drop(keeper: LeaseKeeper, hold: Hold, admin: redis.Redis, keys: QueueKe
     keeper.keep(held)
     keeper.keep(held)
 
-    oldest_until_renewed(3, admin, keys)
+    oldest_until_renewed(3, admin, keys.ready)
     until(lambda: used_up(admin, keys, 0))
 
 
@@ -199,7 +167,7 @@ def test_drop_when_empty(
     keeper.drop(held, when_empty=True)
 
     # Without that it would last three periods.
-    oldest_until_renewed(4, admin, keys)
+    oldest_until_renewed(4, admin, keys.ready)
     until(lambda: used_up(admin, keys, 1))
     until(lambda: held not in keeper._held)
 
@@ -225,7 +193,7 @@ def test_a_cut_connection(
 ) -> None:
     """A connection that is cut again and again costs no lease."""
     keeper.keep(hold(3, lease=KEPT))
-    watch = Watch(admin, keys)
+    watch = Watch(admin, keys.ready)
 
     for times in (1, 2):
         proxy.cut()
@@ -234,7 +202,7 @@ def test_a_cut_connection(
     until(lambda: proxy.lost)
     until(lambda: watch.renewed(4))  # by the call whose reply was lost, and by the next
 
-    assert watch.oldest < KEPT
+    assert max(watch.oldest.values()) < KEPT
 
 
 def test_a_server_that_is_away(
@@ -253,7 +221,7 @@ def test_a_server_that_is_away(
 
     proxy.accept()
 
-    oldest_until_renewed(3, admin, keys)
+    oldest_until_renewed(3, admin, keys.ready)
     until(lambda: used_up(admin, keys, 0))
 
 
@@ -290,7 +258,7 @@ def test_an_error_in_the_report_does_not_end_the_thread(
     driver.run(consume.fetch(keys, "bad", acks=list(bad.until)))
 
     until(lambda: "no loop" in caplog.text)
-    oldest_until_renewed(3, admin, keys)
+    oldest_until_renewed(3, admin, keys.ready)
 
 
 def test_close(hold: Hold, proxy: Proxy, admin: redis.Redis, keys: QueueKeys) -> None:
