@@ -137,8 +137,10 @@ def test_forked_child_is_a_user(directory: Path) -> None:
         pid, _ = parent.arrived()
         parent.process.wait()
         assert server_pid(directory) == pid
-    finally:
-        parent.end(kill=False)  # the end of its input is the end of the child
+    except BaseException:
+        parent.end(kill=True)
+        raise
+    parent.end(kill=False)  # the end of its input is the end of the child
     until(lambda: stopped(directory), message="the server has stopped")
 
 
@@ -154,9 +156,10 @@ def test_five_start_at_once(directory: Path, user: Callable[[], User]) -> None:
 
 def test_join_while_it_stops(directory: Path) -> None:
     """Who joins while the last one leaves gets a server that works, never a dying one."""
-    processes = [run(COMES_AND_GOES, directory) for _ in range(4)]
-    for process in processes:
-        process.communicate()
+    with contextlib.ExitStack() as stack:
+        processes = [stack.enter_context(run(COMES_AND_GOES, directory)) for _ in range(4)]
+        for process in processes:
+            process.communicate()
     assert [process.returncode for process in processes] == [0] * 4
     with embedded.start_or_join(directory) as server:
         assert say(server, "GET visits").split() == ["$2", "60"]
