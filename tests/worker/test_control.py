@@ -230,7 +230,12 @@ class TestPause:
         assert (letter.body, letter.reason) == (2, "expired")
 
     async def test_with_priorities(
-        self, mq: ms.AsyncClient, worker: ms.Worker, queue: ms.Queue[Any], gate: Gate
+        self,
+        mq: ms.AsyncClient,
+        worker: ms.Worker,
+        queue: ms.Queue[Any],
+        gate: Gate,
+        admin: redis.Redis,
     ) -> None:
         """What was sent while the queue was paused begins by its priority at the resume."""
         worker.on(queue, concurrency=1, prefetch=1)(gate.handle)
@@ -242,6 +247,8 @@ class TestPause:
                 await mq.send(queue, priority, priority=priority)
             gate.open.set()
             await becomes(mq, queue, (4, 0, 0, 0))
+            # A read that is about to sleep takes what is there, if the pause ends just then.
+            await auntil(lambda: len(sleeping_readers(admin)) == 1, PATIENCE)
             await mq.resume(queue)
             await becomes(mq, queue, (0, 0, 0, 0))
         assert gate.ended == ["first", 9, 5, 3, 0]
