@@ -10,6 +10,11 @@ READY := $(BIN)/.ready
 # A test that hangs ends its process (tests/support/watchdog.py), and that ends the run: pytest-xdist waits for
 # ever when a worker that it has begun again gets the one test that is left.
 PYTEST := $(BIN)/pytest -n 3 --dist loadgroup --max-worker-restart 0
+# More arguments for pytest, e.g. make test ARGS=tests/lua
+ARGS :=
+
+# Each worker imports the tests, and hundreds of tests start the command: compiled code is kept.
+unexport PYTHONDONTWRITEBYTECODE
 
 # Tests start hundreds of processes: what one has compiled the next need not.
 unexport PYTHONDONTWRITEBYTECODE
@@ -34,19 +39,19 @@ $(READY): pyproject.toml
 demo: setup ## See it work, on a server of its own
 	$(BIN)/millstream demo
 
-test: setup ## Run all tests, on real servers
-	$(PYTEST)
+test: setup ## Run all tests, on real servers; ARGS="..." goes to pytest
+	$(PYTEST) $(ARGS)
 
 test-fast: setup ## Run all tests but the slow ones
-	$(PYTEST) -m 'not slow'
+	$(PYTEST) -m 'not slow' $(ARGS)
 
-check: setup ## Run every check that is not a test of behaviour
+check: setup ## Run every check that is not a test of behaviour; examples of the docs, too
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tools/unasync.py --check
-	$(BIN)/pytest -q tests/docs
+	$(PYTEST) -q tests/docs
 
 format: setup ## Format the code and fix what ruff can fix
 	$(BIN)/ruff check --fix-only .

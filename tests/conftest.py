@@ -15,8 +15,16 @@ import redis
 from hypothesis import settings
 
 from tests.support.leaks import leaked, wipe
-from tests.support.servers import SERVERS, SHARDING, Server, binary
-from tests.support.watchdog import GRACE, WHOLE, forget_stacks, open_stacks, stacks, watch
+from tests.support.servers import SHARDING, Server, installed
+from tests.support.watchdog import (
+    GRACE,
+    WHOLE,
+    end_properties_too,
+    forget_stacks,
+    open_stacks,
+    stacks,
+    watch,
+)
 
 # A busy machine must not fail a property.
 settings.register_profile("suite", deadline=None)
@@ -33,20 +41,16 @@ def server() -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture(scope="session", params=SERVERS)
+@pytest.fixture(scope="session", params=installed())
 def any_server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """Each supported server in turn: the test runs once on each that is installed."""
-    if binary(request.param) is None:
-        pytest.skip(f"no {request.param} is installed")
     with Server(request.param) as server:
         yield server
 
 
-@pytest.fixture(scope="session", params=SHARDING)
+@pytest.fixture(scope="session", params=installed(SHARDING))
 def cluster(request: pytest.FixtureRequest) -> Iterator[Server]:
     """A node that is a cluster of its own, of each supported server that has sharded Pub/Sub."""
-    if binary(request.param) is None:
-        pytest.skip(f"no {request.param} is installed")
     with Server(request.param, cluster=True) as server:
         yield server
 
@@ -124,6 +128,14 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         for line in stacks():
             print(line)  # noqa: T201 - pytest's own reporter is done by now
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_timeout_set_timer() -> Generator[None, object, object]:
+    """A time limit ends a test also when Hypothesis runs it."""
+    result = yield
+    end_properties_too()
+    return result
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import time
 from contextlib import aclosing
 from typing import Any
 
@@ -13,9 +12,10 @@ import redis
 
 import millstream as ms
 from tests.api.clients import counts, drain, take_one
+from tests.support.leases import Watch
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
-from tests.support.wait import auntil
+from tests.support.wait import auntil, until
 
 
 @pytest.fixture
@@ -150,27 +150,25 @@ async def _ready(mq: ms.AsyncClient, queue: ms.Queue[Any], number: int) -> bool:
     return await counts(mq, queue) == (number, 0, 0, 0)
 
 
-def block(seconds: float) -> None:
-    """Hold the event loop."""
-    time.sleep(seconds)  # the work itself
-
-
 async def test_a_blocked_loop_keeps_what_is_buffered(
-    mq: ms.AsyncClient, brief: ms.Queue[Any], admin: redis.Redis, namespace: str
+    mq: ms.AsyncClient, admin: redis.Redis, namespace: str
 ) -> None:
     """Leases of buffered messages are extended while the event loop stands still."""
-    await mq.send_many(brief, range(3))
+    queue: ms.Queue[Any] = ms.Queue("orders", lease=1.5)
+    receipts = await mq.send_many(queue, range(3))
+    in_hand, *buffered = [receipt.id.encode() for receipt in receipts]
 
-    async with aclosing(mq.receive(brief, prefetch=3)) as deliveries:
+    async with aclosing(mq.receive(queue, prefetch=3)) as deliveries:
         first = await anext(deliveries)
-        block(1.2)
-        idle: Any = admin.xpending_range(f"{namespace}:{{brief}}:ready", "workers", "-", "+", 3)
-        assert [row["time_since_delivered"] < 500 for row in idle] == [False, True, True]
+        watch = Watch(admin, f"{namespace}:{{orders}}:ready")
+        until(lambda: watch.renewed(2, buffered))  # in the thread of the loop
+        assert max(watch.oldest[one] for one in buffered) < 1500
+        assert not watch.renewals[in_hand]
         await first.ack()
         for _ in range(2):
             await (await anext(deliveries)).ack()
 
-    assert await counts(mq, brief) == (0, 0, 0, 0)
+    assert await counts(mq, queue) == (0, 0, 0, 0)
 
 
 async def test_sends_that_are_under_way_are_stored_before_the_close(

@@ -111,7 +111,7 @@ def test_close_from_another_thread_ends_all_receivers(
         client.close()
 
         assert [future.result(10) for future in waiting] == [[], [], [], []]
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 8
     with ms.Client(url, namespace=namespace) as other:
         assert other.stats(queue).consumers == ()
 

@@ -170,7 +170,7 @@ async def test_nobody_listens(kind: Kind) -> None:
     with pytest.raises(ms.NotConnected) as caught:
         await make(kind, url).connect()
 
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 4
     assert caught.value.url == url.replace("s3cret", "***")
     assert str(caught.value.url) in str(caught.value)
     assert "s3cret" not in str(caught.value)

@@ -62,7 +62,7 @@ async def test_a_lost_fetch(
 
     assert seen == list(range(20))
     assert proxy.lost >= 3
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15  # half a lease
     assert await counts(mq, queue) == (0, 0, 0, 0)
 
 
@@ -162,7 +162,7 @@ async def test_a_receiver_that_sleeps_outlives_a_cut(
     started = time.monotonic()
     delivery = await receiving
 
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 8
     await delivery.ack()
 
 
@@ -182,10 +182,10 @@ async def test_a_server_that_stays_away(connect: Connect, proxy: Proxy, queue: A
     with pytest.raises(ms.NotConnected):
         await receiving
 
-    assert 0.5 < time.monotonic() - started < 3
+    assert 0.5 < time.monotonic() - started < 8
     started = time.monotonic()
     await mq.aclose()
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 8
 
 
 async def test_closing_while_the_server_hangs(
@@ -201,7 +201,7 @@ async def test_closing_while_the_server_hangs(
 
     await mq.aclose()
 
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 8
     assert await counts(other, queue) == (0, 0, 3, 0)
     proxy.resume()
 

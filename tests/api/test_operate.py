@@ -222,7 +222,7 @@ async def test_redrive_at_a_rate(mq: ms.AsyncClient, queue: ms.Queue[Any]) -> No
 
     assert await mq.redrive(queue, rate=40) == 20
 
-    assert 0.35 < time.monotonic() - started < 3
+    assert 0.35 < time.monotonic() - started < 8
 
 
 async def test_what_dies_again_is_not_redriven_twice(

@@ -37,7 +37,7 @@ async def test_a_waiting_receiver_gets_a_message_at_once(
     delivery = await receiving
 
     assert delivery.body == "wake"
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 5
     await delivery.ack()
 
 
@@ -53,7 +53,7 @@ async def test_wait_zero_ends_when_nothing_is_there(
     started = time.monotonic()
 
     assert await drain(mq, queue, wait=0) == []
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize("prefetch", [1, 10])
@@ -77,12 +77,12 @@ async def test_wait_ends_after_so_many_seconds(mq: ms.AsyncClient, queue: ms.Que
     """The iteration ends when no message came for the given time, counted from the last one."""
     started = time.monotonic()
     assert await drain(mq, queue, wait=0.3) == []
-    assert 0.3 <= time.monotonic() - started < 2
+    assert 0.3 <= time.monotonic() - started < 8
 
     await mq.send(queue, 1)
     started = time.monotonic()
     assert len(await drain(mq, queue, wait=0.3)) == 1
-    assert 0.3 <= time.monotonic() - started < 2
+    assert 0.3 <= time.monotonic() - started < 8
 
 
 async def test_wait_is_long_enough_for_a_delayed_message(
@@ -96,7 +96,7 @@ async def test_wait_is_long_enough_for_a_delayed_message(
 
     again = await take_one(mq, queue)
 
-    assert 0.35 < time.monotonic() - started < 2
+    assert 0.35 < time.monotonic() - started < 8
     assert (again.body, again.attempt) == (1, 2)
     await again.ack()
 
@@ -166,15 +166,15 @@ async def test_a_large_buffer_is_handed_back_in_few_calls(
     mq: ms.AsyncClient, queue: ms.Queue[Any], admin: redis.Redis
 ) -> None:
     """Handing thousands of messages back takes some round trips, not one a message."""
-    await mq.send_many(queue, range(5000))
+    await mq.send_many(queue, range(2000))
 
-    async with aclosing(mq.receive(queue, prefetch=5000)) as deliveries:
+    async with aclosing(mq.receive(queue, prefetch=2000)) as deliveries:
         delivery = await anext(deliveries)
         before = script_calls(admin)
 
-    assert script_calls(admin) - before < 100
-    assert await counts(mq, queue) == (4999, 0, 1, 0)
-    assert [one.body for one in await drain(mq, queue, prefetch=1000)] == list(range(1, 5000))
+    assert script_calls(admin) - before < 50
+    assert await counts(mq, queue) == (1999, 0, 1, 0)
+    assert [one.body for one in await drain(mq, queue, prefetch=1000)] == list(range(1, 2000))
     await delivery.ack()
 
 
@@ -238,7 +238,7 @@ async def test_closing_the_client_ends_a_waiting_receiver(
     await mq.aclose()
 
     assert await asyncio.wait_for(receiving, PATIENCE) == []
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 8
     assert (await other.stats(queue)).consumers == ()
 
 

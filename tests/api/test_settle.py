@@ -14,6 +14,7 @@ import redis
 
 import millstream as ms
 from tests.api.clients import Connect, counts, drain, take, take_one
+from tests.support.leases import Watch, idle
 from tests.support.wait import auntil
 
 Verb = Callable[[ms.Delivery[Any]], Awaitable[None]]
@@ -253,31 +254,23 @@ async def test_extend_outlives_the_loop(connect: Connect, brief: ms.Queue[Any]) 
     await after.ack()
 
 
-def idle_ms(admin: redis.Redis, stream: str) -> int:
-    """How much of its lease the stream's only delivery has used up."""
-    pending: Any = admin.xpending_range(stream, "workers", "-", "+", 1)
-    idle: int = pending[0]["time_since_delivered"]
-    return idle
-
-
 async def test_extend_lasts_as_long_as_was_asked_for(
-    mq: ms.AsyncClient, brief: ms.Queue[Any], admin: redis.Redis, namespace: str
+    mq: ms.AsyncClient, admin: redis.Redis, namespace: str
 ) -> None:
     """At no moment within the time that was asked for is the lease over."""
-    await mq.send(brief, 1)
-    delivery = await take_one(mq, brief)
-    stream = f"{namespace}:{{brief}}:ready"
-    oldest, end = 0, time.monotonic() + 1.15
+    queue: ms.Queue[Any] = ms.Queue("orders", lease=1.5)
+    await mq.send(queue, 1)
+    delivery = await take_one(mq, queue)
+    watch, end = Watch(admin, f"{namespace}:{{orders}}:ready"), time.monotonic() + 2.95
 
-    await delivery.extend(1.2)
+    await delivery.extend(3)
 
     def over() -> bool:
-        nonlocal oldest
-        oldest = max(oldest, idle_ms(admin, stream))
+        watch.look()
         return time.monotonic() > end
 
     await auntil(over)
-    assert oldest < 500
+    assert max(watch.oldest.values()) < 1500
     await delivery.ack()
 
 
@@ -303,9 +296,10 @@ async def test_extend_may_shorten_a_lease(
     await mq.send(queue, 1)
     delivery = await take_one(mq, queue)
 
-    await delivery.extend(2)
+    await delivery.extend(10)
 
-    assert 28_000 <= idle_ms(admin, f"{namespace}:{{orders}}:ready") < 30_000
+    [used_up] = idle(admin, f"{namespace}:{{orders}}:ready").values()
+    assert 20_000 <= used_up < 30_000
     await delivery.ack()
 
 

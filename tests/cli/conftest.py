@@ -14,6 +14,7 @@ import pytest
 
 from millstream import Client, Queue, Topic
 from millstream.cli.app import execute
+from tests.support.mortal import Mortal
 
 
 @dataclass(frozen=True)
@@ -72,14 +73,14 @@ def cli_for(
 @pytest.fixture
 def spawn(url: str, namespace: str) -> Iterator[Spawn]:
     """Start a command line as a process of its own, on the test's server and namespace."""
-    started: list[subprocess.Popen[str]] = []
+    started: list[Mortal[str]] = []
 
     def start(*words: str, **options: Any) -> subprocess.Popen[str]:
         environment = {**os.environ, "MILLSTREAM_URL": url}
         # As users have it: what is printed is buffered, also where the tests run without buffers.
         environment.pop("PYTHONUNBUFFERED", None)
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        process = subprocess.Popen(
+        process = Mortal[str](
             [sys.executable, "-m", "millstream", *words[:1], "--namespace", namespace, *words[1:]],
             env=environment,
             text=True,
@@ -90,8 +91,7 @@ def spawn(url: str, namespace: str) -> Iterator[Spawn]:
 
     yield start
     for process in started:
-        process.kill()
-        with process:  # closes its pipes
+        with process:  # closes its pipes, too
             pass
 
 

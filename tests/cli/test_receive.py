@@ -163,7 +163,7 @@ def test_signal_in_full_flow(
     spawn: Spawn, client: Client, queue: Queue[Any], lines: int, flag: list[str]
 ) -> None:
     """Whenever Ctrl-C comes: what was acknowledged is exactly what was shown."""
-    receipts = client.send_many(queue, range(5000))
+    receipts = client.send_many(queue, range(2000))
     process = spawn("receive", "orders", *flag)
     assert process.stdout is not None
     begin = [process.stdout.readline() for _ in range(lines)]
@@ -175,8 +175,8 @@ def test_signal_in_full_flow(
     assert (process.wait(20), err) == (130, "")
     assert shown == [receipt.id for receipt in receipts[: len(shown)]]
     acked = 0 if flag else len(shown)
-    assert counts(client.stats(queue)) == (5000 - acked, acked, 0, 0)
-    assert [message.body for message in client.peek(queue, limit=5000)] == list(range(acked, 5000))
+    assert counts(client.stats(queue)) == (2000 - acked, acked, 0, 0)
+    assert [message.body for message in client.peek(queue, limit=2000)] == list(range(acked, 2000))
 
 
 def test_a_pipe_that_nobody_reads_any_more(spawn: Spawn, client: Client, queue: Queue[Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from itertools import pairwise
 
 import pytest
 
@@ -63,14 +64,12 @@ async def test_a_cancelled_open_can_be_repeated(proxy: Proxy) -> None:
 
 async def test_starting_an_embedded_server_does_not_hold_the_loop() -> None:
     """While an embedded server starts, other tasks run."""
-    longest = 0.0
+    turns = [time.monotonic()]
 
     async def watch() -> None:
-        nonlocal longest
         while True:
-            before = time.monotonic()
             await asyncio.sleep(0)
-            longest = max(longest, time.monotonic() - before)
+            turns.append(time.monotonic())
 
     with data_directory() as directory:
         watching = asyncio.create_task(watch())
@@ -80,7 +79,10 @@ async def test_starting_an_embedded_server_does_not_hold_the_loop() -> None:
         assert await driver.run(PING) == b"PONG"
         await driver.close()
 
-    assert longest < 0.2
+    # A busy machine makes all of it longer.
+    assert len(turns) > 100
+    longest = max(after - before for before, after in pairwise(turns))
+    assert longest < max(0.2, (turns[-1] - turns[0]) / 2)
 
 
 async def test_it_lends_its_server_to_a_thread(server: Server) -> None:

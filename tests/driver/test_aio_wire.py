@@ -120,7 +120,7 @@ async def test_a_cancelled_write_leaves_no_half_command(proxy: Proxy, make: Make
 
 async def test_a_loss_in_the_middle_of_a_large_write(proxy: Proxy, make: Make) -> None:
     """Those who wait to write hear of a loss as soon as those who wait for a reply."""
-    wire = make(proxy.url, timeout=1)
+    wire = make(proxy.url, timeout=2)
     assert await echoes(wire)
     proxy.stall()
     calls = [asyncio.create_task(call(wire, "ECHO", b"x" * 20_000_000)) for _ in range(3)]
@@ -129,7 +129,7 @@ async def test_a_loss_in_the_middle_of_a_large_write(proxy: Proxy, make: Make) -
     results = await asyncio.gather(*calls, return_exceptions=True)
 
     assert all(isinstance(result, OSError | exceptions.RedisError) for result in results)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 4  # each for itself: two seconds more
     proxy.resume()
     assert await echoes(wire)
 
@@ -171,7 +171,7 @@ async def test_silence_is_a_timeout(proxy: Proxy, make: Make) -> None:
     with pytest.raises(TimeoutError):
         await echoes(wire)
 
-    assert 0.3 <= time.monotonic() - started < 1
+    assert 0.3 <= time.monotonic() - started < 4
     proxy.resume()
     assert await echoes(wire)
 
@@ -185,7 +185,7 @@ async def test_one_timeout_wakes_all_who_wait(proxy: Proxy, make: Make) -> None:
 
     results = await asyncio.gather(*(echoes(wire) for _ in range(10)), return_exceptions=True)
 
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < 4  # one after the other: five seconds
     assert all(isinstance(result, TimeoutError | exceptions.ConnectionError) for result in results)
 
 
@@ -197,7 +197,7 @@ async def test_refused_at_once(make: Make) -> None:
     with pytest.raises(exceptions.ConnectionError):
         await echoes(wire)
 
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 4
 
 
 async def test_a_black_hole(black_hole: int, make: Make) -> None:
@@ -208,7 +208,7 @@ async def test_a_black_hole(black_hole: int, make: Make) -> None:
     with pytest.raises((TimeoutError, exceptions.TimeoutError)):
         await echoes(wire)
 
-    assert 0.2 <= time.monotonic() - started < 1
+    assert 0.2 <= time.monotonic() - started < 4
 
 
 async def test_a_server_that_accepts_and_is_silent(proxy: Proxy, make: Make) -> None:
@@ -220,7 +220,7 @@ async def test_a_server_that_accepts_and_is_silent(proxy: Proxy, make: Make) -> 
     with pytest.raises((TimeoutError, exceptions.TimeoutError)):
         await echoes(wire)
 
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 4
 
 
 async def test_a_reply_that_nobody_asked_for(own_server: Server, make: Make) -> None:
@@ -243,7 +243,7 @@ async def test_another_protocol(make: Make) -> None:
         results = await asyncio.gather(*calls, return_exceptions=True)
 
     assert all(isinstance(result, exceptions.RedisError) for result in results)
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 4
 
 
 @contextlib.contextmanager

@@ -149,7 +149,7 @@ async def test_a_refusal_is_not_repeated(server: Server, kind: Kind, namespace: 
         started = time.monotonic()
         with pytest.raises(ServerRefused, match="lacks a permission") as caught:
             await driver.run(op("SET", "foreign", "1"))
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 4
 
     assert caught.value.code == "NOPERM"
     assert "suite:***@" in str(caught.value)
@@ -173,7 +173,7 @@ async def test_a_wrong_password(own_server: Server, kind: Kind, login: str) -> N
     with pytest.raises(ServerRefused, match="password") as caught:
         await driver.open()
 
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 4
     assert caught.value.code == ("WRONGPASS" if login else "NOAUTH")
     assert "wrong" not in str(caught.value).replace("is wrong", "")
     await driver.close()
@@ -190,7 +190,7 @@ async def test_a_password_that_was_changed(own_server: Server, kind: Kind) -> No
             await driver.run(PING)
 
         assert caught.value.code == "NOAUTH"
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 4
         own_server.admin().config_set("requirepass", "")
         assert await driver.run(PING) == b"PONG"
 
@@ -207,7 +207,7 @@ async def test_nobody_listens(kind: Kind) -> None:
     with pytest.raises(NotConnected) as caught:
         await driver.run(PING)
 
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 4
     assert caught.value.url == url.replace("s3cret", "***")
     assert "s3cret" not in str(caught.value)
     await driver.close()
@@ -221,7 +221,7 @@ async def test_a_black_hole(kind: Kind, black_hole: int) -> None:
     with pytest.raises(TimedOut, match=str(black_hole)):
         await driver.open()
 
-    assert 0.3 < time.monotonic() - started < 1.5
+    assert 0.3 < time.monotonic() - started < 5
     await driver.close()
 
 
@@ -236,7 +236,7 @@ async def test_a_server_that_hangs_from_the_start(proxy: Proxy, kind: Kind, logi
     with pytest.raises(TimedOut):
         await driver.open()
 
-    assert 0.3 < time.monotonic() - started < 1.5
+    assert 0.3 < time.monotonic() - started < 5
     await driver.close()
 
 
@@ -249,14 +249,14 @@ async def test_a_server_that_hangs_later(proxy: Proxy, kind: Kind) -> None:
         with pytest.raises(TimedOut):
             await driver.run(PING)
 
-        assert 0.4 < time.monotonic() - started < 1.5
+        assert 0.4 < time.monotonic() - started < 5
         proxy.resume()
         assert await driver.run(PING) == b"PONG"
 
 
 async def test_a_hanging_server_takes_everybody_the_same_time(proxy: Proxy, kind: Kind) -> None:
     """Many who wait for a server that hangs give up together, not one after the other."""
-    async with opened(kind, proxy.url, connect_timeout=0.5, timeout=0.5) as driver:
+    async with opened(kind, proxy.url, connect_timeout=1, timeout=1) as driver:
         proxy.stall()
         started = time.monotonic()
 
@@ -265,7 +265,7 @@ async def test_a_hanging_server_takes_everybody_the_same_time(proxy: Proxy, kind
         )
 
         assert {type(result) for result in results} <= {TimedOut, NotConnected}
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 5  # one after the other: at least six seconds
         proxy.resume()
         assert await driver.run(PING) == b"PONG"
 
@@ -321,7 +321,7 @@ async def test_a_server_that_stays_away(own_server: Server, kind: Kind) -> None:
         with pytest.raises(NotConnected):
             await driver.run(PING)
 
-        assert time.monotonic() - started < 1.5
+        assert time.monotonic() - started < 5
 
 
 async def test_a_lost_reply_is_asked_for_again(
@@ -506,4 +506,4 @@ async def test_close_ends_the_tries(own_server: Server, kind: Kind) -> None:
 
     with pytest.raises((NotConnected, UsageError)):
         await waiting
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 10

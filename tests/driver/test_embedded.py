@@ -26,7 +26,7 @@ from tests.support.embedded import (
     server_pid,
     stopped,
 )
-from tests.support.servers import SERVERS, binary
+from tests.support.servers import binary, installed
 from tests.support.wait import until
 
 COMES_AND_GOES = """
@@ -68,12 +68,11 @@ def user(directory: Path) -> Iterator[Callable[[], User]]:
 # --- starting, joining, leaving ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", SERVERS)
+@pytest.mark.parametrize("name", installed())
 def test_start_and_data(directory: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Every supported server starts, answers on a private socket only, and keeps its data."""
-    if (program := binary(name)) is None:
-        pytest.skip(f"no {name} is installed")
-    monkeypatch.setattr(embedded, "find_binary", lambda: str(program))
+    program = str(binary(name))
+    monkeypatch.setattr(embedded, "find_binary", lambda: program)
     with embedded.start_or_join(directory) as server:
         assert say(server, "PING") == "+PONG"
         assert server.directory == directory
@@ -138,8 +137,10 @@ def test_forked_child_is_a_user(directory: Path) -> None:
         pid, _ = parent.arrived()
         parent.process.wait()
         assert server_pid(directory) == pid
-    finally:
-        parent.end(kill=False)  # the end of its input is the end of the child
+    except BaseException:
+        parent.end(kill=True)
+        raise
+    parent.end(kill=False)  # the end of its input is the end of the child
     until(lambda: stopped(directory), message="the server has stopped")
 
 
@@ -155,9 +156,10 @@ def test_five_start_at_once(directory: Path, user: Callable[[], User]) -> None:
 
 def test_join_while_it_stops(directory: Path) -> None:
     """Who joins while the last one leaves gets a server that works, never a dying one."""
-    processes = [run(COMES_AND_GOES, directory) for _ in range(4)]
-    for process in processes:
-        process.communicate()
+    with contextlib.ExitStack() as stack:
+        processes = [stack.enter_context(run(COMES_AND_GOES, directory)) for _ in range(4)]
+        for process in processes:
+            process.communicate()
     assert [process.returncode for process in processes] == [0] * 4
     with embedded.start_or_join(directory) as server:
         assert say(server, "GET visits").split() == ["$2", "60"]

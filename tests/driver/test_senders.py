@@ -83,7 +83,7 @@ async def test_a_lone_send_goes_at_once(server: Server, sender: Sender, keys: Qu
         assert stored(server, keys)[-1] == (receipt.id, b"%d" % number)
 
     assert script_calls(server) - before == 20
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 5
 
 
 async def test_headers_stay_with_their_messages(
@@ -288,7 +288,7 @@ async def test_a_hanging_server_is_a_timeout(proxy: Proxy, kind: Kind, keys: Que
         with pytest.raises(TimedOut):
             await sender.send(b"x")
 
-        assert time.monotonic() - started < 1.5
+        assert time.monotonic() - started < 5
         proxy.resume()
         await sender.send(b"later")
 

@@ -11,7 +11,7 @@ import millstream as ms
 from tests.faults.processes import Workshop
 from tests.faults.working import NAMESPACE
 from tests.support.proxy import Proxy
-from tests.support.servers import SERVERS, Server, binary
+from tests.support.servers import Server, installed
 
 
 @pytest.fixture
@@ -28,11 +28,9 @@ def durable_server() -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture(params=SERVERS)
+@pytest.fixture(params=installed())
 def each_server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """Each supported server in turn, one that nobody else uses."""
-    if binary(request.param) is None:
-        pytest.skip(f"no {request.param} is installed")
     with Server(request.param) as server:
         yield server
 

@@ -144,6 +144,8 @@ class Workshop:
         self.folder = folder
         self._record = folder / "record"
         self._programs: list[Program] = []
+        self._told: list[Event] = []
+        self._known = 0  # bytes of the record
         self._environment = {
             **os.environ,
             "RECORD": str(self._record),
@@ -222,16 +224,23 @@ class Workshop:
 
     def events(self, *names: str) -> list[Event]:
         """What handlers have told so far, in order; of these events, or all."""
+        self._read_on()
+        return [one for one in self._told if not names or one.event in names]
+
+    def _read_on(self) -> None:
+        """Read what is new: tests ask again and again, and there may be thousands of lines."""
         if not self._record.exists():
-            return []
-        # What follows the last line end is being written.
-        lines = self._record.read_bytes().split(b"\n")[:-1]
-        told = [json.loads(line) for line in lines]
-        return [
-            Event(one.pop("event"), one.pop("body"), one.pop("pid"), one.pop("time"), one)
-            for one in told
-            if not names or one["event"] in names
-        ]
+            return
+        with self._record.open("rb") as record:
+            record.seek(self._known)
+            # What follows the last line end is being written.
+            lines = record.read().split(b"\n")[:-1]
+        self._known += sum(len(line) + 1 for line in lines)
+        for line in lines:
+            one = json.loads(line)
+            self._told.append(
+                Event(one.pop("event"), one.pop("body"), one.pop("pid"), one.pop("time"), one)
+            )
 
     def bodies(self, name: str) -> Counter[Any]:
         """How often each body had this event."""

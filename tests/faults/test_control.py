@@ -139,5 +139,5 @@ async def test_words_that_were_said_while_the_connection_was_cut(
         proxy.accept()
         began = time.monotonic()
         await reaches(record, 4)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 9
     assert record.twice == []

@@ -92,7 +92,7 @@ class TestUnderASupervisor:
         assert {event.body for event in back} == lost
         assert {event.more["crashes"] for event in back} == {1}
         assert {event.more["attempt"] for event in back} == {1}
-        assert max(event.time for event in back) - killed < 1
+        assert max(event.time for event in back) - killed < 5  # a second, where nobody else works
         workshop.raise_flag("go on")
         drained(mq, queue)
         supervisor.send(signal.SIGTERM)
@@ -110,7 +110,7 @@ class TestUnderASupervisor:
         os.kill(begun[0].pid, signal.SIGKILL)
         back = again(workshop, set(range(10)))
 
-        assert max(event.time for event in back) - killed < 5  # a new interpreter has to start
+        assert max(event.time for event in back) - killed < 15  # a new interpreter has to start
         drained(mq, queue)
         supervisor.send(signal.SIGTERM)
         assert supervisor.wait() == 0
@@ -178,7 +178,7 @@ class TestWithoutASupervisor:
         back = again(workshop, set(range(10)))
 
         assert {event.pid for event in back} == {third.pid}
-        assert max(event.time for event in back) - killed < 6
+        assert max(event.time for event in back) - killed < 10
 
     def test_delayed_messages_outlive_their_worker(self, workshop: Workshop, mq: ms.Client) -> None:
         """Retries wait at the server: a worker that is killed takes none with it."""
@@ -292,7 +292,7 @@ class TestStopped:
         at = time.time()
         back = again(workshop, set(range(5)))
         assert {event.pid for event in back} == {rescuer.pid}
-        assert max(event.time for event in back) - at < 6
+        assert max(event.time for event in back) - at < 10
         until(lambda: len(workshop.events("ended")) == 5)
 
         workshop.raise_flag("go on")

@@ -90,7 +90,7 @@ class TestKilled:
             e for e in workshop.events("begun") if e.more["crashes"] and tuple(e.body) in open_then
         ]
         assert open_then
-        assert max(e.time for e in last) - killed < 1
+        assert max(e.time for e in last) - killed < 5  # a second, where nobody else works
         drained(mq, queue)
         supervisor.send(signal.SIGTERM)
         assert supervisor.wait() == 0

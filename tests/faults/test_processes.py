@@ -230,17 +230,18 @@ async def handle(body, delivery):
 
 class TestTargets:
     @pytest.mark.parametrize(
-        ("target", "says"),
+        ("target", "says", "supervised"),
         [
-            ("nowhere:worker", "there is no module 'nowhere'"),
-            ("tasks:nothing", "'tasks:nothing' is no Worker"),
-            ("tasks:queue", "'tasks:queue' is no Worker, but Queue"),
-            ("tasks", "expected MODULE:WORKER"),
-            ("tasks:", "expected MODULE:WORKER"),
-            ("tasks:idle", "no handlers"),
+            ("nowhere:worker", "there is no module 'nowhere'", False),
+            ("nowhere:worker", "there is no module 'nowhere'", True),
+            ("tasks:nothing", "'tasks:nothing' is no Worker", False),
+            ("tasks:queue", "'tasks:queue' is no Worker, but Queue", False),
+            ("tasks", "expected MODULE:WORKER", False),
+            ("tasks:", "expected MODULE:WORKER", False),
+            ("tasks:idle", "no handlers", False),
+            ("tasks:idle", "no handlers", True),
         ],
     )
-    @pytest.mark.parametrize("supervised", [True, False])
     def test_bad_ones(self, workshop: Workshop, target: str, says: str, supervised: bool) -> None:
         """A target that makes no sense ends with status 2 and one line that says why."""
         workshop.write("queue = ms.Queue('jobs')\nidle = ms.Worker()\n")

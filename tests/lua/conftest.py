@@ -9,7 +9,7 @@ import pytest
 from millstream.driver.blocking import BlockingDriver
 from tests.lua.list_state import ListState
 from tests.lua.state import State
-from tests.support.servers import SERVERS, Server, binary
+from tests.support.servers import Server, installed
 
 
 @pytest.fixture
@@ -28,11 +28,9 @@ def lists(any_url: str, namespace: str) -> Iterator[ListState]:
     driver.close()
 
 
-@pytest.fixture(scope="session", params=SERVERS)
+@pytest.fixture(scope="session", params=installed())
 def own_server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """Each supported server in turn, for tests that change its configuration."""
-    if binary(request.param) is None:
-        pytest.skip(f"no {request.param} is installed")
     with Server(request.param) as server:
         yield server
 

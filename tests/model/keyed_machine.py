@@ -140,16 +140,24 @@ class OrderedMachine(QueueMachine):
 
     # What must always be true
 
-    @invariant()
-    def every_message_is_in_one_place(self) -> None:
-        """Also those that wait in a line or for their priority, and nobody else is named."""
+    def questions(self) -> dict[str, Op[Any]]:
         lanes = [Command(("XRANGE", key, "-", "+")) for key in (*self.keys.lanes, self.keys.dead)]
         sets = (self.keys.due, self.keys.lines, self.keys.priority)
         waits = [Command(("ZRANGE", key, 0, -1)) for key in sets]
         held = Command(("HGETALL", self.keys.holders))
-        *streams, due, lines, urgent, holders = self.run(
-            Op((*lanes, *waits, held), decode=lambda replies: replies)
-        )
+        return {
+            "stats": admin.stats(self.keys),
+            "places": Op((*lanes, *waits, held), decode=lambda replies: replies),
+            "delayed": admin.peek_delayed(self.keys, 1000),
+        }
+
+    def compare_all(self, answers: dict[str, Any]) -> None:
+        super().compare_all(answers)
+        self.delayed_messages_know_their_time(answers["delayed"])
+
+    def every_message_is_in_one_place(self, answers: dict[str, Any]) -> None:
+        """Also those that wait in a line or for their priority, and nobody else is named."""
+        *streams, due, lines, urgent, holders = answers["places"]
         found = {(id.decode(), "delayed") for id in due}
         found |= {(member.rpartition(b"\0")[2].decode(), "line") for member in lines}
         found |= {(id.decode(), "urgent") for id in urgent}
@@ -178,10 +186,8 @@ class OrderedMachine(QueueMachine):
             waits = {id for id in outside if self.model.messages[id].place == "line"}
             assert not waits or len(inside) == self.most
 
-    @invariant()
-    def delayed_messages_know_their_time(self) -> None:
-        waiting_now = self.run(admin.peek_delayed(self.keys, 1000))
-        dues = {envelope.state.id: due for envelope, due in waiting_now}
+    def delayed_messages_know_their_time(self, delayed: list[tuple[Envelope, int]]) -> None:
+        dues = {envelope.state.id: due for envelope, due in delayed}
         assert dues == {id: one.due for id, one in self.model.at("delayed").items()}
 
 

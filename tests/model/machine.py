@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import redis
 from hypothesis import strategies as st
@@ -18,6 +18,7 @@ from hypothesis.stateful import (
 )
 
 from millstream.driver.blocking import BlockingDriver
+from millstream.message import QueueStats
 from millstream.protocol import admin, consume, control, settlement
 from millstream.protocol.consume import Fetched
 from millstream.protocol.envelope import Envelope, entries_of
@@ -316,8 +317,25 @@ class QueueMachine(RuleBasedStateMachine):
     # What must always be true
 
     @invariant()
-    def counts_add_up(self) -> None:
-        found = self.run(admin.stats(self.keys))
+    def it_is_as_the_model_says(self) -> None:
+        questions = self.questions()
+        answers = self.run(together(*questions.values()))
+        self.compare_all(dict(zip(questions, answers, strict=True)))
+
+    def questions(self) -> dict[str, Op[Any]]:
+        """What is asked after each step, in one round trip."""
+        streams = [*self.keys.lanes, self.keys.dead]
+        return {
+            "stats": admin.stats(self.keys),
+            "streams": Op(tuple(Command(("XRANGE", key, "-", "+")) for key in streams), pages),
+            "delayed": admin.peek_delayed(self.keys, 1000),
+        }
+
+    def compare_all(self, answers: dict[str, Any]) -> None:
+        self.counts_add_up(answers["stats"])
+        self.every_message_is_in_one_place(answers)
+
+    def counts_add_up(self, found: QueueStats) -> None:
         at = self.model.at
         expected = [
             len(at(*places)) for places in (self.ready, ("delayed",), ("flying",), ("dead",))
@@ -330,17 +348,13 @@ class QueueMachine(RuleBasedStateMachine):
             name: len(self.model.held(name)) for name in CONSUMERS if self.model.held(name)
         }
 
-    @invariant()
-    def every_message_is_in_one_place(self) -> None:
-        streams = [*self.keys.lanes, self.keys.dead]
-        op = Op(tuple(Command(("XRANGE", key, "-", "+")) for key in streams), decode=pages)
+    def every_message_is_in_one_place(self, answers: dict[str, Any]) -> None:
         found = [
             (envelope.state.id, place, envelope.state.attempts, envelope.state.crashes)
-            for place, page in zip((*LANES, "dead"), self.run(op), strict=True)
-            for envelope in self.of_this(place, page)
+            for place, page in zip((*LANES, "dead"), answers["streams"], strict=True)
+            for envelope in self.of_this(place, page, answers)
         ]
-        waiting = self.run(admin.peek_delayed(self.keys, 1000))
-        for envelope, due in waiting:
+        for envelope, due in answers["delayed"]:
             state = envelope.state
             assert self.model.messages[state.id].due == due
             found.append((state.id, "delayed", state.attempts, state.crashes))
@@ -355,13 +369,23 @@ class QueueMachine(RuleBasedStateMachine):
             for id, one in self.model.messages.items()
         )
 
-    def of_this(self, place: str, page: list[Envelope]) -> list[Envelope]:
+    def of_this(self, place: str, page: list[Envelope], answers: dict[str, Any]) -> list[Envelope]:
         """Which entries of a stream are this queue's."""
         return page
 
     def next_due(self) -> int | None:
         dues = [one.due for one in self.model.at("delayed").values()]
         return min(dues) - self.model.now if dues else None
+
+
+def together(*ops: Op[Any]) -> Op[list[Any]]:
+    """Several operations in one round trip; the result has that of each."""
+
+    def decode(replies: list[Any]) -> list[Any]:
+        rest = iter(replies)
+        return [op.decode([next(rest) for _ in op.commands]) for op in ops]
+
+    return Op(tuple(command for op in ops for command in op.commands), decode)
 
 
 def lane_of(token: bytes) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 import redis
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
 from millstream.driver.blocking import BlockingDriver
 from millstream.protocol import admin, consume
@@ -71,16 +72,23 @@ class ListMachine(QueueMachine):
         assert self.admin.zadd(leases, {one.token + b" " + one.owner.encode(): 0}, xx=True) == 0
         one.expired = True
 
-    @invariant()
-    def every_message_is_in_one_place(self) -> None:
+    def questions(self) -> dict[str, Op[Any]]:
+        dead = Command(("XRANGE", self.keys.dead, "-", "+"))
+        leases = Command(("ZCARD", self.keys.listed[2]))
+        return {
+            "stats": admin.stats(self.keys),
+            "ready": admin.peek_ready(self.keys, 1000),
+            "dead": Op((dead,), lambda replies: entries_of(replies[0])),
+            "delayed": admin.peek_delayed(self.keys, 1000),
+            "leased": Op((leases,), lambda replies: replies[0]),
+        }
+
+    def every_message_is_in_one_place(self, answers: dict[str, Any]) -> None:
         """Those in flight are counted by consumer (see counts_add_up)."""
-        dead = Op(
-            (Command(("XRANGE", self.keys.dead, "-", "+")),), lambda replies: entries_of(replies[0])
-        )
         found = [
-            *(("waits", one) for one in self.run(admin.peek_ready(self.keys, 1000))),
-            *(("dead", one) for one in self.run(dead)),
-            *(("delayed", one) for one, _ in self.run(admin.peek_delayed(self.keys, 1000))),
+            *(("waits", one) for one in answers["ready"]),
+            *(("dead", one) for one in answers["dead"]),
+            *(("delayed", one) for one, _ in answers["delayed"]),
         ]
         seen = [(one.state.id, at, one.state.attempts, one.state.crashes) for at, one in found]
         places = {"": "waits", "f": "waits", "s": "waits", "dead": "dead", "delayed": "delayed"}
@@ -89,11 +97,10 @@ class ListMachine(QueueMachine):
             for id, one in self.model.messages.items()
             if one.place != "flying"
         )
-        leased: int = self.admin.zcard(self.keys.listed[2])
-        assert leased == sum(len(self.model.held(name)) for name in CONSUMERS)
+        assert answers["leased"] == sum(len(self.model.held(name)) for name in CONSUMERS)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_a_list_does_what_the_model_of_a_queue_does(server: Server, namespace: str) -> None:
     """No order of operations loses a message, doubles one, or miscounts."""
     driver = BlockingDriver(server.limited_url, connect_timeout=5, timeout=5)
@@ -103,6 +110,6 @@ def test_a_list_does_what_the_model_of_a_queue_does(server: Server, namespace: s
             super().__init__(driver, server.admin(), namespace)
 
     run_state_machine_as_test(
-        Machine, settings=settings(max_examples=60, stateful_step_count=40, deadline=None)
+        Machine, settings=settings(max_examples=50, stateful_step_count=40, deadline=None)
     )
     driver.close()

@@ -11,7 +11,7 @@ from tests.model.keyed_machine import LimitedMachine, OrderedMachine
 from tests.support.servers import Server
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", [OrderedMachine, LimitedMachine])
 def test_keys_do_what_their_model_does(
     server: Server, namespace: str, kind: type[OrderedMachine]
@@ -24,6 +24,6 @@ def test_keys_do_what_their_model_does(
             super().__init__(driver, server.admin(), namespace)
 
     run_state_machine_as_test(
-        Machine, settings=settings(max_examples=80, stateful_step_count=50, deadline=None)
+        Machine, settings=settings(max_examples=60, stateful_step_count=50, deadline=None)
     )
     driver.close()

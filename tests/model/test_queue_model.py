@@ -11,7 +11,7 @@ from tests.model.machine import QueueMachine
 from tests.support.servers import Server
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_a_queue_does_what_its_model_does(server: Server, namespace: str) -> None:
     """No order of operations loses a message, doubles one, or miscounts."""
     driver = BlockingDriver(server.limited_url, connect_timeout=5, timeout=5)
@@ -21,6 +21,6 @@ def test_a_queue_does_what_its_model_does(server: Server, namespace: str) -> Non
             super().__init__(driver, server.admin(), namespace)
 
     run_state_machine_as_test(
-        Machine, settings=settings(max_examples=200, stateful_step_count=50, deadline=None)
+        Machine, settings=settings(max_examples=100, stateful_step_count=50, deadline=None)
     )
     driver.close()

@@ -173,12 +173,12 @@ class TopicMachine(QueueMachine):
             assert self.drive(plan) == self.model.cancel(id)
 
     @invariant()
-    def counts_add_up(self) -> None:
+    def it_is_as_the_model_says(self) -> None:
         """Of each of them, and all at one moment."""
         mine = self.name
         for name in NAMES:
             self.turn_to(name)
-            super().counts_add_up()
+            super().it_is_as_the_model_says()
         self.turn_to(mine)
         stats = self.drive(topic_stats(self.topic))
         assert (stats.length, stats.published) == (len(self.log), self.published)
@@ -190,21 +190,19 @@ class TopicMachine(QueueMachine):
             waits = at("", "f", "s", "flying", "delayed")
             assert (one.oldest_unhandled is None) == (not waits)
 
-    @invariant()
-    def every_message_is_in_one_place(self) -> None:
-        mine = self.name
-        for name in NAMES:
-            self.turn_to(name)
-            super().every_message_is_in_one_place()
-        self.turn_to(mine)
+    def questions(self) -> dict[str, Op[Any]]:
+        pending = Command(("XPENDING", self.keys.ready, self.keys.group, "-", "+", 1000))
+        return {
+            **super().questions(),
+            "ready": admin.peek_ready(self.keys, 1000),
+            "pending": Op((pending,), lambda replies: [row[0] for row in replies[0]]),
+        }
 
-    def of_this(self, place: str, page: list[Envelope]) -> list[Envelope]:
+    def of_this(self, place: str, page: list[Envelope], answers: dict[str, Any]) -> list[Envelope]:
         if place != "":
             return page
         assert [one.token.decode() for one in page] == self.log
-        unread = {one.token for one in self.run(admin.peek_ready(self.keys, 1000))}
-        pending = Command(("XPENDING", self.keys.ready, self.keys.group, "-", "+", 1000))
-        unread |= {row[0] for row in self.run(Op((pending,), decode=lambda replies: replies[0]))}
+        unread = {*(one.token for one in answers["ready"]), *answers["pending"]}
         flying = self.model.at("flying").values()
         gone = [Envelope(one.token, [b"b", one.body]) for one in flying if one.gone]
         return [one for one in page if one.token in unread] + gone

@@ -17,6 +17,7 @@ from typing import Self
 
 from millstream.driver import embedded
 from millstream.driver import embedded_supervisor as supervisor
+from tests.support.mortal import Mortal
 from tests.support.wait import until
 
 USER = """
@@ -31,9 +32,9 @@ sys.stdin.readline()
 """
 
 
-def run(script: str, directory: Path) -> subprocess.Popen[str]:
+def run(script: str, directory: Path) -> Mortal[str]:
     source = str(Path(embedded.__file__).parents[2])
-    return subprocess.Popen(
+    return Mortal(
         [sys.executable, "-c", script, str(directory)],
         env={**os.environ, "PYTHONPATH": source},
         stdin=subprocess.PIPE,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import redis
@@ -54,42 +57,79 @@ def kind(key: str) -> str | None:
     return match[1] if match else None
 
 
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What to ask about a key, and which leaks the replies tell of."""
+
+    commands: list[tuple[str, ...]]
+    leaks: Callable[[list[Any]], Iterable[str]]
+
+
 def leaked(admin: redis.Redis, namespace: str) -> list[str]:
     """The keys of the namespace that would stay for ever and are not known to be permanent."""
-    leaks: list[str] = []
-    for key in (key.decode() for key in _keys(admin, namespace)):
-        if kind(key) in HELD:
-            leaks += [f"{key}: {stray}" for stray in sorted(_strays(admin, key))]
-        elif kind(key) not in PERMANENT and admin.pttl(key) == -1:
-            # -1: no time to live. -2 would mean that the key expired between the two commands.
-            leaks.append(key)
-        elif kind(key) == "delayed":
-            leaks += [f"{key}: {stray}" for stray in sorted(_forgotten(admin, key))]
-    return leaks
+    checks = [check for key in _keys(admin, namespace) if (check := _check(key.decode()))]
+    if not checks:
+        return []
+    # In one round trip: this follows every test, and every step of some.
+    pipeline: Any = admin.pipeline(transaction=False)
+    for check in checks:
+        for command in check.commands:
+            pipeline.execute_command(*command)
+    replies = iter(pipeline.execute())
+    return [
+        leak for check in checks for leak in check.leaks([next(replies) for _ in check.commands])
+    ]
 
 
-def _strays(admin: Any, key: str) -> set[str]:
-    """Ids that a key names without there being such a message."""
+def _check(key: str) -> Check | None:
+    if kind(key) in HELD:
+        return _strays(key)
+    if kind(key) not in PERMANENT:
+        # -1: no time to live. -2 would mean that the key expired meanwhile.
+        return Check([("PTTL", key)], lambda replies: [key] if replies == [-1] else [])
+    return _forgotten(key) if kind(key) == "delayed" else None
+
+
+def _strays(key: str) -> Check:
+    """Find ids that a key names without there being such a message."""
     prefix, _, name = key.rpartition(":")
-    if name in ("lines", "priority"):
-        ids = {member.rpartition(b"\0")[2] for member in admin.zrange(key, 0, -1)}
-    else:
-        ids = {one for value in admin.hvals(key) for one in value.split()}
-    living = set(admin.hkeys(f"{prefix}:delayed"))
     log = prefix.partition(":subscription:")[0] + ":log"
-    for lane in (f"{prefix}:ready", f"{prefix}:front", f"{prefix}:suspect", log):
-        for entry, fields in admin.xrange(lane):
+    lanes = (f"{prefix}:ready", f"{prefix}:front", f"{prefix}:suspect", log)
+    is_set = name in ("lines", "priority")
+
+    def leaks(replies: list[Any]) -> Iterator[str]:
+        named, delayed, *pages = replies
+        if is_set:
+            ids = {member.rpartition(b"\0")[2] for member in named}
+        else:
+            ids = {one for value in named for one in value.split()}
+        living = set(delayed)
+        for entry, fields in itertools.chain(*pages):
             state = json.loads(fields.get(b"s", b"{}"))
             living.add(state["id"].encode() if "id" in state else entry)
-    return {stray.decode() for stray in ids - living}
+        return (f"{key}: {stray.decode()}" for stray in sorted(ids - living))
+
+    return Check(
+        [
+            ("ZRANGE", key, "0", "-1") if is_set else ("HVALS", key),
+            ("HKEYS", f"{prefix}:delayed"),
+            *(("XRANGE", lane, "-", "+") for lane in lanes),
+        ],
+        leaks,
+    )
 
 
-def _forgotten(admin: Any, key: str) -> set[str]:
-    """Delayed bodies that nothing will ever bring back."""
+def _forgotten(key: str) -> Check:
+    """Find delayed bodies that nothing will ever bring back."""
     prefix = key.rpartition(":")[0]
-    waiting = {*admin.zrange(f"{prefix}:due", 0, -1), *admin.zrange(f"{prefix}:priority", 0, -1)}
-    waiting |= {member.rpartition(b"\0")[2] for member in admin.zrange(f"{prefix}:lines", 0, -1)}
-    return {stray.decode() for stray in set(admin.hkeys(key)) - waiting}
+
+    def leaks(replies: list[Any]) -> Iterator[str]:
+        bodies, due, urgent, lines = replies
+        waiting = {*due, *urgent, *(member.rpartition(b"\0")[2] for member in lines)}
+        return (f"{key}: {stray.decode()}" for stray in sorted(set(bodies) - waiting))
+
+    sets = (f"{prefix}:due", f"{prefix}:priority", f"{prefix}:lines")
+    return Check([("HKEYS", key), *(("ZRANGE", one, "0", "-1") for one in sets)], leaks)
 
 
 def wipe(admin: redis.Redis, namespace: str) -> None:
@@ -98,7 +138,7 @@ def wipe(admin: redis.Redis, namespace: str) -> None:
     pipeline = admin.pipeline(transaction=False)
     for key in _keys(admin, namespace):
         pipeline.unlink(key)
-    pipeline.execute()
+    pipeline.execute()  # without a command it asks nobody
 
 
 def _keys(admin: redis.Redis, namespace: str) -> list[bytes]:

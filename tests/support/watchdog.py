@@ -2,15 +2,20 @@
 
 pytest-timeout raises an exception in the main thread, once. Whoever catches it, or waits again on the
 way out (for a child, a thread, a task that does not end), hangs for ever and takes the whole run along.
+Hypothesis would be the first to catch it: a failure is what it searches for, and makes smaller.
 """
 
 from __future__ import annotations
 
 import faulthandler
+import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TextIO
+
+import pytest
 
 GRACE = 120.0
 """Seconds beyond a test's time limit: its fixtures may have something to put away."""
@@ -20,6 +25,25 @@ WHOLE = 2400.0
 
 STACKS = Path("build/stacks")
 """Where each process writes. What it printed would be far above the end of a long output."""
+
+
+class OutOfTime(BaseException):
+    """A test has taken longer than its time limit. Hypothesis does not take it for a failure."""
+
+
+def end_properties_too() -> None:
+    """Have the time limit that pytest-timeout has just set raise `OutOfTime`."""
+    fail = signal.getsignal(signal.SIGALRM)
+    if not callable(fail):  # it watches in a thread, which ends the process
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        try:
+            fail(number, frame)
+        except pytest.fail.Exception as failure:
+            raise OutOfTime(failure.msg) from None
+
+    signal.signal(signal.SIGALRM, end)
 
 
 def open_stacks(process: str) -> TextIO:

@@ -8,7 +8,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from millstream.errors import UsageError
@@ -273,6 +273,7 @@ class TestProperties:
             )
             assert fits == (at == tick), wall
 
+    @settings(max_examples=30)  # each is a year
     @given(tz=st.sampled_from([*JUMPS]), hour=st.integers(0, 23), minute=st.integers(0, 59))
     @example(tz=BERLIN, hour=2, minute=30)
     @example(tz=NEW_YORK, hour=2, minute=0)

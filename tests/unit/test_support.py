@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -13,13 +14,16 @@ from pathlib import Path
 
 import pytest
 import redis
+from hypothesis import given
+from hypothesis import strategies as st
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from tests.support.leaks import kind, leaked, wipe
 from tests.support.proxy import Proxy
-from tests.support.servers import Server
+from tests.support.servers import SERVERS, Server, binary
 from tests.support.wait import auntil, until
+from tests.support.watchdog import OutOfTime
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,6 +43,12 @@ def client(proxy: Proxy) -> Iterator[redis.Redis]:
 
 
 class TestServer:
+    @pytest.mark.parametrize("name", SERVERS)
+    def test_each_supported_server_is_here(self, name: str) -> None:
+        """A server that is missing is said once: no other test names those that are not here."""
+        if binary(name) is None:
+            pytest.skip(f"no {name} is installed: nothing has been tested on it")
+
     def test_each_supported_server_answers(self, any_server: Server) -> None:
         """Every server starts, on its socket and on its port, and is the version it is named."""
         info = any_server.admin().info("server")
@@ -312,6 +322,20 @@ def test_a_test_that_hangs_ends_its_process() -> None:
 
     assert done.returncode == 1
     assert "nobody_ends_this" in done.stderr
+
+
+def test_a_time_limit_ends_a_property() -> None:
+    """Hypothesis does not go on, looking for a smaller example of a test that took too long."""
+    tried: list[int] = []
+
+    @given(number=st.integers())
+    def takes_long(number: int) -> None:
+        tried.append(number)
+        signal.raise_signal(signal.SIGALRM)
+
+    with pytest.raises(OutOfTime):
+        takes_long()
+    assert len(tried) == 1
 
 
 def test_a_test_that_ends_is_left_alone() -> None:

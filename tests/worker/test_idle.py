@@ -68,14 +68,18 @@ async def test_cost(own_server: Server, worker: ms.Worker) -> None:
 async def test_latency(mq: ms.AsyncClient, worker: ms.Worker, queue: ms.Queue[Any]) -> None:
     """A message to an idle worker is handled within milliseconds."""
     handled = noting(worker, queue)
-    latencies = []
+    latencies, trips = [], []
     async with running(worker, mq):
         for n in range(50):
+            began = time.time()
+            await mq.stats(queue)
+            trips.append(time.time() - began)
             sent = time.time()
             await mq.send(queue, n)
             await reaches(handled, n + 1)
             latencies.append(handled[n][1] - sent)
-    assert statistics.median(latencies) < 0.02
+    # What a bare round trip takes, a busy machine makes longer.
+    assert statistics.median(latencies) < 0.02 + 10 * statistics.median(trips)
 
 
 async def test_many_idle_workers_share_the_work(
@@ -118,7 +122,8 @@ class TestDelays:
         assert len(lateness) == 21
         # The server's clock counts whole milliseconds.
         assert min(lateness) >= -0.001
-        assert statistics.median(lateness) < 0.05
+        # A busy machine holds some up, but not three of four.
+        assert sorted(lateness)[5] < 0.025
 
     @pytest.mark.parametrize("delay", [0.05, 0.4, 1.0])
     async def test_a_retry_by_another_consumer_wakes_the_worker(
@@ -158,14 +163,15 @@ class TestDelays:
             late, early = [await anext(deliveries) for _ in range(2)]
             async with running(worker, mq):
                 await asleep(admin, 1)
-                await late.retry(delay=1.5)
+                late_due = time.time() + 4 - 0.001  # the server's clock counts whole milliseconds
+                await late.retry(delay=4)
                 await asleep(admin, 1)
                 await early.retry(delay=0.3)
                 due = time.time() + 0.3
                 await auntil(lambda: len(handled) == 2, PATIENCE, every=0.001)
         assert [body for body, _ in handled] == ["early", "late"]
-        assert handled[0][1] <= due + 0.1
-        assert handled[1][1] - handled[0][1] > 0.9
+        assert handled[0][1] <= due + 2
+        assert handled[1][1] >= late_due
 
     async def test_who_knew_leaves(
         self,
@@ -192,7 +198,7 @@ class TestDelays:
                     await asleep(admin, 2)
             before = len(handled)
             await auntil(lambda: len(handled) > before, PATIENCE, every=0.001)
-        assert 0.999 <= handled[-1][1] - failed[0] <= 1.2
+        assert 0.999 <= handled[-1][1] - failed[0] < 5  # nobody else would look for ten seconds
 
     async def test_a_wake_up_that_is_lost(
         self,

@@ -174,7 +174,7 @@ class TestBurst:
 
         began = time.monotonic()
         await run_burst(worker, mq)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 8
 
     async def test_everything_is_done(
         self, worker: ms.Worker, mq: ms.AsyncClient, queue: ms.Queue[Any]
@@ -351,7 +351,7 @@ class TestStopping:
         await mq.send(queue, 1)
         async with running(worker, mq):
             await auntil(begun.is_set)
-        stopped = time.monotonic()
+            stopped = time.monotonic()  # until it is, the lease is extended
         assert await counts(mq, queue) == (0, 0, 1, 0)
         async for delivery in other.receive(queue, wait=PATIENCE):
             assert time.monotonic() - stopped > 1
@@ -570,7 +570,7 @@ class TestCancelling:
         began = time.monotonic()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 8
 
         # What could not be handed back comes back when its lease is over.
         next_one = ms.Worker()

@@ -105,7 +105,7 @@ async def test_suspects_that_come_while_it_sleeps(
         await other.driver.run(Op((add,), decode=lambda replies: replies[0]))
         sent = time.monotonic()
         await auntil(lambda: len(handled) == 2, PATIENCE)
-        assert time.monotonic() - sent < 2
+        assert time.monotonic() - sent < 8
     assert handled == [0, 7]
 
 

@@ -21,6 +21,15 @@ from redis.sentinel import SentinelConnectionPool
 from millstream.driver.embedded import EmbeddedServer, start_or_join
 from millstream.errors import UsageError
 
+try:
+    from redis.driver_info import DriverInfo
+except ImportError:  # an older redis-py, which reads its version once
+    _WHO: Mapping[str, Any] = {}
+else:
+    # By itself it reads its version anew for each connection, from the package's metadata: this
+    # takes longer than to connect.
+    _WHO = {"driver_info": DriverInfo()}
+
 __all__ = ["ENVIRONMENT_VARIABLE", "Target", "hide_password", "resolve"]
 
 ENVIRONMENT_VARIABLE = "MILLSTREAM_URL"
@@ -97,6 +106,7 @@ class Target:
         keepalive = {} if self.transport == "unix" else {"socket_keepalive": True}
         return {
             **keepalive,
+            **_WHO,
             **self.options,
             "socket_connect_timeout": connect_timeout,
             "protocol": 2,
