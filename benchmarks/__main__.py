@@ -20,6 +20,7 @@ from benchmarks import (
     memory,
     requests,
     sending,
+    streams,
     topics,
 )
 from benchmarks.measure import Bench, Row, Sizes, Topic
@@ -35,6 +36,7 @@ TOPICS: Mapping[str, Topic] = {
     "features": features.TOPIC,
     "topics": topics.TOPIC,
     "requests": requests.TOPIC,
+    "streams": streams.TOPIC,
     "latency": latency.TOPIC,
     "memory": memory.TOPIC,
     "delays": delays.TOPIC,

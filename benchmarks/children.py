@@ -6,7 +6,7 @@ import asyncio
 import gc
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
@@ -16,8 +16,11 @@ import msgspec
 import millstream as ms
 from benchmarks.messages import (
     ASK_KEY,
+    BODIES,
     ECHO,
     ORDERS,
+    PARTS,
+    PARTS_KEY,
     QUEUE,
     REPLY_KEY,
     STAMPS,
@@ -36,7 +39,12 @@ __all__ = [
     "note_latencies",
     "note_latencies_barely",
     "note_lateness",
+    "stream",
+    "stream_barely",
 ]
+
+AT_ONCE = 500
+"""Entries that a bare producer writes at a time."""
 
 PATIENCE = 120.0
 """Seconds after which a child that says nothing is taken for stuck."""
@@ -196,22 +204,45 @@ def echo(url: str, pipe: Connection) -> None:
     async def same(order: Order) -> Order:
         return order
 
-    async def main() -> None:
-        async with ms.AsyncClient(url) as mq, asyncio.TaskGroup() as tasks:
-            tasks.create_task(worker.run(mq))
-            await _served(mq)
-            pipe.send("ready")
-            await asyncio.to_thread(pipe.recv)
-            worker.stop()
+    async def look(mq: ms.AsyncClient) -> None:
+        await mq.request(ECHO, ORDERS[0])
 
-    asyncio.run(main())
+    asyncio.run(_serve(worker, url, look, pipe))
 
 
-async def _served(mq: ms.AsyncClient) -> None:
+def stream(url: str, pipe: Connection) -> None:
+    """Answer each request with as many orders as it says, until told to stop."""
+    worker = ms.Worker()
+
+    @worker.on(PARTS)
+    async def count_out(count: int) -> AsyncIterator[Order]:
+        for number in range(count):
+            yield ORDERS[number % len(ORDERS)]
+
+    async def look(mq: ms.AsyncClient) -> None:
+        async for _ in mq.request_stream(PARTS, 1):
+            pass
+
+    asyncio.run(_serve(worker, url, look, pipe))
+
+
+Look = Callable[[ms.AsyncClient], Awaitable[None]]
+
+
+async def _serve(worker: ms.Worker, url: str, look: Look, pipe: Connection) -> None:
+    async with ms.AsyncClient(url) as mq, asyncio.TaskGroup() as tasks:
+        tasks.create_task(worker.run(mq))
+        await _served(mq, look)
+        pipe.send("ready")
+        await asyncio.to_thread(pipe.recv)
+        worker.stop()
+
+
+async def _served(mq: ms.AsyncClient, look: Look) -> None:
     """Wait until requests are taken."""
     while True:
         try:
-            await mq.request(ECHO, ORDERS[0])
+            await look(mq)
         except ms.NoResponders:
             await asyncio.sleep(0.01)
         else:
@@ -228,3 +259,17 @@ def echo_barely(address: str, pipe: Connection) -> None:
     while True:
         bare.write(pack(("LPUSH", REPLY_KEY, body)) + take)
         body = bare.read(2)[1][1]
+
+
+def stream_barely(address: str, count: int, pipe: Connection) -> None:
+    """Write as many entries with a bare socket, 500 at a time, when told to."""
+    bare = Bare(address)
+    pipe.send("ready")
+    pipe.recv()
+    for start in range(0, count, AT_ONCE):
+        numbers = range(start, min(start + AT_ONCE, count))
+        bodies = (BODIES[number % len(BODIES)] for number in numbers)
+        bare.write(b"".join(pack(("XADD", PARTS_KEY, "*", "part", body)) for body in bodies))
+        bare.read(len(numbers))
+    # Who reads has all of it, and ends this process.
+    pipe.recv()

@@ -15,6 +15,8 @@ __all__ = [
     "KEY",
     "LOG_KEY",
     "ORDERS",
+    "PARTS",
+    "PARTS_KEY",
     "QUEUE",
     "REPLY_KEY",
     "STAMPS",
@@ -69,6 +71,7 @@ QUEUE: Final = ms.Queue("bench", Order)
 STAMPS: Final = ms.Queue("stamps", Stamp)
 TOPIC: Final = ms.Topic("bench", Order)
 ECHO: Final = ms.Endpoint("echo", Order, Order, timeout=60)
+PARTS: Final = ms.Endpoint("parts", int, Order, timeout=60)
 
 KEY: Final = "ms:{bench}:ready"
 STAMPS_KEY: Final = "ms:{stamps}:ready"
@@ -78,3 +81,6 @@ LOG_KEY: Final = "ms:{bench}:log"
 ASK_KEY: Final = "ask"
 REPLY_KEY: Final = "reply"
 """The lists of bare requests and their replies."""
+
+PARTS_KEY: Final = "parts"
+"""The stream of bare parts."""
