@@ -12,6 +12,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import msgspec
+from redis.asyncio import Redis
 
 import millstream as ms
 from benchmarks.messages import (
@@ -36,6 +37,7 @@ __all__ = [
     "count",
     "echo",
     "echo_barely",
+    "echo_by_client",
     "note_latencies",
     "note_latencies_barely",
     "note_lateness",
@@ -259,6 +261,20 @@ def echo_barely(address: str, pipe: Connection) -> None:
     while True:
         bare.write(pack(("LPUSH", REPLY_KEY, body)) + take)
         body = bare.read(2)[1][1]
+
+
+def echo_by_client(url: str, pipe: Connection) -> None:
+    """Do the same with redis-py's client on asyncio, until killed."""
+
+    async def echo() -> None:
+        async with Redis.from_url(url) as client:
+            pipe.send("ready")
+            while True:
+                asked = await client.blpop([ASK_KEY], 0)
+                assert asked is not None  # noqa: S101 - it waits for ever
+                await client.lpush(REPLY_KEY, asked[1])
+
+    asyncio.run(echo())
 
 
 def stream_barely(address: str, count: int, pipe: Connection) -> None:

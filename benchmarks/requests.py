@@ -8,8 +8,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from redis.asyncio import Redis
+
 import millstream as ms
-from benchmarks.children import child, echo, echo_barely
+from benchmarks.children import child, echo, echo_barely, echo_by_client
 from benchmarks.latency import WARM_UP, percentile
 from benchmarks.measure import Bench, Goal, Row, Topic
 from benchmarks.messages import ASK_KEY, BODIES, ECHO, ORDERS, REPLY_KEY, Order
@@ -25,6 +27,8 @@ PERCENTILES = {
 GAIN = "request_gain"
 
 HOPS = "two bare hops, one requester"
+CLIENT = "request_p50_client"
+CLIENT_HOPS = "the same hops by redis-py"
 GOALS = {"request_p50_1": Goal("ratio", most=2.0), GAIN: Goal("ratio", least=20.0)}
 
 
@@ -52,12 +56,18 @@ def run(bench: Bench, wanted: frozenset[str]) -> list[Row]:
     counts |= {PERCENTILES[name][0] for name in wanted & PERCENTILES.keys()}
     if GAIN in wanted:
         counts |= {REQUESTERS[0], REQUESTERS[-1]}
+    if CLIENT in wanted:
+        counts.add(1)
     bare: list[Trips] = []
+    plain: list[Trips] = []
     ours: dict[int, list[Trips]] = {count: [] for count in sorted(counts)}
     for number in range(1, bench.repeat + 1):
         bench.say(f"requests ({number} of {bench.repeat})")
         bench.fresh()
         bare.append(_hop(bench, bench.sizes.single))
+        if CLIENT in wanted:
+            bench.fresh()
+            plain.append(asyncio.run(_hop_by_client(bench, bench.sizes.single)))
         for count, runs in ours.items():
             bench.fresh()
             trips = bench.sizes.single if count == 1 else bench.sizes.middle
@@ -72,18 +82,24 @@ def run(bench: Bench, wanted: frozenset[str]) -> list[Row]:
         rows.append(
             _row(GAIN, _who(REQUESTERS[-1]), last, first, lambda one: one.rate, "one requester")
         )
-    for name, (count, percent) in PERCENTILES.items():
-        if name in wanted:
+    waits = {
+        name: (count, percent, bare, HOPS)
+        for name, (count, percent) in PERCENTILES.items()
+        if name in wanted
+    }
+    if CLIENT in wanted:
+        waits[CLIENT] = (1, 50, plain, CLIENT_HOPS)
+    for name, (count, percent, others, against) in waits.items():
 
-            def wait(one: Trips, percent: int = percent) -> float:
-                return percentile(one.latencies, percent) * 1000
+        def wait(one: Trips, percent: int = percent) -> float:
+            return percentile(one.latencies, percent) * 1000
 
-            title = f"{_who(count)}, p{percent}"
-            rows.append(_row(name, title, ours[count], bare, wait, unit="ms"))
+        title = f"{_who(count)}, p{percent}"
+        rows.append(_row(name, title, ours[count], others, wait, against, "ms"))
     return rows
 
 
-TOPIC = Topic("requests and their replies", (*RATES, GAIN, *PERCENTILES), run)
+TOPIC = Topic("requests and their replies", (*RATES, GAIN, *PERCENTILES, CLIENT), run)
 
 
 def _who(count: int) -> str:
@@ -161,6 +177,25 @@ def _hop_singly(bench: Bench, trips: int) -> Trips:
         latencies.append(time.perf_counter() - began)
         _check(reply[1], body)
     return Trips(time.perf_counter() - start, latencies)
+
+
+async def _hop_by_client(bench: Bench, trips: int) -> Trips:
+    """Do the same with redis-py's client on asyncio, on both sides."""
+    latencies: list[float] = []
+    with child(echo_by_client, bench.url):
+        async with Redis.from_url(bench.url) as client:
+            began_all = 0.0
+            for number in range(WARM_UP + trips):
+                body = BODIES[number % len(BODIES)]
+                began = time.perf_counter()
+                if number == WARM_UP:
+                    began_all = began
+                await client.lpush(ASK_KEY, body)
+                reply = await client.blpop([REPLY_KEY], 0)
+                if number >= WARM_UP:
+                    latencies.append(time.perf_counter() - began)
+                _check(reply[1] if reply else None, body)
+    return Trips(time.perf_counter() - began_all, latencies)
 
 
 def _check(reply: object, expected: object) -> None:

@@ -40,6 +40,9 @@ SOON = 0.001
 """Seconds to the next due message for which ends wait, and new messages: one round trip has all.
 It is as fine as timers of asyncio are; what is left of it is waited for without one."""
 
+TURNS = 8
+"""Of the event loop, in which it has seen what came on a connection: more than enough."""
+
 SILENCE = BLOCK_MS / 1000 + 6
 """Seconds after which to look whether a read is overdue."""
 
@@ -101,8 +104,9 @@ class Reader:
         # Whether there was a seek since we asked.
         self._sought = False
         self._pause = 0.0
-        # What comes was not delivered before this time.
-        self._since = 0.0
+        # What a fetch brings was not delivered before the first, and what a sleep has brought not before
+        # the second: between two steps the event loop has looked at the connection.
+        self._since = self._earlier = 0.0
 
     @property
     def idle(self) -> bool:
@@ -163,11 +167,12 @@ class Reader:
         """Do one round trip, or wait until there is something to do."""
         self._event.clear()
         reading, holdings, now = self._reading, self.holdings, time.monotonic()
+        await self._catch_up(now)
         if self._listener.done:
             # What it brought is ours, whether there is room or not.
             await self._listen()
             return
-        self._since = now
+        self._earlier, self._since = self._since, now
         free = self._prefetch.limit - holdings.count + holdings.outbox.leaving
         due, due_in = reading.is_due(now), reading.due_at - now
         flush_in = self._flush_in(now, due_in)
@@ -249,15 +254,24 @@ class Reader:
         self._prefetch.handled(self.holdings.confirm(parcel, found), now)
         reading.heard(found.now_ms, asked)
         reading.fetched(found, reads, now)
-        await self._take(found)
+        await self._take(found, self._since)
 
-    async def _take(self, found: Fetched) -> None:
+    async def _catch_up(self, now: float) -> None:
+        """Let the event loop see what came while this process stood still, before anything is done.
+
+        The sleep may have ended long ago, and others may have by now what it has brought.
+        """
+        if self._listener.listening and now - self._since > self._queue.lease_ms / 4000:
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
+
+    async def _take(self, found: Fetched, since: float) -> None:
         reading = self._reading
         if found.envelopes and reading.paused and not self._stopping:
             # Read before the pause, or after a resume that we have not heard of yet.
             reading.paused = await self._driver.run(control.is_paused(self.keys))
         begin = not (self._stopping or reading.paused)
-        self.holdings.take(found.envelopes, begin=begin, since=self._since)
+        self.holdings.take(found.envelopes, begin=begin, since=since)
 
     async def _listen(self) -> None:
         """Sleep at the server, or take what the sleep has brought."""
@@ -268,7 +282,7 @@ class Reader:
             # When it brings nothing, look all the same: a wake-up may have died with another
             # consumer, and delayed messages come back by nothing but a look.
             self._reading.woke(found)
-            await self._take(found)
+            await self._take(found, self._earlier)
             self._event.set()
 
     # Recovery and the end
@@ -289,7 +303,7 @@ class Reader:
         self._reading.woke(unknown)
         # We may have missed a pause, or the end of one.
         self._reading.paused = await self._driver.run(control.is_paused(self.keys))
-        await self._take(unknown)
+        await self._take(unknown, self._since)
         self._sure = not self._sought
 
     def hurry(self) -> None:
@@ -377,4 +391,4 @@ class Reader:
             await self._sleeper.disconnect()
         else:
             for found in brought or ():
-                await self._take(found)
+                await self._take(found, self._earlier)
