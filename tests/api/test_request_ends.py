@@ -548,11 +548,14 @@ class TestThreads:
             finally:
                 stopped.set()
 
-        def interrupt() -> None:
-            assert begun.wait(PATIENCE)
-            signal.pthread_kill(main, signal.SIGINT)
-
         with in_a_thread(worker, url, namespace), ms.Client(url, namespace=namespace) as mq:
+
+            def interrupt() -> None:
+                assert begun.wait(PATIENCE)
+                # The handler may begin before the client has heard that the request is stored.
+                until(lambda: [one.id for one in list(mq.requests._pending.values()) if one.id])
+                signal.pthread_kill(main, signal.SIGINT)
+
             until_served(admin, namespace)
             thread = threading.Thread(target=interrupt)
             thread.start()

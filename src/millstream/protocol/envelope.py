@@ -174,7 +174,8 @@ class Envelope(msgspec.Struct, eq=False, gc=False):
     @property
     def malformed(self) -> str | None:
         """Why this entry cannot be a message; None when it can."""
-        if len(self.fields) == 2 and self.fields[0] == b"b":  # noqa: PLR2004 - name and value
+        raw = self.raw
+        if b"b" in raw and b"s" not in raw and b"h" not in raw:
             return None
         return self._parse()[2]
 

@@ -184,7 +184,7 @@ class Answering:
     ) -> bytes:
         """Run the handler and return what it has returned, encoded."""
         endpoint = self._endpoint
-        request = Request(_decoded(endpoint, delivery.id, data), delivery, endpoint, answer)
+        request = Request(_decoded(endpoint, delivery, data), delivery, endpoint, answer)
         # Threads have their own limit: cancelled here, nobody would stop them.
         left = math.inf if endpoint.must_finish or self._in_threads else answer.seconds_left
         if left == math.inf:
@@ -242,7 +242,7 @@ def _is_stopped() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def _decoded(endpoint: Endpoint[Any, Any], id: str, data: bytes) -> Any:
+def _decoded(endpoint: Endpoint[Any, Any], delivery: Delivery[Any], data: bytes) -> Any:
     """Return a request's body as the endpoint declares it.
 
     Raises:
@@ -251,8 +251,10 @@ def _decoded(endpoint: Endpoint[Any, Any], id: str, data: bytes) -> Any:
     try:
         return endpoint.request_codec.decode(data)
     except NotDecodable as error:
-        message = f"{endpoint.title}: request {id} is undecodable: {error}"
-        raise Undecodable(message, queue=endpoint.name, id=id, reason="undecodable") from error
+        message = f"{endpoint.title}: request {delivery.id} is undecodable: {error}"
+        raise Undecodable(
+            message, queue=endpoint.name, id=delivery.id, reason="undecodable"
+        ) from error
 
 
 def as_answer(handler: Handler, inner: Callable[[Any, Any], Any]) -> Call:

@@ -178,13 +178,14 @@ class Handling:
         if endpoint is None or endpoint.must_finish:
             return envelope.expired(now)
         # A deadline is one also after a crash.
-        return envelope.expiry is not None and envelope.expiry <= now
+        deadline = envelope.expiry
+        return deadline is not None and deadline <= now
 
     async def _begin(self, deliveries: Sequence[Delivery[Any]]) -> None:
         """Do what comes before the handler: free unique keys that are for waiting messages only."""
-        found = ((one.id, one.envelope.unique_until_started) for one in deliveries)
+        found = [(one, one.envelope.unique_until_started) for one in deliveries]
         begin = self.holder.begin
-        if begun := [begin(message_id, unique) for message_id, unique in found if unique]:
+        if begun := [begin(one.id, unique) for one, unique in found if unique]:
             await asyncio.gather(*begun)
 
     def _left(self, token: bytes) -> bool:
