@@ -28,7 +28,7 @@ WORKING = """
 )
 async def handle(body):
     record("begun", body)
-    await asyncio.sleep(0.005)
+    await asyncio.sleep(0.03)
     return [body, os.getpid()]
 """
 

@@ -11,12 +11,22 @@ from millstream.policy import AtMostOnce
 from millstream.protocol import consume, control
 from millstream.protocol.consume import Fetched
 from millstream.protocol.envelope import Envelope
-from millstream.protocol.op import Op
+from millstream.protocol.op import Op, load_script
 from millstream.protocol.settlement import Settlement, expire, fail, reject, release
 from tests.lua.state import NOW, OLD_ID, State, out_of_memory, refused
 from tests.support.servers import Server
 
 ALL = (("f", 10), ("", 10))
+
+
+@pytest.fixture(autouse=True)
+def loaded(state: State) -> None:
+    """The server knows the scripts. Else the reads between them come before them the first time.
+
+    That costs a fetch, which finds nothing, and no message.
+    """
+    for name in ("pop_begin", "pop_end"):
+        state.do("SCRIPT", "LOAD", load_script(name).source)
 
 
 def popping(
