@@ -195,6 +195,22 @@ class TestReplies:
         await mq.aclose()
         assert list(admin.scan_iter(match=f"{namespace}:*:mailbox")) == []
 
+    @pytest.mark.parametrize("turns", range(6))
+    async def test_nothing_is_left_of_one_cancelled_early(
+        self, mq: ms.AsyncClient, admin: redis.Redis, namespace: str, turns: int
+    ) -> None:
+        """A client whose first request was cancelled while it made the mailbox takes it along, too."""
+        await mq.stats(ECHO.queue)  # connected
+        request = asyncio.ensure_future(mq.request(ECHO, 1))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if isinstance(mq, ms.AsyncClient):  # a thread cannot be cancelled
+            request.cancel()
+        await asyncio.wait([request])
+
+        await mq.aclose()
+        assert list(admin.scan_iter(match=f"{namespace}:*:mailbox")) == []
+
     async def test_a_large_one(self, mq: ms.AsyncClient, serve: Serve) -> None:
         """Up to max_body, both ways."""
         await serve(answering(ECHO, echo))

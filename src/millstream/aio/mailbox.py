@@ -85,6 +85,8 @@ class Mailbox:
         self._unwanted: set[str] = set()
         self._opening = driver.lock()
         self._reader: AsyncBackground | None = None
+        # Whether it may be there: who was cancelled while making it does not know.
+        self._made = False
         self._listener: AsyncListener | None = None
         self._closed = False
         self._seen = "0-0"
@@ -123,6 +125,7 @@ class Mailbox:
                 message = "this client is closed"
                 raise UsageError(message)
             if self._reader is None:
+                self._made = True
                 self._seen = await self._driver.run(make(self._namespace, self.client, seconds))
                 self._attend_at = time.monotonic() + ATTEND
                 self._reader = self._driver.background(self._run, "millstream-mailbox")
@@ -240,14 +243,16 @@ class Mailbox:
             if sender is not None:
                 await sender.close()
         reader, self._reader = self._reader, None
-        if reader is None:
-            return
+        made, self._made = self._made, False
         try:
-            # A reader that is about to sleep would miss a CLIENT UNBLOCK.
-            await self._driver.run(nudge(self._namespace, self.client))
-            await reader.join(LAST_MOMENT)
-            await self._driver.run(discard(self._namespace, self.client))
+            if reader is not None:
+                # A reader that is about to sleep would miss a CLIENT UNBLOCK.
+                await self._driver.run(nudge(self._namespace, self.client))
+                await reader.join(LAST_MOMENT)
+            if made:
+                await self._driver.run(discard(self._namespace, self.client))
         except BrokerError as error:
             # It expires by itself.
             logger.debug("cannot close the mailbox: %s", error)
-            await reader.join(LAST_MOMENT)
+            if reader is not None:
+                await reader.join(LAST_MOMENT)

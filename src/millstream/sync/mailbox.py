@@ -86,6 +86,8 @@ class Mailbox:
         self._unwanted: set[str] = set()
         self._opening = driver.lock()
         self._reader: BlockingBackground | None = None
+        # Whether it may be there: who was cancelled while making it does not know.
+        self._made = False
         self._listener: BlockingListener | None = None
         self._closed = False
         self._seen = "0-0"
@@ -124,6 +126,7 @@ class Mailbox:
                 message = "this client is closed"
                 raise UsageError(message)
             if self._reader is None:
+                self._made = True
                 self._seen = self._driver.run(make(self._namespace, self.client, seconds))
                 self._attend_at = time.monotonic() + ATTEND
                 self._reader = self._driver.background(self._run, "millstream-mailbox")
@@ -241,14 +244,16 @@ class Mailbox:
             if sender is not None:
                 sender.close()
         reader, self._reader = self._reader, None
-        if reader is None:
-            return
+        made, self._made = self._made, False
         try:
-            # A reader that is about to sleep would miss a CLIENT UNBLOCK.
-            self._driver.run(nudge(self._namespace, self.client))
-            reader.join(LAST_MOMENT)
-            self._driver.run(discard(self._namespace, self.client))
+            if reader is not None:
+                # A reader that is about to sleep would miss a CLIENT UNBLOCK.
+                self._driver.run(nudge(self._namespace, self.client))
+                reader.join(LAST_MOMENT)
+            if made:
+                self._driver.run(discard(self._namespace, self.client))
         except BrokerError as error:
             # It expires by itself.
             logger.debug("cannot close the mailbox: %s", error)
-            reader.join(LAST_MOMENT)
+            if reader is not None:
+                reader.join(LAST_MOMENT)
