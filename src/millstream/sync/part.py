@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 from millstream.driver.blocking import BlockingDriver
 from millstream.driver.lease_keeper import Held, LeaseKeeper
 from millstream.errors import ServerRefused, Undecodable
-from millstream.protocol import consume, control
+from millstream.protocol import consume, control, ending
 from millstream.protocol.consume import Fetched
 from millstream.protocol.envelope import Envelope, read_body
 from millstream.protocol.keys import QueueKeys
@@ -283,7 +283,7 @@ class Part(Generic[T]):
     def settle(self, end: Settlement) -> bool:
         """End a delivery; False: it was not ours any more."""
         queue = self._queue
-        op = consume.settle(
+        op = ending.settle(
             *(self.keys, self._consumer, end),
             limits=queue.limits,
             keep=queue.keep,
