@@ -22,6 +22,7 @@ from millstream.cli.reschedule import reschedule
 from millstream.cli.run import run
 from millstream.cli.schedules import schedules
 from millstream.cli.send import send
+from millstream.cli.server import server
 from millstream.cli.stats import stats
 from millstream.cli.subscribe import subscribe
 from millstream.cli.subscriptions import seek, unsubscribe
@@ -69,6 +70,7 @@ def make_app() -> typer.Typer:
         reschedule
     )
     app.command(epilog="Example: millstream run tasks:worker --processes 4")(run)
+    app.command(epilog="Example: millstream server --dir ./data --aof always")(server)
     return app
 
 
