@@ -83,7 +83,7 @@ _USES: Mapping[Role, Uses] = {
         commands=(
             *(*_CONNECT, *_SCRIPTS, *_SLEEP, *_MAILBOX, *_LISTEN),
             *("xreadgroup", "xclaim", "xpending", "multi", "exec", "blmove", "hexists"),
-            *("hget", "hsetnx", "hgetall", "hkeys", "hincrby", "exists", "time"),
+            *("hget", "hsetnx", "hkeys", "exists", "time"),
         ),
     ),
     "operator": Uses(
@@ -115,7 +115,7 @@ SHARDED: Mapping[Role, tuple[str, ...]] = {
 }
 """Needed beside on a cluster. A server before 7.0 refuses rules with these names."""
 
-_CALL = re.compile(r"\bp?call\((?P<given>[^\n]*)")
+_CALL = re.compile(r"\bp?call\((?=(?P<given>[^\n]*))")
 _WORDS = re.compile(r"^(?:\([^()]*\) and )?'(\w+)'(?: or '(\w+)')?(?:, '(\w+)')?")
 _CONTAINERS = frozenset({"XGROUP", "XINFO", "MEMORY"})
 """Commands whose second word says what they do, and which ACL rules tell apart by it."""

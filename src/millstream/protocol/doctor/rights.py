@@ -29,9 +29,9 @@ SHOWN = 8
 _CALLS = """
 acl|whoami; blmove K K left right 0.01; client|id; client|unblock 0; cluster|info; config|get save; del K;
 evalsha 0 0; exists K; get K; hdel K f; hexists K f; hget K f; hgetall K; hincrby K f x; hkeys K; hlen K;
-hmget K f; hrandfield K; hset K f v f; hsetnx K f v; hvals K; info server; latency|latest; linsert K x a b;
-llen K; lmove K K left x; lpos K e; lpush K e; lrange K 0 0; lrem K 0 e; lset K 0 e; ltrim K 0 -1;
-memory|usage K; pexpire K x; ping; psubscribe K; publish K m; punsubscribe K; rpop K; rpush K e;
+hmget K f; hrandfield K; hset K f v f; hsetnx K f v; hvals K; info server; latency|latest;
+llen K; lmove K K left x; lpos K e; lpush K e; lrange K 0 0; lrem K 0 e; ltrim K 0 -1;
+memory|usage K; pexpire K x; ping; psubscribe K; publish K m; punsubscribe K; rpop K;
 scan 0; script|load x; select 0; set K v x; slowlog|get 1; spublish K m; ssubscribe K; subscribe K;
 sunsubscribe K; time; unlink K; unsubscribe K; xack K g 0-1; xadd K nomkstream * f v; xclaim K g c 0 0-1;
 xdel K 0-1; xgroup|create K g 0; xgroup|createconsumer K g c; xgroup|delconsumer K g c; xgroup|destroy K g;

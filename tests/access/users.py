@@ -1,0 +1,109 @@
+"""Users of each role at a test's server, and a witness of what each of them asks the server for."""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import redis
+
+from millstream.protocol.access import ROLES, Names, Role, rules_for
+from millstream.protocol.op import load_script
+from tests.support.servers import Server
+
+PASSWORD = "only-here"  # noqa: S105 - of users that exist for one test
+
+_LINE = re.compile(r'\[\d+ (?P<address>[^\]]+)\] (?P<words>"[^"]*"(?: "[^"]*")?)')
+_CONTAINERS = {"client", "script", "config", "slowlog", "latency", "cluster", "acl"}
+
+
+def add_users(
+    server: Server, namespace: str, *, names: Names | None = None, without: str | None = None
+) -> dict[Role, str]:
+    """Make a user for each role; return how each reaches the server."""
+    urls: dict[Role, str] = {}
+    for role in ROLES:
+        rules = rules_for([role], namespace=namespace, names=names or Names())
+        name = f"{namespace}-{role}"
+        more = [] if without is None else [f"-{without}"]
+        admin: Any = server.admin()
+        admin.execute_command("ACL", "SETUSER", name, "reset", "on", f">{PASSWORD}", *rules, *more)
+        urls[role] = server.tcp_url.replace("redis://", f"redis://{name}:{PASSWORD}@")
+    return urls
+
+
+def remove_users(server: Server, namespace: str) -> None:
+    admin: Any = server.admin()
+    admin.execute_command("ACL", "DELUSER", *(f"{namespace}-{role}" for role in ROLES))
+
+
+class Witness:
+    """Reads what MONITOR tells, and whose connection it was.
+
+    `scripts` and `commands` are what each user has asked for, by its name.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._users: dict[str, str] = {}
+        self._names = {load_script(name).sha: name for name in _all_scripts()}
+        self.seen: set[tuple[str, str]] = set()
+        self._connection = socket.create_connection(("127.0.0.1", server.port))
+        self._file = self._connection.makefile("r", encoding="utf-8", errors="replace")
+        self._connection.sendall(b"MONITOR\r\n")
+        assert self._file.readline() == "+OK\n"
+        self._thread = threading.Thread(target=self._read)
+        self._thread.start()
+
+    def _read(self) -> None:
+        for line in self._file:
+            match = _LINE.search(line)
+            if match is None or match["address"] == "lua":
+                continue
+            user = self._user_of(match["address"])
+            first, *second = [word.strip('"').lower() for word in match["words"].split(" ")]
+            if first == "evalsha":
+                self.seen.add((user, self._names.get(second[0], "?") + ".lua"))
+            self.seen.add((user, f"{first}|{second[0]}" if first in _CONTAINERS else first))
+
+    def _user_of(self, address: str) -> str:
+        if address not in self._users:
+            admin = redis.Redis(port=self._server.port)
+            for client in admin.client_list():
+                self._users.setdefault(client["addr"], client["user"])
+            admin.close()
+        return self._users.setdefault(address, "gone")
+
+    def close(self) -> None:
+        self._connection.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._file.close()
+        self._connection.close()
+
+    def of(self, user: str) -> tuple[set[str], set[str]]:
+        """The scripts that a user has run, and the other commands that it has sent."""
+        mine = {what for who, what in self.seen if who == user}
+        scripts = {what.removesuffix(".lua") for what in mine if what.endswith(".lua")}
+        return scripts, {what for what in mine if not what.endswith(".lua")}
+
+
+def _all_scripts() -> Iterator[str]:
+    from importlib import resources
+
+    for path in (resources.files("millstream.protocol") / "lua").iterdir():
+        if path.name.endswith(".lua"):
+            yield path.name.removesuffix(".lua")
+
+
+@contextmanager
+def watching(server: Server) -> Iterator[Witness]:
+    """Watch what is asked of a server until the block ends."""
+    witness = Witness(server)
+    try:
+        yield witness
+    finally:
+        witness.close()
