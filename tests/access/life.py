@@ -268,6 +268,8 @@ async def live(producer: ms.AsyncClient, worker: ms.AsyncClient, operator: ms.As
     await now_and_then(producer, worker, producer.namespace)
     await producer.declare(DIVIDED)
     await operator.repartition(UNDIVIDED)
+    await operator.pause(ORDERED)
+    await operator.resume(ORDERED)
     await operator.driver.run(look(producer.namespace, PLAIN.name))
     return heard
 

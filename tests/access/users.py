@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import resources
 from typing import Any
 
 import redis
@@ -42,13 +43,10 @@ def remove_users(server: Server, namespace: str) -> None:
 
 
 class Witness:
-    """Reads what MONITOR tells, and whose connection it was.
-
-    `scripts` and `commands` are what each user has asked for, by its name.
-    """
+    """Reads what MONITOR tells, and whose connection it was."""
 
     def __init__(self, server: Server) -> None:
-        self._server = server
+        self._admin = redis.Redis.from_url(server.url)
         self._users: dict[str, str] = {}
         self._names = {load_script(name).sha: name for name in _all_scripts()}
         self.seen: set[tuple[str, str]] = set()
@@ -64,36 +62,36 @@ class Witness:
             match = _LINE.search(line)
             if match is None or match["address"] == "lua":
                 continue
-            user = self._user_of(match["address"])
+            address = match["address"]
+            if address.startswith("unix:"):  # the test's own
+                continue
+            self._look_for(address)
             first, *second = [word.strip('"').lower() for word in match["words"].split(" ")]
             if first == "evalsha":
-                self.seen.add((user, self._names.get(second[0], "?") + ".lua"))
-            self.seen.add((user, f"{first}|{second[0]}" if first in _CONTAINERS else first))
+                self.seen.add((address, self._names.get(second[0], "?") + ".lua"))
+            self.seen.add((address, f"{first}|{second[0]}" if first in _CONTAINERS else first))
 
-    def _user_of(self, address: str) -> str:
-        if address not in self._users:
-            admin = redis.Redis(port=self._server.port)
-            for client in admin.client_list():
-                self._users.setdefault(client["addr"], client["user"])
-            admin.close()
-        return self._users.setdefault(address, "gone")
+    def _look_for(self, address: str) -> None:
+        # A connection is the default user's until it has said whose it is.
+        if self._users.get(address, "default") == "default":
+            for client in self._admin.client_list():
+                self._users[client["addr"]] = client["user"]
 
     def close(self) -> None:
         self._connection.shutdown(socket.SHUT_RDWR)
         self._thread.join()
         self._file.close()
         self._connection.close()
+        self._admin.close()
 
     def of(self, user: str) -> tuple[set[str], set[str]]:
         """The scripts that a user has run, and the other commands that it has sent."""
-        mine = {what for who, what in self.seen if who == user}
+        mine = {what for address, what in self.seen if self._users.get(address) == user}
         scripts = {what.removesuffix(".lua") for what in mine if what.endswith(".lua")}
         return scripts, {what for what in mine if not what.endswith(".lua")}
 
 
 def _all_scripts() -> Iterator[str]:
-    from importlib import resources
-
     for path in (resources.files("millstream.protocol") / "lua").iterdir():
         if path.name.endswith(".lua"):
             yield path.name.removesuffix(".lua")
