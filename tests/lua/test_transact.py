@@ -280,12 +280,13 @@ def test_a_command_that_the_user_may_not_use(own_server: Server, own_state: Stat
     own_state.register("a")
     token = own_state.own("a")
     user = own_server.limited_url.partition("//")[2].partition(":")[0]
-    own_server.admin().execute_command("ACL", "SETUSER", user, "-sadd")
+    admin: Any = own_server.admin()
+    admin.execute_command("ACL", "SETUSER", user, "-sadd")
     try:
         with pytest.raises(ServerRefused) as caught:
             run(own_state, token, draft(("SADD", "t-members", 1), sends=1))
     finally:
-        own_server.admin().execute_command("ACL", "SETUSER", user, "+sadd")
+        admin.execute_command("ACL", "SETUSER", user, "+sadd")
     # Redis 6.2 has no code for it.
     assert caught.value.code in ("NOPERM", "ERR")
     assert sent(own_state) == 0

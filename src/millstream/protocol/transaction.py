@@ -291,18 +291,20 @@ def _decoded(asked: Commit, parts: Sequence[_Part], reply: list[Any]) -> Committ
 
 def _apart(asked: Commit, parts: Sequence[_Part]) -> UsageError:
     """Say which keys are in different slots."""
-    slot = slot_of(asked.keys.ready)
+    keys, slot = asked.keys, slot_of(asked.keys.ready)
     # What the server has refused together is not in one slot, so there is one.
     what, key = next(
-        (repr(key) if part.name == "writes" else part.title, key)
+        (f"the key {key!r}" if part.name == "writes" else part.title, key)
         for part in parts
         for key in part.keys
         if slot_of(key) != slot
     )
-    tag = asked.keys.prefix.partition("{")[2].partition("}")[0]
+    tag = keys.prefix.partition("{")[2].partition("}")[0]
+    # The number of the partition belongs to the tag, and not to the name.
+    name = tag.partition("/")[0]
     message = (
-        f"{asked.keys.title} is in slot {slot} of this cluster and {what} in slot {slot_of(key)}: a "
-        "transaction is one step in one slot, so nothing was done. Give the keys the same hash tag: "
-        f"'{{{tag}}}' in the name of a queue or topic, as Queue('{{{tag}}}.NAME'), or in the key"
+        f"{keys.title} is in slot {slot} of this cluster, and {what} in slot {slot_of(key)}: a transaction "
+        "is one step in one slot, so nothing was done. Keys are together that have the same tag in braces: "
+        f"call a queue or topic '{{{name}}}.NAME', and a key of your own '{{{tag}}}:NAME'"
     )
     return UsageError(message)
