@@ -19,6 +19,7 @@ from tests.support.servers import Server
 from tests.support.wait import until
 
 PREFIX = "t-faults-app"
+TOTAL = 700
 
 PIPELINE = """
 again = ms.Retry(max_attempts=1000, max_crashes=1000, backoff=ms.Backoff(first=0.05, factor=1))
@@ -81,15 +82,15 @@ async def test_workers_that_are_killed(own_server: Server, workshop: Workshop) -
     workshop.write(PIPELINE.replace("LEASE", "300"))
     workshop.supervisor(2)
     async with connect(own_server.url) as mq:
-        await mq.send_many(queue_of("first"), range(1500))
-        for goal in (200, 600, 1000):
+        await mq.send_many(queue_of("first"), range(TOTAL))
+        for goal in (100, 300, 500):
             begun = await asyncio.to_thread(workshop.until_told, "first", goal)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(begun[-1].pid, signal.SIGKILL)
         for name in ("first", "second"):
             await becomes(mq, queue_of(name), (0, 0, 0, 0))
         crashed = [(await mq.stats(queue_of(name))).crashed for name in ("first", "second")]
-    counted_once(own_server.admin(), 1500)
+    counted_once(own_server.admin(), TOTAL)
     assert sum(crashed) > 0
 
 
@@ -137,19 +138,20 @@ async def test_a_network_that_breaks(own_server: Server, proxy: Proxy) -> None:
     def done() -> int:
         return int(admin.get(f"{PREFIX}:count") or 0)
 
-    async with connect(own_server.url) as mq:
-        async with connect(proxy.url) as client, running(worker, client):
-            for part in range(10):
-                proxy.drop_replies(
-                    to=f"{PREFIX}:{'first' if part % 2 else 'count'}".encode(), times=5
-                )
-                before = done()
-                await mq.send_many(first, range(part * 100, part * 100 + 100))
-                await asyncio.to_thread(until, lambda least=before: done() > least, PATIENCE)
-                proxy.cut()
-            for queue in (first, second):
-                await becomes(mq, queue, (0, 0, 0, 0))
-    counted_once(admin, 1000)
+    async with (
+        connect(own_server.url) as mq,
+        connect(proxy.url) as client,
+        running(worker, client),
+    ):
+        for part in range(6):
+            proxy.drop_replies(to=f"{PREFIX}:{'first' if part % 2 else 'count'}".encode(), times=5)
+            before = done()
+            await mq.send_many(first, range(part * 100, part * 100 + 100))
+            await asyncio.to_thread(until, lambda least=before: done() > least, PATIENCE)
+            proxy.cut()
+        for queue in (first, second):
+            await becomes(mq, queue, (0, 0, 0, 0))
+    counted_once(admin, 600)
 
 
 def test_a_receiver_that_gives_up(own_server: Server, proxy: Proxy) -> None:
