@@ -43,6 +43,7 @@ SUBSTITUTIONS = [
     (r"\bFeed\b", "SyncFeed"),
     (r"\bHandle\b", "SyncHandle"),
     (r"\bRequest\b", "SyncRequest"),
+    (r"\bTransaction\b", "SyncTransaction"),
     (r"\bmillstream\.aio\b", "millstream.sync"),
     (r"\bdriver\.aio", "driver.blocking"),
     # Words

@@ -12,6 +12,7 @@ from millstream.aio.delivery import Delivery
 from millstream.aio.feed import Feed
 from millstream.aio.request import Request
 from millstream.aio.results import Handle
+from millstream.aio.transaction import Transaction
 from millstream.declare import Queue
 from millstream.endpoint import Endpoint
 from millstream.errors import (
@@ -53,6 +54,7 @@ from millstream.sync.delivery import SyncDelivery
 from millstream.sync.feed import SyncFeed
 from millstream.sync.request import SyncRequest
 from millstream.sync.results import SyncHandle
+from millstream.sync.transaction import SyncTransaction
 from millstream.topic import EARLIEST, LATEST, Subscription, Topic
 from millstream.worker import Worker
 
@@ -102,9 +104,11 @@ __all__ = [
     "SyncFeed",
     "SyncHandle",
     "SyncRequest",
+    "SyncTransaction",
     "TimedOut",
     "Topic",
     "TopicStats",
+    "Transaction",
     "Undecodable",
     "UnsupportedServer",
     "UsageError",

@@ -30,7 +30,7 @@ from millstream.queue_checks import (
     check_store,
 )
 
-__all__ = ["DEFAULT_MAX_BODY", "Queue", "check_name", "check_partitions"]
+__all__ = ["DEFAULT_MAX_BODY", "Queue", "check_name", "check_partitions", "check_place"]
 
 T = TypeVar("T")
 
@@ -44,6 +44,9 @@ _DEFAULT_LEASE = timedelta(seconds=30)
 # slot of a cluster. Whitespace and control characters make names that nobody can type, and lone
 # surrogates have no bytes.
 _NAME = re.compile(r"[^\s{}/\x00-\x1f\x7f\ud800-\udfff]{1,200}")
+
+# A tag of its own has a name share the slot of others; behind it a colon would look like the end.
+_TAGGED = re.compile(rf"\{{{_NAME.pattern}\}}\.(?!.*:){_NAME.pattern}")
 
 DEFAULT_MAX_BODY = 16 * 2**20
 
@@ -64,6 +67,23 @@ def check_name(name: object, kind: str) -> str:
         )
         raise UsageError(message)
     return name
+
+
+def check_place(name: object, kind: str) -> str:
+    """Return the name of a queue or topic, which may begin with a tag: ``{shop}.orders``.
+
+    Raises:
+        UsageError: it is no name, and not a tag in braces, a dot, and a name without a colon.
+    """
+    if isinstance(name, str) and name.startswith("{"):
+        if _TAGGED.fullmatch(name):
+            return name
+        message = (
+            f"{kind} must be a tag in braces, a dot, and a name without a colon, such as "
+            f"'{{shop}}.orders', if it begins with a brace, not {name!r}"
+        )
+        raise UsageError(message)
+    return check_name(name, kind)
 
 
 class QueueOptions(TypedDict, total=False):
@@ -189,7 +209,7 @@ class Queue(Generic[T]):
         delivery: Guarantee = "at_least_once",
         results: Results | None = None,
     ) -> None:
-        check_name(name, "the queue's name")
+        check_place(name, "the queue's name")
         check_policies(name, retry, keep, results)
         check_count(max_body, f"queue {name!r}: max_body")
         check_order(name, ordered, max_running_per_key)

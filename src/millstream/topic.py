@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack, overload
 
 from millstream.codec import Codec, CodecName, codec_for
-from millstream.declare import DEFAULT_MAX_BODY, Queue, check_name, check_partitions
+from millstream.declare import DEFAULT_MAX_BODY, Queue, check_name, check_partitions, check_place
 from millstream.errors import UsageError
 from millstream.message_id import check_id
 from millstream.policy import Duration, Retain, Retry, Sieve, check_count, milliseconds
@@ -112,7 +112,9 @@ class Topic(Generic[T]):
         codec: CodecName = "json",
         max_body: int = DEFAULT_MAX_BODY,
     ) -> None:
-        check_name(name, "the topic's name")
+        # Slots of a cluster are for what has keys.
+        check = check_place if durable else check_name
+        check(name, "the topic's name")
         where = f"topic {name!r}"
         _check_type(durable, bool, f"{where}: durable must be True or False")
         _check_type(ordered, bool, f"{where}: ordered must be True or False")
