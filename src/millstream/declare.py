@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack, overload
 
 from millstream.codec import Codec, CodecName, codec_for
+from millstream.durability import check_durability
 from millstream.errors import UsageError
 from millstream.policy import (
     AtMostOnce,
@@ -23,6 +24,7 @@ from millstream.policy import (
 )
 from millstream.queue_checks import (
     check_choices,
+    check_confirmable,
     check_delivery,
     check_limits,
     check_order,
@@ -105,6 +107,7 @@ class QueueOptions(TypedDict, total=False):
     keep: Retain | None
     delivery: Guarantee
     results: Results | None
+    durability: str | None
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -151,6 +154,9 @@ class Queue(Generic[T]):
         results: what handlers return, and for how long that is kept for a sender that wants it
             (``send(result=True)``, docs/results.md). All users of a queue should agree. Default: what
             they return is dropped.
+        durability: how far a message has to get before its send returns: ``memory``, ``fsync`` or
+            ``replicas:N`` (docs/durability.md). Producers say it, each for its own sends. Default:
+            what their client says.
 
     Raises:
         UsageError: a parameter does not make sense; it names the parameter.
@@ -173,6 +179,7 @@ class Queue(Generic[T]):
     keep: Retain | None
     delivery: Guarantee
     results: Results | None
+    durability: str | None
     codec: Codec[T] = field(repr=False, compare=False)
     result_codec: Codec[Any] | None = field(repr=False, compare=False)
     # What a client remembers its way to the queue by.
@@ -208,6 +215,7 @@ class Queue(Generic[T]):
         keep: Retain | None = None,
         delivery: Guarantee = "at_least_once",
         results: Results | None = None,
+        durability: str | None = None,
     ) -> None:
         check_place(name, "the queue's name")
         check_policies(name, retry, keep, results)
@@ -216,6 +224,9 @@ class Queue(Generic[T]):
         check_choices(name, priorities=priorities, expired=expired, store=store, delivery=delivery)
         check_partitions(f"queue {name!r}", ordered, partitions)
         check_limits(name, partitions, rate, max_running, bound)
+        if durability is not None:
+            check_durability(durability, f"queue {name!r}: durability")
+            check_confirmable(name, bound, durability)
         # The dataclass is frozen, so its own constructor sets fields in this way, too.
         put = object.__setattr__
         put(self, "name", name)
@@ -231,7 +242,8 @@ class Queue(Generic[T]):
         put(self, "store", store)
         put(self, "place", _place(name, partitions if ordered else None, bound, store))
         others = {"keep": keep, "delivery": delivery, "rate": rate, "max_running": max_running}
-        for parameter, value in {**others, "bound": bound, "results": results}.items():
+        sending = {"bound": bound, "results": results, "durability": durability}
+        for parameter, value in {**others, **sending}.items():
             put(self, parameter, value)
         put(self, "codec", codec_for(body_type, self.title, codec))
         put(self, "result_codec", _result_codec(self.title, results, codec))

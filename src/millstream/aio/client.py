@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from millstream.aio import confirm as _confirm
 from millstream.aio import endpoints as _endpoints
 from millstream.aio import gathering as _gathering
 from millstream.aio import operate
@@ -30,6 +31,7 @@ from millstream.checks import check_prefetch, check_source
 from millstream.declare import check_name
 from millstream.driver.aio import AsyncDriver
 from millstream.driver.lease_keeper import CALL_TIMEOUT, LeaseKeeper
+from millstream.durability import MEMORY, check_durability
 from millstream.policy import Duration, milliseconds
 from millstream.protocol.keys import QueueKeys, queue_keys, subscription_keys, topic_keys
 from millstream.protocol.partitions import declare
@@ -51,6 +53,9 @@ class AsyncClient:
         namespace: first part of all keys; separates applications on one server.
         connect_timeout: seconds within which the first connection succeeds or fails. Default 5.
         timeout: seconds that one operation may take, reconnects included. Default 10.
+        durability: how far messages have to get before a send or publish returns, unless the call or
+            the declaration says it: ``memory`` (default), ``fsync`` or ``replicas:N``
+            (docs/durability.md).
 
     Raises:
         NotConnected: on entry, when no server answers; the error names the URL.
@@ -64,8 +69,10 @@ class AsyncClient:
         namespace: str = "ms",
         connect_timeout: Duration = 5.0,
         timeout: Duration = 10.0,
+        durability: str = MEMORY,
     ) -> None:
         check_name(namespace, "namespace")
+        check_durability(durability, "durability")
         self._namespace = namespace
         self._driver = AsyncDriver(
             source,
@@ -73,8 +80,8 @@ class AsyncClient:
             timeout=milliseconds(timeout, "timeout", minimum=0.001) / 1000,
         )
         self._ephemeral = Ephemeral(self._driver, namespace)
-        self._senders = Senders(self._driver, self.declare)
-        self._publishers = Publishers(self._driver, namespace)
+        self._senders = Senders(self._driver, self.declare, durability)
+        self._publishers = Publishers(self._driver, namespace, durability)
         self._requests = Requests(self._driver, namespace)
         self._results = Results(self._driver, self._requests.mailbox)
         # Receivers may start at the same time, in threads even: all get the same keeper.
@@ -189,6 +196,7 @@ class AsyncClient:
 
     publish = _topics.publish
     publish_many = _topics.publish_many
+    confirm = _confirm.confirm
 
     request = _endpoints.request
     gather = _gathering.gather

@@ -13,6 +13,7 @@ from redis import exceptions
 
 from millstream.driver.blocking_ahead import BlockingAhead
 from millstream.driver.blocking_background import BlockingBackground
+from millstream.driver.blocking_confirming import BlockingConfirming
 from millstream.driver.blocking_letterbox import BlockingLetterbox
 from millstream.driver.blocking_listener import BlockingListener
 from millstream.driver.blocking_pubsub import BlockingPubSub
@@ -35,6 +36,7 @@ from millstream.errors import BrokerError, NotConnected, TimedOut, UsageError
 from millstream.policy import Bound
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.op import Command, Op, Pause, Plan
+from millstream.protocol.probe import probe
 from millstream.protocol.reading import BLOCK_MS
 from millstream.protocol.send import Batch
 
@@ -59,6 +61,7 @@ class BlockingDriver:
         self._target: Target | None = None
         self._wire: BlockingWire | None = None
         self._pubsub: BlockingPubSub | None = None
+        self._confirming: dict[str, BlockingConfirming] = {}
         self._opening = threading.Lock()
         self._closed = False
         self._pid = os.getpid()
@@ -235,9 +238,11 @@ class BlockingDriver:
         in_order: bool = False,  # noqa: ARG002 - they always are
         run: Run | None = None,
         unwanted: Callable[[T], object] | None = None,  # noqa: ARG002 - a thread waits to the end
+        confirming: BlockingConfirming | None = None,
     ) -> BlockingSender[T]:
         """Return what gathers the sends of many threads into batches, in their order."""
-        return BlockingSender(run or self.run, batch)
+        run = run or (self.run if confirming is None else confirming.run)
+        return BlockingSender(run, batch, confirming=confirming)
 
     def come_of(self, sending: T) -> T | None:
         """Return what has come of a send."""
@@ -274,6 +279,25 @@ class BlockingDriver:
                 )
             return self._pubsub
 
+    def confirming(self, durability: str) -> BlockingConfirming:
+        """Return what has sends confirmed; it has a connection of its own.
+
+        Raises:
+            UnsupportedServer, ServerRefused: the server can never confirm it.
+        """
+        found = self._confirming.get(durability)
+        if found is None:
+            self.open()
+            self.run(probe(durability, self.url))
+            assert self._target is not None  # noqa: S101 - open() sets it
+            made = BlockingConfirming(
+                *(self._target, durability),
+                connect_timeout=self._connect_timeout,
+                timeout=self._timeout,
+            )
+            found = self._confirming.setdefault(durability, made)
+        return found
+
     def blocking(self, *, timeout: float) -> BlockingDriver:
         """Return a further driver of the same server, for another thread, as patient as told."""
         source = self._target if self._target is not None else self._source
@@ -288,6 +312,8 @@ class BlockingDriver:
         self._closed = True
         if self._pubsub is not None:
             self._pubsub.close()
+        for confirming in self._confirming.values():
+            confirming.close()
         wire, target = self._wire, self._target
         if wire is not None:
             wire.close()
