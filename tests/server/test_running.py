@@ -206,6 +206,9 @@ def test_from_snapshots_to_an_append_only_file(folder: Path, any_program: Progra
             assert client.xlen("queue") == 2
 
     assert run(file, send).status == 0
+    # As a server leaves it that is killed while it begins to write everything.
+    (folder / "data/appendonlydir").mkdir()
+    (folder / "data/appendonlydir/temp-appendonly.aof.incr").touch()
     always = replace(file, settings=Settings(aof="always"))
     assert ended_by(always, look).status == 1
     assert run(always, look_again).status == 0

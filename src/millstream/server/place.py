@@ -222,5 +222,6 @@ def has_append_only(node: Node, program: Program, settings: Settings) -> bool:
 
 def _holds_something(path: Path) -> bool:
     if path.is_dir():
-        return any(path.iterdir())
+        # Written last: without it, the server takes the rest for a beginning that was cut off.
+        return any(path.glob("*.manifest"))
     return path.exists() and path.stat().st_size > 0
