@@ -184,8 +184,8 @@ def test_print_hides_passwords(server_cli: Callable[..., Outcome], folder: Path)
         ("--aof no --save=", "loses every queued message"),
         ("--aof no", "there are only snapshots"),
         ("--aof no --save= --replicas 1", "empties its replicas"),
-        ("--cluster 2 --replicas 1", "no majority"),
-        ("--replicas 1 --sentinels 2", "3 are needed for a majority"),
+        ("--cluster 2 --replicas 1", "with 2, no replica takes its place"),
+        ("--replicas 1 --sentinels 2", "3 Sentinels are needed for a majority"),
         ("--aof-rewrite-percentage 0", "never rewritten"),
     ],
 )

@@ -26,8 +26,9 @@ from millstream.server.program import Program, find_program
 from millstream.server.settings import Settings
 from tests.support.servers import binary, installed
 
-PORTS = range(11_000, 12_500)
-"""With what lies above them (a bus, Sentinels), below the ports of outgoing connections."""
+FIRST_PORT, PORTS = 11_000, 375
+"""Each of four processes of a run has as many. With what lies above them (a bus, Sentinels), they are
+below the ports of outgoing connections."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,12 @@ def program() -> Program:
 
 def free(make: Callable[[int], Layout]) -> Layout:
     """A layout on ports that nobody uses at this moment."""
+    # Two processes must not find the same ones free, and then both begin to use them.
+    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 4
+    first = FIRST_PORT + process * PORTS
     while True:
-        layout = make(random.choice(PORTS))
+        # Not the common generator: Hypothesis has it begin anew for each example.
+        layout = make(first + random.SystemRandom().randrange(PORTS - 10))
         try:
             check_free(layout)
         except UsageError:
