@@ -233,7 +233,7 @@ def _access(password_file: str | None, acl_file: str | None, *, link: bool) -> A
 def _password(source: str | None) -> str | None:
     """Return the password: not from the command line, which every user of the machine can see."""
     if source is None:
-        password = os.environ.get(PASSWORD)
+        password = os.environ.pop(PASSWORD, None)  # no server inherits it
         where = f"${PASSWORD}"
     elif source == "-" and sys.stdin.isatty():
         password, where = getpass.getpass("Password: "), "it"

@@ -38,11 +38,17 @@ class Access:
     @property
     def open(self) -> bool:
         """True when who comes without a password may do everything."""
-        return self.password is None and "default" not in map(_name, self.users)
+        default = next((line.split() for line in self.users if _name(line) == "default"), None)
+        if default is None:
+            return self.password is None
+        return "nopass" in default and "off" not in default
 
     def lines(self) -> list[str]:
         """Return the lines of the configuration."""
-        lines = list(self.users)
+        lines: list[str] = []
+        if self.users:
+            # Redis 6.2 would give new users all channels, later versions none.
+            lines = ["acl-pubsub-default resetchannels", *self.users]
         if self.password is not None:
             lines.insert(0, f"user default on #{_hash(self.password)} ~* &* +@all")
         if self.link is not None:

@@ -48,13 +48,13 @@ def _failover(file: File) -> str | None:
     masters, sentinels = len(layout.having("master")), len(layout.having("sentinel"))
     if layout.kind == "cluster" and layout.having("replica") and masters < FAILOVER_NEEDS:
         return (
-            f"with {masters} of them, masters have no majority when one is gone: no replica takes its "
-            f"place. Give --cluster {FAILOVER_NEEDS} or more"
+            f"{FAILOVER_NEEDS} masters are needed for a majority when one is gone; with {masters}, no "
+            "replica takes its place"
         )
     if 0 < sentinels < FAILOVER_NEEDS:
         return (
-            f"there is no failover when a Sentinel is gone: {FAILOVER_NEEDS} are needed for a majority "
-            "then"
+            f"{FAILOVER_NEEDS} Sentinels are needed for a majority when one is gone; with {sentinels}, "
+            "there is no failover then"
         )
     return None
 

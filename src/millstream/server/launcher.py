@@ -207,8 +207,10 @@ class _Launcher:
                 pass
             if late is not None and time.monotonic() > late:
                 late = None
-                logs = " ".join(str(one.log) for one in self.processes[:1])
-                self.tell(f"still waiting for {what}; the log is {logs}")
+                logs = self.file.layout.directory
+                self.tell(
+                    f"still waiting for {what}; what servers say is in server.log below {logs}"
+                )
             self.bell.wait(LOOK)
 
     # --- Later
@@ -229,22 +231,25 @@ class _Launcher:
             self.bell.wait(None)
         return 0
 
+    @property
+    def _forced(self) -> bool:
+        return self.bell.stops > 1
+
     def stop(self) -> bool:
         """End all in order; True: somebody was too impatient for that."""
-        allowed = max(1, self.bell.stops)
         # Sentinels would put a replica in the place of a master that stops, and a master waits for
         # what its replicas have not got yet.
         for roles in (("sentinel",), ("server", "master"), ("replica",)):
             some = [one for one in self.processes if one.node.role in roles]
             for process in some:
                 process.end()
-            self._await_end(some, allowed)
-        return self.bell.stops > allowed
+            self._await_end(some)
+        return self._forced
 
-    def _await_end(self, processes: Sequence[Process], allowed: int) -> None:
+    def _await_end(self, processes: Sequence[Process]) -> None:
         late: float | None = time.monotonic() + PATIENCE
         while left := [one for one in processes if one.status is None]:
-            if self.bell.stops > allowed:
+            if self._forced:
                 for process in self.processes:
                     process.end(force=True)
             if late is not None and time.monotonic() > late:

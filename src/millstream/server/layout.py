@@ -91,7 +91,9 @@ class Layout:
     @property
     def local(self) -> bool:
         """True when nobody but this machine can reach it."""
-        return all(ipaddress.ip_address(one.removeprefix("-")).is_loopback for one in self.bind)
+        addresses = [ipaddress.ip_address(one.removeprefix("-")) for one in self.bind]
+        no_port = all(node.port == 0 for node in self.nodes)
+        return no_port or all(address.is_loopback for address in addresses)
 
     def urls(self, login: str = "") -> list[str]:
         """Return what ``MILLSTREAM_URL`` may be.
@@ -136,7 +138,7 @@ def single(
         message = f"{socket} is too long for a unix socket: {LONGEST_ADDRESS} bytes are the most"
         raise UsageError(message)
     node = Node("server", number, directory, socket=socket)
-    return Layout("server", directory, (node,), tuple(bind) or DEFAULT_BIND)
+    return Layout("server", directory, (node,), tuple(dict.fromkeys(bind)) or DEFAULT_BIND)
 
 
 def replicated(directory: Path, *, port: int | None, replicas: int, sentinels: int = 0) -> Layout:

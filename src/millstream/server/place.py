@@ -114,16 +114,20 @@ class Place:
     def _by_whom(self) -> str:
         pids = (self._directory / embedded.SERVER_LOCK).read_text("ascii", "replace").split()
         alive = [pid for pid in pids if pid.isdigit() and _is_alive(int(pid))]
-        if (self._directory / NOTE).exists() and alive:
-            several = "es" if len(alive) > 1 else ""
+        if self._is_embedded():
             return (
-                f"by the server process{several} {' '.join(alive)}: "
-                f"give another --dir, or stop it (kill {' '.join(alive)})"
+                f"as embedded://{self._directory}, until its last user leaves: "
+                "give another --dir, or stop the programs that use it"
             )
-        return (
-            f"as embedded://{self._directory}, until its last user leaves: "
-            "give another --dir, or stop the programs that use it"
-        )
+        processes = f" ({' '.join(alive)})" if alive else ""
+        return f"by servers that were started by this command{processes}: give another --dir, or stop them"
+
+    def _is_embedded(self) -> bool:
+        lock = embedded.open_lock(self._directory / embedded.SUPERVISOR_LOCK)
+        try:
+            return not embedded.try_lock(lock, fcntl.LOCK_SH)
+        finally:
+            os.close(lock)
 
     def _check_note(self) -> bool:
         """Refuse the data of another set-up; tell whether this one was complete before."""
@@ -218,5 +222,6 @@ def has_append_only(node: Node, program: Program, settings: Settings) -> bool:
 
 def _holds_something(path: Path) -> bool:
     if path.is_dir():
-        return any(path.iterdir())
+        # Written last: without it, the server takes the rest for a beginning that was cut off.
+        return any(path.glob("*.manifest"))
     return path.exists() and path.stat().st_size > 0

@@ -90,7 +90,8 @@ class Process:
         with self.log.open("rb") as file:
             file.seek(self._begins)
             text = file.read().decode("utf-8", "replace")
-        lines = [line for line in text.splitlines() if line.strip()]
+        # A line that it could not read may have the hash of a password.
+        lines = [line for line in text.splitlines() if line.strip() and not line.startswith(">>>")]
         return " | ".join(lines[-QUOTED_LINES:])
 
 

@@ -104,7 +104,7 @@ def parse_size(text: str) -> int:
     Raises:
         UsageError: it is none.
     """
-    found = re.fullmatch(r"([0-9]{1,18})([a-z]{0,2})", text.strip().lower())
+    found = re.fullmatch(r"([0-9]{1,19})([a-z]{0,2})", text.strip().lower())
     factor = _UNITS.get(found[2]) if found else None
     if found is None or factor is None or (number := int(found[1]) * factor) >= 2**63:
         message = (
