@@ -89,16 +89,16 @@ def test_a_replica_that_hangs(name: str, doctor: Doctor) -> None:
     with Server(name, appendonly=True) as master:
         link = [f"replicaof 127.0.0.1 {master.port}"]
         with Server(name, appendonly=True, extra=link) as replica:
-            until(lambda: replica.admin().info()["master_link_status"] == "up")
-            until(lambda: master.admin().info()["slave0"]["state"] == "online")
+            until(lambda: replica.admin().info()["master_link_status"] == "up", 30)
+            until(lambda: master.admin().info()["slave0"]["state"] == "online", 30)
             unguarded = doctor(master.url, "--json")
             of_replica = doctor(replica.url, "--json")
             master.admin().config_set("min-replicas-to-write", 1)
             master.admin().config_set("min-replicas-max-lag", 1)
-            until(lambda: master.admin().info()["min_slaves_good_slaves"] == 1)
+            until(lambda: master.admin().info()["min_slaves_good_slaves"] == 1, 30)
             guarded = doctor(master.url, "--json")
             replica.pause()
-            until(lambda: master.admin().info()["min_slaves_good_slaves"] == 0)
+            until(lambda: master.admin().info()["min_slaves_good_slaves"] == 0, 30)
             alone = doctor(master.url, "--json")
             replica.resume()
 
@@ -159,7 +159,7 @@ def test_slots_without_a_node(doctor: Doctor, namespace: str) -> None:
             client.send(ms.Queue("orders"), 1)
         admin: Any = server.admin()
         admin.cluster("delslots", 1, 2, 3)
-        until(lambda: admin.cluster("info")["cluster_state"] == "fail")
+        until(lambda: admin.cluster("info")["cluster_state"] == "fail", 30)
         outcome = doctor(server.url, "--json")
 
     checks = found(outcome)

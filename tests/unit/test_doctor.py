@@ -146,6 +146,11 @@ def test_of_what_is_unknown_nothing_is_said() -> None:
             {"min-replicas-to-write": None},
             {"replication.too_few": "risk"},
         ),
+        (
+            {"min_slaves_good_slaves": None},
+            {"min-replicas-to-write": None},
+            {"replication.no_minimum": "loses"},
+        ),
         ({"slave0": None}, {}, {"replication.none": "note"}),
         (
             {"slave0": "ip=10.0.0.2,port=6379,state=online,offset=1,lag=45"},
