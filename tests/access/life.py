@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -236,8 +236,17 @@ async def operate(mq: ms.AsyncClient, producer: ms.AsyncClient) -> None:
     await mq.remove_schedule(TICKED, schedule.name)
 
 
-async def live(producer: ms.AsyncClient, worker: ms.AsyncClient, operator: ms.AsyncClient) -> Heard:
-    """Everything, from the first message to the last; the result is what handlers had."""
+async def live(
+    producer: ms.AsyncClient,
+    worker: ms.AsyncClient,
+    operator: ms.AsyncClient,
+    *,
+    before_an_end: Callable[[], None],
+) -> None:
+    """Everything, from the first message to the last.
+
+    `before_an_end` is called before connections are closed.
+    """
     heard = Heard()
     made = make_worker(heard)
     async with running(made, worker):
@@ -262,6 +271,7 @@ async def live(producer: ms.AsyncClient, worker: ms.AsyncClient, operator: ms.As
             await auntil(partial(heard.had, queue.name, "long"), PATIENCE)
             assert await operator.cancel(queue, receipt.id)
         await wait_for_room(producer, operator)
+        await asyncio.to_thread(before_an_end)
     await take_by_hand(worker, producer)
     await recovering(worker, producer.namespace)
     await operate(operator, producer)
@@ -271,7 +281,7 @@ async def live(producer: ms.AsyncClient, worker: ms.AsyncClient, operator: ms.As
     await operator.pause(ORDERED)
     await operator.resume(ORDERED)
     await operator.driver.run(look(producer.namespace, PLAIN.name))
-    return heard
+    await asyncio.to_thread(before_an_end)
 
 
 async def _serves(mq: ms.AsyncClient) -> bool:

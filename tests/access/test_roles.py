@@ -52,7 +52,7 @@ async def test_each_role_can_do_its_work(
                 await stack.enter_async_context(ms.AsyncClient(urls[role], namespace=namespace))
                 for role in ("producer", "worker", "operator")
             ]
-            await live(*clients)
+            await live(*clients, before_an_end=witness.catch_up)
     if any_server.name != "valkey-8.1":
         return  # others do not show all commands
     for role in ("producer", "worker", "operator"):

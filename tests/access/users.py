@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
@@ -50,6 +51,8 @@ class Witness:
         self._users: dict[str, str] = {}
         self._names = {load_script(name).sha: name for name in _all_scripts()}
         self.seen: set[tuple[str, str]] = set()
+        self._token = uuid.uuid4().hex
+        self._here = threading.Event()
         self._connection = socket.create_connection(("127.0.0.1", server.port))
         self._file = self._connection.makefile("r", encoding="utf-8", errors="replace")
         self._connection.sendall(b"MONITOR\r\n")
@@ -64,6 +67,8 @@ class Witness:
                 continue
             address = match["address"]
             if address.startswith("unix:"):  # the test's own
+                if self._token in match["words"]:
+                    self._here.set()
                 continue
             self._look_for(address)
             first, *second = [word.strip('"').lower() for word in match["words"].split(" ")]
@@ -76,6 +81,12 @@ class Witness:
         if self._users.get(address, "default") == "default":
             for client in self._admin.client_list():
                 self._users[client["addr"]] = client["user"]
+
+    def catch_up(self) -> None:
+        """Return when all is read that was asked so far: whose a connection was is told while it is."""
+        self._here.clear()
+        self._admin.echo(self._token)
+        assert self._here.wait(30), "MONITOR is silent"
 
     def close(self) -> None:
         self._connection.shutdown(socket.SHUT_RDWR)

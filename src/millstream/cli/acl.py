@@ -70,7 +70,11 @@ def acl(
     """
     names = Names(tuple(queues or ()), tuple(topics or ()), tuple(endpoints or ()))
     chosen = roles_of(roles or ROLES)
-    users = [(user, chosen)] if user else [(f"millstream-{role}", [role]) for role in chosen]
+    users = (
+        [(user, chosen)]
+        if user is not None
+        else [(f"millstream-{role}", [role]) for role in chosen]
+    )
     for name, parts in users:
         if not _USER.fullmatch(name):
             message = f"a user's name has no spaces, quotes and backslashes: {name!r}"

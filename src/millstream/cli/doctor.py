@@ -11,18 +11,20 @@ import typer
 from millstream.cli.options import Json, Namespace, Url
 from millstream.cli.output import clean, plural, show_json, show_text
 from millstream.driver.blocking import BlockingDriver
-from millstream.errors import UsageError
+from millstream.errors import BrokerError, UsageError
 from millstream.protocol.access import ROLES, Role, commands_of, roles_of
 from millstream.protocol.doctor.examine import in_order, of_queues, of_server, unchecked
 from millstream.protocol.doctor.facts import Facts, Refusal, gather, server_time
 from millstream.protocol.doctor.finding import Finding
-from millstream.protocol.doctor.queues import Survey, survey, watched
+from millstream.protocol.doctor.queues import survey, watched
 from millstream.protocol.doctor.rights import lacking, rights
 from millstream.sync.client import Client
 
 __all__ = ["doctor"]
 
 ROUND_TRIPS = 10
+PATIENCE = 3.0
+"""Seconds for a question; a server that cannot answer some is asked the others."""
 
 
 def doctor(
@@ -54,7 +56,7 @@ def doctor(
         message = f"--seconds must be a number of seconds, not {seconds}"
         raise UsageError(message)
     wanted = roles_of(roles or ())
-    with Client(url, namespace=namespace) as client:
+    with Client(url, namespace=namespace, timeout=PATIENCE) as client:
         found = in_order(_examine(client, seconds, wanted))
         where = client.url
     if json_output:
@@ -67,21 +69,16 @@ def doctor(
 
 
 def _examine(client: Client, seconds: float, roles: Sequence[Role]) -> Iterator[Finding]:
-    begun = time.monotonic()
-    before = client.driver.drive(survey(client.namespace))
-    # With several nodes, each of them would be asked here; findings name the node as their subject.
+    # With several nodes, each would be asked here, and be the subject of its findings.
     facts = _facts(client.driver)
     yield from of_server(facts)
     yield from _rights(client, facts, roles)
-    if before.backlogs:
-        time.sleep(max(0.0, begun + seconds - time.monotonic()))
-    yield from _queues(client, before, begun)
+    begun = time.monotonic()
+    before = client.driver.drive(survey(client.namespace))
     yield from unchecked(before.refused, facts.user)
-
-
-def _queues(client: Client, before: Survey, begun: float) -> Iterator[Finding]:
     if not before.backlogs:
         return
+    time.sleep(max(0.0, begun + seconds - time.monotonic()))
     passed = time.monotonic() - begun
     after = client.driver.drive(survey(client.namespace))
     yield from of_queues(watched(before, after, passed))
@@ -94,7 +91,10 @@ def _facts(driver: BlockingDriver) -> Facts:
     now = ahead = 0.0
     for _ in range(ROUND_TRIPS):
         sent, asked = time.time(), time.perf_counter()
-        now = driver.run(server_time())
+        try:
+            now = driver.run(server_time())
+        except BrokerError:  # it may be loading, say: what it told is worth more
+            return facts
         trips.append(time.perf_counter() - asked)
         if trips[-1] == min(trips):  # the quickest answer is the most exact one
             ahead = now - (sent + trips[-1] / 2)

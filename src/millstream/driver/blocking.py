@@ -26,6 +26,7 @@ from millstream.driver.faults import (
     Tries,
     any_error,
     code_of,
+    is_hidden,
     refusal,
     translate,
 )
@@ -115,7 +116,7 @@ class BlockingDriver:
             replies = wire.call(pack(op.commands), len(op.commands))
         except _LOSSES as error:
             raise translate(error, target.url) from error
-        if any(isinstance(reply, exceptions.NoPermissionError) for reply in replies):
+        if any(is_hidden(reply) for reply in replies):
             return
         for reply in replies:
             if isinstance(reply, ERROR_REPLIES):

@@ -20,6 +20,7 @@ __all__ = [
     "code_of",
     "is_connection_loss",
     "is_demotion",
+    "is_hidden",
     "refusal",
     "translate",
 ]
@@ -92,6 +93,12 @@ def code_of(error: BaseException) -> str:
     first = text.partition(" ")[0]
     # A text that begins in small letters has lost an ERR.
     return str(code) if code else first if first.isupper() else "ERR"
+
+
+def is_hidden(reply: object) -> bool:
+    """Tell whether a reply says that a command is not for us: a managed server hides some."""
+    unknown = isinstance(reply, ERROR_REPLIES) and str(reply).startswith("unknown command")
+    return unknown or isinstance(reply, exceptions.NoPermissionError)
 
 
 def is_connection_loss(error: BaseException) -> bool:

@@ -10,7 +10,8 @@ from millstream.protocol.doctor.memory import memory
 from millstream.protocol.doctor.persistence import persistence
 from millstream.protocol.doctor.queues import Watched, backlogs
 from millstream.protocol.doctor.replication import replication
-from millstream.protocol.doctor.serving import cluster, connections, speed, version
+from millstream.protocol.doctor.serving import cluster, connections, speed
+from millstream.protocol.doctor.versions import version
 
 __all__ = ["in_order", "of_queues", "of_server", "unchecked"]
 

@@ -51,10 +51,10 @@ def _without_aof(facts: Facts) -> Iterator[Finding]:
         return
     unsaved = facts.number("rdb_changes_since_last_save")
     many = "" if unsaved is None else f" ({unsaved:,.0f} changes now)"
-    points = "its save points are hidden" if save is None else f"it saves at {save!r}"
+    points = "save points cannot be read" if save is None else f"snapshots are taken at {save!r}"
     yield loses(
         "persistence.rdb_only",
-        f"AOF is off: {points}",
+        f"AOF is off; {points}",
         why=f"a crash loses all that was accepted since the last snapshot{many}",
         fix=AOF_ON,
     )

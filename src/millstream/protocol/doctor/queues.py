@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from millstream.errors import ServerRefused
+from millstream.errors import BrokerError, ServerRefused
 from millstream.message import ConsumerStats, QueueStats, SubscriptionStats, TopicStats
 from millstream.protocol import whole
 from millstream.protocol.discovery import list_queues, list_topics, look
@@ -93,20 +93,23 @@ def survey(namespace: str) -> Plan[Survey]:
     """Look at all queues and topics of a namespace, one after the other."""
     found: dict[str, Backlog] = {}
     refused: list[Refusal] = []
-    for what, listing, each in (
-        ("queue", list_queues, _queue),
-        ("topic", list_topics, _topic),
-    ):
+    try:
+        queues = yield from list_queues(namespace)
+        topics = yield from list_topics(namespace)
+    except BrokerError as error:
+        what = f"the queues and topics of namespace {namespace!r}"
+        return Survey(refused=(Refusal(what, str(error)),))
+    wanted = [*((_queue, "queue", name) for name in queues)]
+    wanted += ((_topic, "topic", name) for name in topics)
+    for look_at, what, name in wanted:
         try:
-            names = yield from listing(namespace)
+            found.update((yield from look_at(namespace, name)))
         except ServerRefused as error:
-            refused.append(Refusal(f"the {what}s of namespace {namespace!r}", str(error)))
-            continue
-        for name in names:
-            try:
-                found.update((yield from each(namespace, name)))
-            except ServerRefused as error:
-                refused.append(Refusal(f"{what} {name!r}", str(error)))
+            refused.append(Refusal(f"{what} {name!r}", str(error)))
+        except BrokerError as error:
+            # The server cannot serve at the moment, and each try takes its time.
+            refused.append(Refusal(f"{what} {name!r}, and what comes behind it,", str(error)))
+            break
     return Survey(found, tuple(refused))
 
 

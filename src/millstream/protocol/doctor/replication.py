@@ -60,8 +60,8 @@ def _of_master(facts: Facts) -> Iterator[Finding]:
         yield from _of_link(row)
     wanted = number(facts.config.get("min-replicas-to-write"))
     good = facts.number("min_slaves_good_slaves")
-    if wanted is None and good is not None:  # INFO tells it only where there is a minimum
-        wanted = 1
+    if wanted is None:  # INFO tells how many are good only where there is a minimum
+        wanted = 0 if good is None else 1
     if not rows:
         yield note(
             "replication.none",

@@ -1,15 +1,14 @@
-"""How the server serves: version, connections, speed, clock, cluster."""
+"""How the server serves: connections, speed, clock, cluster."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from statistics import median
 
 from millstream.protocol.doctor.facts import Facts, number
-from millstream.protocol.doctor.finding import Finding, loses, note, risk
+from millstream.protocol.doctor.finding import Finding, note, risk
 
-__all__ = ["cluster", "connections", "speed", "version"]
+__all__ = ["cluster", "connections", "speed"]
 
 SLOTS = 16384
 SLOW = 0.1
@@ -20,39 +19,6 @@ HELD_UP = 0.5
 CLOCK = 1.0
 RECENT = 86_400
 OFTEN = 60
-
-STREAM_CRASHES = ("8.2.0", "8.2.1")
-LUA_FIXED = {
-    False: {(6, 2): 20, (7, 2): 11, (7, 4): 6, (8, 0): 4, (8, 2): 2},
-    True: {(7, 2): 11, (8, 0): 6, (8, 1): 4},
-}
-"""By whether it is Valkey: minor version -> the patch with which CVE-2025-49844 is mended."""
-
-
-def version(facts: Facts) -> Iterator[Finding]:
-    """Look for versions that are known to be bad."""
-    valkey = facts.info.get("valkey_version")
-    text = valkey or facts.info.get("redis_version", "")
-    name = f"{'Valkey' if valkey else 'Redis'} {text}"
-    if not valkey and text in STREAM_CRASHES:
-        yield loses(
-            "version.stream_crash",
-            f"{name} can be crashed by stream commands (CVE-2025-62507)",
-            why="each queue is a stream, and a crash loses what is not on the disk",
-            fix="use 8.2.3 or later",
-        )
-    *minor, patch = [int(part) for part in text.split(".") if part.isdigit()] or [0]
-    fixed = LUA_FIXED[bool(valkey)]
-    mended = fixed.get((minor[0], minor[1])) if len(minor) == 2 else None  # noqa: PLR2004 - x.y.z
-    ended = tuple(minor) < max(fixed)
-    if len(minor) == 2 and ((mended and patch < mended) or (mended is None and ended)):  # noqa: PLR2004
-        versions = ", ".join(f"{a}.{b}.{c}" for (a, b), c in fixed.items())
-        yield risk(
-            "version.lua",
-            f"{name} lets a user who may run scripts take the server over (CVE-2025-49844)",
-            why="every user of Millstream may run scripts",
-            fix=f"use one of {versions}, or later",
-        )
 
 
 def connections(facts: Facts) -> Iterator[Finding]:
@@ -133,7 +99,9 @@ def speed(facts: Facts) -> Iterator[Finding]:
                 why="no message moves meanwhile, and short leases may run out",
                 fix=f"LATENCY HISTORY {event.name}; LATENCY RESET once it is mended",
             )
-    if facts.round_trips and (usual := median(facts.round_trips)) > FAR:
+    trips = sorted(facts.round_trips)
+    usual = trips[len(trips) // 2] if trips else 0
+    if usual > FAR:
         yield risk(
             "speed.far",
             f"a round trip from here takes {usual * 1000:.0f} ms",
