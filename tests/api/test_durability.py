@@ -213,10 +213,10 @@ async def test_many_not_confirmed(led: Connect, replica: Server, queue: ms.Queue
     """The error of a send_many has all receipts in order, and confirm returns the same ones."""
     mq = await led(timeout=SHORT)
     count = 10 if queue is BOUNDED else 1200
-    key = {"key": lambda body: str(body % 7)} if queue is ORDERED else {}
+    key = (lambda body: str(body % 7)) if queue is ORDERED else None
     replica.pause()
     error = await unconfirmed(
-        mq.send_many(queue, list(range(count)), durability="replicas:1", **key)
+        mq.send_many(queue, list(range(count)), durability="replicas:1", key=key)
     )
     replica.resume()
     patient = await led()
@@ -343,9 +343,10 @@ async def test_what_confirm_takes(led: Connect, replica: Server) -> None:
     mq = await led(timeout=SHORT)
     replica.pause()
     error = await unconfirmed(mq.send_many(ORDERS, [1, 2], durability="replicas:1"))
-    copy = pickle.loads(pickle.dumps(error))
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
 
     assert (copy.receipts, copy.wanted, str(copy)) == (error.receipts, error.wanted, str(error))
+    wrong: Any
     for wrong in (copy, ValueError(), "orders"):
         with pytest.raises(ms.UsageError, match="confirm takes"):
             await mq.confirm(wrong)
