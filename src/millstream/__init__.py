@@ -48,6 +48,7 @@ from millstream.message import (
     TopicStats,
 )
 from millstream.policy import Backoff, Bound, Rate, Results, Retain, Retry
+from millstream.security import Security
 from millstream.sync.client import Client
 from millstream.sync.delivery import SyncDelivery
 from millstream.sync.feed import SyncFeed
@@ -94,6 +95,7 @@ __all__ = [
     "Retry",
     "RetryLater",
     "Schedule",
+    "Security",
     "ServerRefused",
     "SlowListener",
     "Subscription",
