@@ -9,7 +9,7 @@ User, password, database and options are for the servers; ``sentinel_username`` 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode
 
@@ -35,8 +35,8 @@ class Named:
     """
 
     name: str
-    options: Mapping[str, Any]
-    sentinels: Sequence[Mapping[str, Any]]
+    options: Mapping[str, Any] = field(repr=False)
+    sentinels: Sequence[Mapping[str, Any]] = field(repr=False)
 
 
 def read(rest: str, *, tls: bool) -> Named:
