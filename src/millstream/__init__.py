@@ -50,6 +50,7 @@ from millstream.message import (
     TopicStats,
 )
 from millstream.policy import Backoff, Bound, Rate, Results, Retain, Retry
+from millstream.security import Security
 from millstream.sync.client import Client
 from millstream.sync.delivery import SyncDelivery
 from millstream.sync.feed import SyncFeed
@@ -98,6 +99,7 @@ __all__ = [
     "Retry",
     "RetryLater",
     "Schedule",
+    "Security",
     "ServerRefused",
     "SlowListener",
     "Subscription",

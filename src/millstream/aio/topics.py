@@ -288,13 +288,14 @@ async def topics(mq: Publishing) -> list[str]:
 
     It looks at every key of the server, without holding others up.
     """
-    return await mq.driver.drive(discovery.list_topics(mq.namespace))
+    return await mq.driver.drive(discovery.list_topics(mq.namespace), stale=True)
 
 
 async def subscriptions(mq: Publishing, topic: Topic[T]) -> list[str]:
     """List the subscriptions of a topic by name; ``stats`` of the topic tells more of each."""
     check_topic(topic)
-    return list(await mq.driver.run(protocol.subscriptions(topic_keys(mq.namespace, topic.name))))
+    known = protocol.subscriptions(topic_keys(mq.namespace, topic.name))
+    return list(await mq.driver.run(known, stale=True))
 
 
 async def unsubscribe(mq: Publishing, topic: Topic[T], name: str) -> bool:

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import os
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from redis import exceptions
@@ -34,12 +35,13 @@ from millstream.driver.packing import executed, pack, pack_op
 from millstream.driver.server_check import check_server, server_info
 from millstream.driver.target import Target, resolve
 from millstream.errors import BrokerError, NotConnected, TimedOut, UsageError
-from millstream.policy import Bound
+from millstream.policy import Bound, ReadFrom
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.op import Command, Op, Pause, Plan
 from millstream.protocol.probe import probe
 from millstream.protocol.reading import BLOCK_MS
 from millstream.protocol.send import Batch
+from millstream.security import Security
 
 __all__ = ["AsyncDriver"]
 
@@ -53,14 +55,27 @@ class AsyncDriver:
         source: a URL, a redis-py client, or None (see ``resolve``).
         connect_timeout: seconds in which the first connection must succeed.
         timeout: seconds that an operation may take in all, reconnects included.
+        security: goes before what the source says of users and certificates.
+        read_from: where reads go whose caller is content with what a replica knows.
     """
 
-    def __init__(self, source: object, *, connect_timeout: float, timeout: float) -> None:
+    def __init__(
+        self,
+        source: object,
+        *,
+        connect_timeout: float,
+        timeout: float,
+        security: Security | None = None,
+        read_from: ReadFrom = "primary",
+    ) -> None:
         self._source = source
+        self._security = security
+        self._read_from = read_from
         self._connect_timeout = connect_timeout
         self._timeout = timeout
         self._target: Target | None = None
         self._wire: AsyncWire | None = None
+        self._replica_wire: AsyncWire | None = None
         self._pubsub: AsyncPubSub | None = None
         self._confirming: dict[str, AsyncConfirming] = {}
         self._opening = asyncio.Lock()
@@ -90,16 +105,19 @@ class AsyncDriver:
             if self._wire is not None:
                 return
             # Starting an embedded server takes a while, and must not stop the event loop.
-            target = await asyncio.to_thread(resolve, self._source)
+            target = await asyncio.to_thread(resolve, self._source, self._security)
             wire = AsyncWire(target, connect_timeout=self._connect_timeout, timeout=self._timeout)
             try:
                 await self._check(wire, target)
             except BaseException:
                 await wire.close()
-                if target.embedded is not None:
-                    await asyncio.to_thread(target.embedded.close)
+                await asyncio.to_thread(target.close)
                 raise
             self._target, self._wire = target, wire
+            if self._read_from == "replica" and (replicas := target.replicas()) is not None:
+                self._replica_wire = AsyncWire(
+                    replicas, connect_timeout=self._connect_timeout, timeout=self._timeout
+                )
 
     def _check_open(self) -> None:
         if self._closed:
@@ -120,11 +138,15 @@ class AsyncDriver:
                 raise refusal(reply, target.url) from reply
         check_server(op.decode(replies), target.url)
 
-    async def run(self, op: Op[T]) -> T:
+    async def run(self, op: Op[T], *, stale: bool = False) -> T:
         """Run one operation.
 
         It is sent again after a lost connection or a passing refusal, for as long as the timeout
         allows, if it is repeatable.
+
+        Args:
+            op: it.
+            stale: whether its caller is content with what a replica knows.
 
         Raises:
             NotConnected, TimedOut: the server cannot be reached, or did not answer.
@@ -132,7 +154,7 @@ class AsyncDriver:
         """
         if self._wire is None or self._closed:
             await self.open()
-        wire = self._wire
+        wire = (self._replica_wire if stale and op.readonly else None) or self._wire
         assert wire is not None  # noqa: S101 - open() raises or sets it
         clock = asyncio.get_running_loop().time
         if os.getpid() != self._pid:
@@ -188,8 +210,8 @@ class AsyncDriver:
                 return reply
         return None
 
-    async def drive(self, plan: Plan[T]) -> T:
-        """Run a plan's operations one after the other and return its result."""
+    async def drive(self, plan: Plan[T], *, stale: bool = False) -> T:
+        """Run a plan's operations one after the other and return its result; see ``run``."""
         answer: Any = None
         problem: BrokerError | None = None
         while True:
@@ -204,13 +226,13 @@ class AsyncDriver:
                 await asyncio.sleep(step.seconds)
                 continue
             try:
-                answer = await self.run(step)
+                answer = await self.run(step, stale=stale)
             except BrokerError as error:
                 problem = error
 
-    def begin(self, op: Op[T]) -> AsyncAhead[T]:
-        """Begin an operation that can go on while its caller does something else."""
-        return AsyncAhead(self.run, op)
+    def begin(self, op: Op[T], *, stale: bool = False) -> AsyncAhead[T]:
+        """Begin an operation that can go on while its caller does something else; see ``run``."""
+        return AsyncAhead(partial(self.run, stale=stale), op)
 
     def lock(self) -> asyncio.Lock:
         """Return a lock for tasks."""
@@ -300,6 +322,7 @@ class AsyncDriver:
             source,
             connect_timeout=min(self._connect_timeout, timeout),
             timeout=min(self._timeout, timeout),
+            security=self._security,
         )
 
     async def close(self) -> None:
@@ -309,11 +332,11 @@ class AsyncDriver:
             await self._pubsub.close()
         for confirming in self._confirming.values():
             await confirming.close()
-        wire, target = self._wire, self._target
-        if wire is not None:
-            await wire.close()
-        if target is not None and target.embedded is not None:
-            await asyncio.to_thread(target.embedded.close)
+        for wire in (self._wire, self._replica_wire):
+            if wire is not None:
+                await wire.close()
+        if self._target is not None:
+            await asyncio.to_thread(self._target.close)
 
 
 async def _by(deadline: float, call: Awaitable[T]) -> T:

@@ -81,7 +81,7 @@ class AsyncListener:
         if self._connection is None:
             self._lost = None
             self._connection = self._target.async_connection(self._connect_timeout)
-            await self._connection.connect()
+            await self._target.connect(self._connection)
             payload = pack([Command(("CLIENT", "ID"))])
             await self._connection.send_packed_command(payload, check_health=False)
             self.client_id = await self._connection.read_response()

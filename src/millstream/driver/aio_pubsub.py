@@ -195,7 +195,7 @@ class AsyncPubSub:
     async def _connect(self, connection: Any) -> None:
         try:
             async with asyncio.timeout(self._connect_timeout):
-                await connection.connect()
+                await self._target.connect(connection)
         except CONNECTION_LOSS as error:
             embedded = self._target.embedded
             if embedded is not None and is_connection_loss(error):

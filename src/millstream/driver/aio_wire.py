@@ -61,7 +61,7 @@ class AsyncWire:
             connection = self._target.async_connection(self._connect_timeout)
             try:
                 async with asyncio.timeout(self._connect_timeout):
-                    await connection.connect()
+                    await self._target.connect(connection)
                 if self._closed:
                     message = "the client was closed meanwhile"
                     raise exceptions.ConnectionError(message)  # noqa: TRY301 - as any other loss

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from redis import exceptions
@@ -34,12 +35,13 @@ from millstream.driver.packing import executed, pack, pack_op
 from millstream.driver.server_check import check_server, server_info
 from millstream.driver.target import Target, resolve
 from millstream.errors import BrokerError, NotConnected, TimedOut, UsageError
-from millstream.policy import Bound
+from millstream.policy import Bound, ReadFrom
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.op import Command, Op, Pause, Plan
 from millstream.protocol.probe import probe
 from millstream.protocol.reading import BLOCK_MS
 from millstream.protocol.send import Batch
+from millstream.security import Security
 
 __all__ = ["BlockingDriver"]
 
@@ -53,14 +55,27 @@ class BlockingDriver:
         source: a URL, a redis-py client, a Target, or None (see ``resolve``).
         connect_timeout: seconds in which the first connection must succeed.
         timeout: seconds that an operation may take in all, reconnects included.
+        security: goes before what the source says of users and certificates.
+        read_from: where reads go whose caller is content with what a replica knows.
     """
 
-    def __init__(self, source: object, *, connect_timeout: float, timeout: float) -> None:
+    def __init__(
+        self,
+        source: object,
+        *,
+        connect_timeout: float,
+        timeout: float,
+        security: Security | None = None,
+        read_from: ReadFrom = "primary",
+    ) -> None:
         self._source = source
+        self._security = security
+        self._read_from = read_from
         self._connect_timeout = connect_timeout
         self._timeout = timeout
         self._target: Target | None = None
         self._wire: BlockingWire | None = None
+        self._replica_wire: BlockingWire | None = None
         self._pubsub: BlockingPubSub | None = None
         self._confirming: dict[str, BlockingConfirming] = {}
         self._opening = threading.Lock()
@@ -90,19 +105,25 @@ class BlockingDriver:
             if self._wire is not None:
                 return
             owned = not isinstance(self._source, Target)
-            target = self._source if isinstance(self._source, Target) else resolve(self._source)
+            target = self._source
+            if not isinstance(target, Target):
+                target = resolve(target, self._security)
             patience = self._connect_timeout
             # Of its own, since a connection has one timeout, and operations may take longer.
             first = BlockingWire(target, connect_timeout=patience, timeout=patience)
             try:
                 self._check(first, target)
             except BaseException:
-                if owned and target.embedded is not None:
-                    target.embedded.close()
+                if owned:
+                    target.close()
                 raise
             finally:
                 first.close()
             self._wire = BlockingWire(target, connect_timeout=patience, timeout=self._timeout)
+            if self._read_from == "replica" and (replicas := target.replicas()) is not None:
+                self._replica_wire = BlockingWire(
+                    replicas, connect_timeout=patience, timeout=self._timeout
+                )
             self._target, self._owned = target, owned
 
     def _check_open(self) -> None:
@@ -123,11 +144,15 @@ class BlockingDriver:
                 raise refusal(reply, target.url) from reply
         check_server(op.decode(replies), target.url)
 
-    def run(self, op: Op[T]) -> T:
+    def run(self, op: Op[T], *, stale: bool = False) -> T:
         """Run one operation.
 
         It is sent again after a lost connection or a passing refusal, for as long as the timeout
         allows, if it is repeatable.
+
+        Args:
+            op: it.
+            stale: whether its caller is content with what a replica knows.
 
         Raises:
             NotConnected, TimedOut: the server cannot be reached, or did not answer.
@@ -135,7 +160,7 @@ class BlockingDriver:
         """
         if self._wire is None or self._closed:
             self.open()
-        wire = self._wire
+        wire = (self._replica_wire if stale and op.readonly else None) or self._wire
         assert wire is not None  # noqa: S101 - open() raises or sets it
         if os.getpid() != self._pid:
             # Two processes on one connection, with the same batch numbers, would lose messages.
@@ -188,8 +213,8 @@ class BlockingDriver:
                 return reply
         return None
 
-    def drive(self, plan: Plan[T]) -> T:
-        """Run a plan's operations one after the other and return its result."""
+    def drive(self, plan: Plan[T], *, stale: bool = False) -> T:
+        """Run a plan's operations one after the other and return its result; see ``run``."""
         answer: Any = None
         problem: BrokerError | None = None
         while True:
@@ -204,13 +229,13 @@ class BlockingDriver:
                 time.sleep(step.seconds)
                 continue
             try:
-                answer = self.run(step)
+                answer = self.run(step, stale=stale)
             except BrokerError as error:
                 problem = error
 
-    def begin(self, op: Op[T]) -> BlockingAhead[T]:
-        """Return an operation that is run when its result is wanted."""
-        return BlockingAhead(self.run, op)
+    def begin(self, op: Op[T], *, stale: bool = False) -> BlockingAhead[T]:
+        """Return an operation that is run when its result is wanted; see ``run``."""
+        return BlockingAhead(partial(self.run, stale=stale), op)
 
     def lock(self) -> threading.RLock:
         """Return a lock for threads. A signal handler may close what its own thread uses."""
@@ -306,6 +331,7 @@ class BlockingDriver:
             source,
             connect_timeout=min(self._connect_timeout, timeout),
             timeout=min(self._timeout, timeout),
+            security=self._security,
         )
 
     def close(self) -> None:
@@ -315,11 +341,11 @@ class BlockingDriver:
             self._pubsub.close()
         for confirming in self._confirming.values():
             confirming.close()
-        wire, target = self._wire, self._target
-        if wire is not None:
-            wire.close()
-        if target is not None and target.embedded is not None and self._owned:
-            target.embedded.close()
+        for wire in (self._wire, self._replica_wire):
+            if wire is not None:
+                wire.close()
+        if self._target is not None and self._owned:
+            self._target.close()
 
 
 _LOSSES = (exceptions.RedisError, OSError)

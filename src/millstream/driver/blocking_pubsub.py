@@ -219,7 +219,7 @@ class BlockingPubSub:
 
     def _connect(self, connection: Any) -> None:
         try:
-            connection.connect()
+            self._target.connect_blocking(connection)
         except CONNECTION_LOSS as error:
             embedded = self._target.embedded
             if embedded is not None and is_connection_loss(error):

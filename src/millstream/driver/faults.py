@@ -47,6 +47,14 @@ _HINTS = {
     "MOVED": "another node of the cluster has this slot: give the address of that one",
 }
 
+_TLS_HINTS = {
+    "mismatch": "its certificate is for another host: use the name that is in it",
+    "CERTIFICATE_VERIFY_FAILED": "nobody whom this client trusts vouches for its certificate: name "
+    "the file with the authority, by ssl_ca_certs in the URL or Security(ca_certs=)",
+    "CERTIFICATE_REQUIRED": "it wants a certificate of this client: ssl_certfile and ssl_keyfile in "
+    "the URL, or Security(certfile=, keyfile=)",
+}
+
 CONNECTION_LOSS = (exceptions.ConnectionError, exceptions.TimeoutError, OSError, TimeoutError)
 """What redis-py and Python raise when a connection ends or does not answer."""
 
@@ -118,8 +126,14 @@ def translate(error: BaseException, url: str) -> BrokerError:
         text = str(error) or "no reply"
         return TimedOut(f"{url} did not answer in time ({text})", url=url)
     if is_connection_loss(error):
-        return NotConnected(f"cannot reach {url}: {error}", url=url)
+        return NotConnected(f"cannot reach {url}: {error}{_hint_about_tls(error)}", url=url)
     return refusal(error, url)
+
+
+def _hint_about_tls(error: BaseException) -> str:
+    text = str(error)
+    hints = (hint for sign, hint in _TLS_HINTS.items() if sign in text)
+    return next((f" ({hint})" for hint in hints), "")
 
 
 def refusal(error: BaseException, url: str) -> BrokerError:

@@ -105,7 +105,7 @@ def _list(namespace: str, is_one: Callable[[str, str, str, int], bool]) -> Plan[
     cursor: bytes | str = "0"
     while cursor != b"0":
         command = Command(("SCAN", cursor, "MATCH", pattern, "COUNT", KEYS_A_CALL))
-        cursor, keys = yield Op((command,), decode=_first)
+        cursor, keys = yield Op((command,), decode=_first, readonly=True)
         found.update(name for key in keys if (name := _owner(namespace, key, is_one)) is not None)
     return sorted(found)
 

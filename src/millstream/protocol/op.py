@@ -75,6 +75,7 @@ class Op(Generic[T]):
         atomic: whether the server is to run all of the commands or none, with nothing in between. A
             server without free memory takes no transactions; it gets them one after the other.
         patience: seconds after which it is of no use any more; None: the client's timeout.
+        readonly: whether it changes nothing, so that a replica can run it.
     """
 
     commands: tuple[Command, ...]
@@ -82,6 +83,7 @@ class Op(Generic[T]):
     repeatable: bool = True
     atomic: bool = False
     patience: float | None = None
+    readonly: bool = False
 
 
 @dataclass(frozen=True, slots=True)

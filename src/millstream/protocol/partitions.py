@@ -214,7 +214,7 @@ def declared(keys: Divided, default: int | None = 1) -> Op[Any]:
     def decode(replies: list[Any]) -> int | None:
         return default if replies[0] is None else int(replies[0])
 
-    return Op((command,), decode)
+    return Op((command,), decode, readonly=True)
 
 
 # Membership: the workers that share the partitions.
