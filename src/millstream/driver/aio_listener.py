@@ -12,7 +12,9 @@ from typing import Any, TypeVar
 
 from redis import exceptions
 
-from millstream.driver.faults import ERROR_REPLIES, refusal, translate
+from millstream.driver.aio_cluster import AsyncCluster
+from millstream.driver.aio_server import AsyncServer
+from millstream.driver.faults import ERROR_REPLIES, translate
 from millstream.driver.packing import pack
 from millstream.driver.target import Target
 from millstream.protocol.op import Command, Op
@@ -26,13 +28,18 @@ class AsyncListener:
     """One sleeping read at a time, on a connection of its own.
 
     Args:
-        target: the server.
+        server: the server, or the cluster.
         connect_timeout: seconds to connect and log in.
         longest: seconds after which a read without a reply means that the connection is dead.
     """
 
-    def __init__(self, target: Target, *, connect_timeout: float, longest: float) -> None:
-        self._target = target
+    def __init__(
+        self, server: AsyncServer | AsyncCluster, *, connect_timeout: float, longest: float
+    ) -> None:
+        self._server = server
+        self._url = server.target.url
+        # Where it is connected to.
+        self._target: Target | None = None
         self._connect_timeout = connect_timeout
         self._longest = longest
         self._overdue = 0.0
@@ -46,6 +53,11 @@ class AsyncListener:
     def listening(self) -> bool:
         """Whether a read is outstanding."""
         return self._reading is not None
+
+    @property
+    def reading(self) -> asyncio.Task[Any] | None:
+        """The outstanding read, if there is one."""
+        return self._reading
 
     @property
     def done(self) -> bool:
@@ -64,7 +76,7 @@ class AsyncListener:
                     await self._begin(op)
             except (exceptions.RedisError, OSError) as error:
                 await self.close()
-                raise translate(error, self._target.url) from error
+                raise self._server.explain(error, op) from error
             except BaseException:
                 # Cancelled between a command and its reply, it would be out of step.
                 await self.close()
@@ -78,8 +90,13 @@ class AsyncListener:
         return self._reading
 
     async def _begin(self, op: Op[Any]) -> None:
+        target = await self._server.target_for(op)
+        if target is not self._target and self._connection is not None:
+            # What it reads has moved to another node.
+            await self.close()
         if self._connection is None:
-            self._connection = self._target.async_connection(self._connect_timeout)
+            self._target = target
+            self._connection = target.async_connection(self._connect_timeout)
             await self._connection.connect()
             payload = pack([Command(("CLIENT", "ID"))])
             await self._connection.send_packed_command(payload, check_health=False)
@@ -96,7 +113,7 @@ class AsyncListener:
         silent = self._reading is not None and not self._reading.done()
         if silent and asyncio.get_running_loop().time() >= self._overdue:
             await self.close()
-            raise translate(TimeoutError("a sleeping read did not end"), self._target.url)
+            raise translate(TimeoutError("a sleeping read did not end"), self._url)
 
     async def take(self, op: Op[T]) -> T:
         """Return the result of the outstanding read, which must be done.
@@ -110,14 +127,14 @@ class AsyncListener:
         if reading.cancelled():
             # With all tasks of this event loop; what it was to bring is not known.
             await self.close()
-            raise translate(ConnectionError("the read was cancelled"), self._target.url)
+            raise translate(ConnectionError("the read was cancelled"), self._url)
         try:
             return op.decode([reading.result()])
         except ERROR_REPLIES as error:
-            raise refusal(error, self._target.url) from error
+            raise self._server.explain(error, op) from error
         except (exceptions.RedisError, OSError) as error:
             await self.close()
-            raise translate(error, self._target.url) from error
+            raise self._server.explain(error, op) from error
 
     async def poll(self, op: Op[T], timeout: float) -> T | None:  # noqa: ASYNC109 - it leaves the read outstanding, a cancellation would not
         """Wait for a read's result; None if the time is over, and the read stays outstanding.

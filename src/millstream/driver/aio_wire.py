@@ -42,6 +42,11 @@ class AsyncWire:
         self.losses = 0
         """How many connections it has lost so far: the next may be to another server."""
 
+    @property
+    def waiting_since(self) -> float | None:
+        """Time of the event loop's clock since when the first call waits; None: none does."""
+        return self._waiting[0][2] - self._timeout if self._waiting else None
+
     async def connect(self) -> None:
         """Connect unless connected.
 

@@ -30,7 +30,14 @@ else:
     # takes longer than to connect.
     _WHO = {"driver_info": DriverInfo()}
 
-__all__ = ["ENVIRONMENT_VARIABLE", "Target", "hide_password", "resolve"]
+__all__ = [
+    "ENVIRONMENT_VARIABLE",
+    "Target",
+    "Transport",
+    "hide_password",
+    "resolve",
+    "target_options",
+]
 
 ENVIRONMENT_VARIABLE = "MILLSTREAM_URL"
 
@@ -177,7 +184,7 @@ def _from_url(url: str) -> Target:
         message = f"cannot read the URL {hide_password(url)!r}{detail}"
         raise UsageError(message) from None
     connection_class = options.pop("connection_class", blocking_connections.Connection)
-    return Target(hide_password(url), _transport(connection_class), _kept(options))
+    return Target(hide_password(url), _transport(connection_class), target_options(options))
 
 
 def _from_pool(pool: Any) -> Target:
@@ -185,7 +192,7 @@ def _from_pool(pool: Any) -> Target:
         # It has no address of its own, and the default one would be another server.
         message = "a client that a Sentinel made is not supported: pass the URL of the master"
         raise UsageError(message)
-    options = _kept(pool.connection_kwargs)
+    options = target_options(pool.connection_kwargs)
     transport = _transport(pool.connection_class)
     if transport == "unix":
         shown = f"unix://{options.get('path', '')}"
@@ -204,7 +211,8 @@ def _transport(connection_class: Any) -> Transport:
     raise UsageError(message)
 
 
-def _kept(options: Mapping[str, Any]) -> dict[str, Any]:
+def target_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is taken of a client's or a URL's options."""
     return {
         name: value
         for name, value in options.items()

@@ -182,7 +182,8 @@ def delivering(namespace: str) -> Batch[bool]:
     def batch(
         _: str, __: int, mails: Sequence[Mail], ___: Sequence[bytes] | None = None
     ) -> Op[list[bool]]:
-        return Op(tuple(_delivery(namespace, mail) for mail in mails), decode=_there)
+        commands = tuple(_delivery(namespace, mail) for mail in mails)
+        return Op(commands, decode=_there, scattered=True)
 
     return batch
 
