@@ -6,7 +6,7 @@ possible entry (docs/adr/0007).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -168,21 +168,19 @@ def cancel_running(keys: QueueKeys, id: str, *, now_ms: int | None = None) -> Pl
         lane, start = answer
 
 
-def now(streams: Iterable[str]) -> Op[dict[str, str]]:
-    """Return of each control stream the id behind which it tells what happens from now on.
+def now(stream: str) -> Op[str]:
+    """Return the id behind which a control stream tells what happens from now on.
 
     Args:
-        streams: their keys.
+        stream: its key. Nodes of a cluster have clocks of their own.
     """
-    streams = tuple(streams)
-    commands = tuple(Command(("XREVRANGE", key, "+", "-", "COUNT", 1)) for key in streams)
 
-    def decode(replies: list[Any]) -> dict[str, str]:
-        # A stream that is not there will begin with news.
-        last = (entries[0][0].decode() if entries else "0-0" for entries in replies)
-        return dict(zip(streams, last, strict=True))
+    def decode(replies: list[Any]) -> str:
+        seconds, microseconds = replies[0]
+        # What was said within this millisecond is heard once more.
+        return f"{int(seconds) * 1000 + int(microseconds) // 1000 - 1}-0"
 
-    return Op(commands, decode, scattered=True)
+    return Op((Command(("TIME",)),), decode, near=stream)
 
 
 def hear(heard: Mapping[str, str], block_ms: int) -> Op[tuple[list[Word], dict[str, str]]]:

@@ -86,7 +86,7 @@ class Control:
     @classmethod
     async def start(cls, driver: AsyncDriver, hearers: Mapping[str, Hearer]) -> Control:
         """Connect. What is said from now on will be heard."""
-        since = await driver.run(control.now(hearers))
+        since = {key: await driver.run(control.now(key)) for key in hearers}
         return cls(driver, await driver.listener(), hearers, since=since)
 
     async def run(self) -> None:
