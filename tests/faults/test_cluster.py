@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -148,8 +148,14 @@ async def test_who_asks_in_the_middle_of_a_move(steady: Cluster, namespace: str)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_node_that_is_killed(kind: Kind, frail: Cluster, namespace: str) -> None:
-    """Its replica takes over; what had reached it is handled, and everybody goes on by himself."""
+@pytest.mark.parametrize("end", [Cluster.kill, Cluster.hang])
+async def test_a_node_that_dies(
+    kind: Kind, end: Callable[[Cluster, Server], None], frail: Cluster, namespace: str
+) -> None:
+    """Its replica takes over; what had reached it is handled, and everybody goes on by himself.
+
+    A node that only hangs keeps its connections: who waits at it must find out by another way.
+    """
     queue: ms.Queue[Any] = ms.Queue("orders")
     key = queue_keys(namespace, "orders").ready
     victim = frail.master_of(key)
@@ -162,7 +168,7 @@ async def test_a_node_that_is_killed(kind: Kind, frail: Cluster, namespace: str)
         async with traffic.flowing(worker_mq):
             safe = {*traffic.sent}
             await asyncio.to_thread(replicate, victim, f"{key}-probe")
-            await asyncio.to_thread(frail.kill, victim)
+            await asyncio.to_thread(end, frail, victim)
             traffic.excused = traffic.sent - safe
         assert frail.master_of(key) is not victim
 

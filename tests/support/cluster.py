@@ -56,6 +56,7 @@ class Cluster:
             "min-replicas-to-write 0",
         ]
         self._masters, self._replicas = masters, replicas
+        self._silent: set[Server] = set()
         self.nodes = [
             Server(name, cluster=True, alone=False, appendonly=appendonly, extra=settings)
             for _ in range(masters * (1 + replicas))
@@ -86,7 +87,7 @@ class Cluster:
     @property
     def masters(self) -> list[Server]:
         """The living nodes that have slots, or could have some, in the order of `nodes`."""
-        return [node for node in self.nodes if node.running and self._role(node) == "master"]
+        return [node for node in self._living if self._role(node) == "master"]
 
     def master_of(self, key: str | int) -> Server:
         """The node that has the slot of a key, or a slot."""
@@ -99,15 +100,17 @@ class Cluster:
         """The living replicas of a node."""
         name = self.id_of(master)
         return [
-            node
-            for node in self.nodes
-            if node.running and node is not master and self._myself(node)[3] == name
+            node for node in self._living if node is not master and self._myself(node)[3] == name
         ]
 
     def id_of(self, node: Server) -> str:
         """What the cluster calls a node."""
         name: bytes = _ask(node, "CLUSTER", "MYID")
         return name.decode()
+
+    @property
+    def _living(self) -> list[Server]:
+        return [node for node in self.nodes if node.running and node not in self._silent]
 
     # What can happen to it
 
@@ -148,6 +151,18 @@ class Cluster:
         until(lambda: self._role(replica) == "master", FORMING, message="a replica takes over")
         self.settle()
         return replica
+
+    def hang(self, master: Server) -> None:
+        """Stop a node without a word to anybody, and return when its replica has taken over."""
+        self._silent.add(master)
+        master.pause()
+        self.settle()
+
+    def resume(self, node: Server) -> None:
+        """Let a node go on that has hung; it returns when the node knows whose replica it is."""
+        node.resume()
+        self._silent.discard(node)
+        self.settle()
 
     def kill(self, master: Server, *, wait: bool = True) -> None:
         """Kill a node; with `wait`, return when the others have all slots between them."""
@@ -203,10 +218,8 @@ class Cluster:
 
     def _agree(self) -> bool:
         views = set()
-        ports = {node.port for node in self.nodes if node.running}
-        for node in self.nodes:
-            if not node.running:
-                continue
+        ports = {node.port for node in self._living}
+        for node in self._living:
             if b"cluster_state:ok" not in _ask(node, "CLUSTER", "INFO"):
                 return False
             views.add(tuple(sorted(_owners(node))))
@@ -223,7 +236,7 @@ class Cluster:
             for first, last, port in _owners(node)
             if first <= slot <= last
         }
-        owners = [node for node in self.nodes if node.running and {node.port} == found]
+        owners = [node for node in self._living if {node.port} == found]
         return owners[0] if owners else None
 
     def _myself(self, node: Server) -> list[str]:

@@ -6,12 +6,15 @@ import asyncio
 import logging
 import random
 from typing import Any
+from weakref import WeakSet
 
 from redis import exceptions
 
+from millstream.driver.aio_listener import AsyncListener
 from millstream.driver.aio_server import exchange
 from millstream.driver.aio_wire import AsyncWire
 from millstream.driver.cluster import (
+    GLANCE,
     PATIENCE,
     QUIET,
     REFUSED,
@@ -53,6 +56,8 @@ class AsyncCluster:
         self._wires: dict[Address, AsyncWire] = {}
         self._targets: dict[Address, Target] = {}
         self._gone = 0
+        self._listeners: WeakSet[AsyncListener] = WeakSet()
+        self._learnt = 0.0
         self._learning: asyncio.Task[None] | None = None
         self._watchdog: asyncio.TimerHandle | None = None
         self._closed = False
@@ -83,8 +88,7 @@ class AsyncCluster:
         """
         errand, tries = Errand(op), None
         loop = asyncio.get_running_loop()
-        if self._watchdog is None:
-            self._watchdog = loop.call_later(SILENCE, self._watch, loop)
+        self._keep_watch(loop)
         while True:
             parcels = errand.parcels(self._map)
             if len(parcels) == 1:
@@ -124,6 +128,11 @@ class AsyncCluster:
         """Return a slot of each node; see ``Nodes``."""
         owners = self._map.owners
         return [owners.index(node) for node in self._map.masters]
+
+    def attach(self, listener: AsyncListener) -> None:
+        """Hear of a connection that somebody listens on: it is cut when its node is left."""
+        self._listeners.add(listener)
+        self._keep_watch(asyncio.get_running_loop())
 
     async def target_for(self, op: Op[Any]) -> Target:
         """Return the node where an operation belongs.
@@ -215,30 +224,44 @@ class AsyncCluster:
         raise problem
 
     async def _ask(self, node: Address) -> SlotMap:
-        # On a connection of its own: the other may be the one that hangs.
-        patience = min(self._connect_timeout, PATIENCE)
-        wire = AsyncWire(self._target(node), connect_timeout=patience, timeout=patience)
-        op = ask_for_slots()
+        patience, question = min(self._connect_timeout, PATIENCE), pack(ask_for_slots().commands)
+        known = self._wires.get(node)
+        wire = known or AsyncWire(
+            self._target(node), connect_timeout=patience, timeout=self._timeout
+        )
         try:
-            [reply] = await wire.call(pack(op.commands), 1)
+            async with asyncio.timeout(patience):
+                [reply] = await wire.call(question, 1)
         finally:
-            await wire.close()
+            if wire is not known:
+                await wire.close()
         return read_slots(reply, node, self._target(node).url)
 
     async def _take(self, slots: SlotMap) -> None:
         left = {*self._map.masters} - {*slots.masters}
-        self._map = slots
+        self._map, self._learnt = slots, asyncio.get_running_loop().time()
+        nodes = [self._target(node) for node in slots.masters]
+        for listener in [*self._listeners]:
+            listener.leave(nodes)
         for node in left:
             # Who waits for what has gone to it is told so, and asks its successor.
             if (wire := self._wires.pop(node, None)) is not None:
                 await wire.close()
                 self._gone += wire.losses
 
-    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Look again who has which slot, when a node does not answer for long: it may hang."""
-        self._watchdog = None
-        waiting = [since for wire in self._wires.values() if (since := wire.waiting_since)]
-        if waiting:
-            if loop.time() - min(waiting) >= SILENCE:
-                self.lost()
+    def _keep_watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._watchdog is None and not self._closed:
             self._watchdog = loop.call_later(SILENCE, self._watch, loop)
+
+    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Look again who has which slot, when a node does not answer for long: it may hang.
+
+        Who sleeps at a node cannot know, so for them it is done now and then.
+        """
+        self._watchdog, now = None, loop.time()
+        waiting = [since for wire in self._wires.values() if (since := wire.waiting_since)]
+        silent = waiting and now - min(waiting) >= SILENCE
+        if silent or (self._listeners and now - self._learnt >= GLANCE):
+            self.lost()
+        if waiting or self._listeners:
+            self._keep_watch(loop)

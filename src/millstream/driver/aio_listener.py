@@ -7,17 +7,20 @@ due: the server's own timers are only as fine as its cron (100 ms), ours are not
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from redis import exceptions
 
-from millstream.driver.aio_cluster import AsyncCluster
-from millstream.driver.aio_server import AsyncServer
 from millstream.driver.faults import ERROR_REPLIES, translate
 from millstream.driver.packing import pack
 from millstream.driver.target import Target
 from millstream.protocol.op import Command, Op
+
+if TYPE_CHECKING:
+    # They know their listeners.
+    from millstream.driver.aio_cluster import AsyncCluster
+    from millstream.driver.aio_server import AsyncServer
 
 __all__ = ["AsyncListener"]
 
@@ -96,6 +99,7 @@ class AsyncListener:
             await self.close()
         if self._connection is None:
             self._target = target
+            self._server.attach(self)
             self._connection = target.async_connection(self._connect_timeout)
             await self._connection.connect()
             payload = pack([Command(("CLIENT", "ID"))])
@@ -153,6 +157,13 @@ class AsyncListener:
             return await self.take(op)
         await self.check()
         return None
+
+    def leave(self, nodes: Sequence[Target]) -> None:
+        """Give the connection up unless it is to one of these: the outstanding read fails."""
+        if self._connection is not None and self._target not in nodes:
+            writer = self._connection._writer  # noqa: SLF001 - as the wire does
+            if writer is not None:
+                writer.transport.abort()
 
     async def close(self) -> None:
         """Disconnect, whatever is outstanding."""

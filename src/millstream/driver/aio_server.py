@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from redis import exceptions
 
+from millstream.driver.aio_listener import AsyncListener
 from millstream.driver.aio_wire import AsyncWire
 from millstream.driver.faults import DEMOTED, any_error, code_of, translate
 from millstream.driver.packing import executed, pack, pack_op
@@ -57,6 +58,9 @@ class AsyncServer:
     def slots(self) -> list[int | None]:
         """Return a slot of each node; see ``Nodes``."""
         return [None]
+
+    def attach(self, listener: AsyncListener) -> None:
+        """Hear of a connection that somebody listens on."""
 
     async def target_for(self, op: Op[Any]) -> Target:  # noqa: ARG002 - they are all here
         """Return where an operation belongs."""

@@ -15,6 +15,7 @@ from redis import exceptions
 from millstream.driver.blocking_server import exchange, introduce
 from millstream.driver.blocking_wire import BlockingWire
 from millstream.driver.cluster import (
+    GLANCE,
     PATIENCE,
     QUIET,
     REFUSED,
@@ -118,6 +119,12 @@ class BlockingCluster:
         """Return a slot of each node; see ``Nodes``."""
         owners = self._map.owners
         return [owners.index(node) for node in self._map.masters]
+
+    def has_left(self, target: Target) -> bool:
+        """Tell whether a node has no slots any more; it looks again now and then."""
+        if time.monotonic() - self._learnt >= GLANCE:
+            self.lost()
+        return target not in [self._target(node) for node in self._map.masters]
 
     def target_for(self, op: Op[Any]) -> Target:
         """Return the node where an operation belongs.

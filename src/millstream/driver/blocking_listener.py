@@ -9,6 +9,7 @@ from redis import exceptions
 
 from millstream.driver.blocking_cluster import BlockingCluster
 from millstream.driver.blocking_server import BlockingServer
+from millstream.driver.cluster import GLANCE
 from millstream.driver.faults import ERROR_REPLIES
 from millstream.driver.packing import pack
 from millstream.driver.target import Target
@@ -87,13 +88,15 @@ class BlockingListener:
         """
         self.listen(op)
         # A timeout may be hours; a connection that is dead is to be noticed before.
-        patience = min(timeout, self._overdue - time.monotonic())
+        end = min(time.monotonic() + timeout, self._overdue)
         try:
-            if not self._connection.can_read(max(0.0, patience)):
-                if time.monotonic() < self._overdue:
+            while not self._connection.can_read(max(0.0, min(GLANCE, end - time.monotonic()))):
+                now = time.monotonic()
+                if now >= self._overdue or (self._target and self._server.has_left(self._target)):
+                    message = "a sleeping read did not end"
+                    raise TimeoutError(message)
+                if now >= end:
                     return None
-                message = "a sleeping read did not end"
-                raise TimeoutError(message)
             self._listening = False
             reply = self._connection.read_response(disable_decoding=True, disconnect_on_error=False)
             return op.decode([reply])

@@ -59,6 +59,10 @@ class BlockingServer:
         """Return a slot of each node; see ``Nodes``."""
         return [None]
 
+    def has_left(self, target: Target) -> bool:  # noqa: ARG002 - there is no other
+        """Tell whether a server is none of ours any more."""
+        return False
+
     def target_for(self, op: Op[Any]) -> Target:  # noqa: ARG002 - they are all here
         """Return where an operation belongs."""
         return self.target

@@ -26,6 +26,7 @@ from millstream.protocol.op import Command, Op
 from millstream.protocol.slots import SLOTS
 
 __all__ = [
+    "GLANCE",
     "PATIENCE",
     "QUIET",
     "REFUSED",
@@ -47,6 +48,9 @@ REFUSED = frozenset({"MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN"})
 
 SILENCE = 1.0
 """Seconds without an answer of a node after which the others are asked whether it is still a master."""
+
+GLANCE = 5.0
+"""Seconds after which the same is asked for the sake of those who sleep at a node."""
 
 PATIENCE = 2.0
 """Seconds in which a node must tell who has which slot; then another one is asked."""
