@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,10 @@ import pytest
 import millstream as ms
 from millstream.protocol.keys import queue_keys
 from tests.api.clients import KINDS, Kind, connecting
+from tests.faults.processes import Workshop, kill
+from tests.faults.working import NAMESPACE
 from tests.support.cluster import Cluster, Stage
+from tests.support.leaks import wipe
 from tests.support.servers import Server, installed
 from tests.support.wait import auntil
 
@@ -181,3 +185,30 @@ async def test_a_failover_by_hand(frail: Cluster, namespace: str) -> None:
         traffic = Traffic(mq, queue)
         async with traffic.flowing(mq):
             await asyncio.to_thread(frail.failover, frail.master_of(key))
+
+
+TASKS = """
+@worker.on(ms.Queue("jobs"), concurrency=2, prefetch=6)
+async def handle(body, delivery):
+    record("begun", body, crashes=delivery.crashes)
+    await raised("go on")
+    record("ended", body)
+"""
+
+
+def test_a_process_under_a_supervisor(steady: Cluster, tmp_path: Path) -> None:
+    """When it is killed, its messages are handed over at once, on whichever node they are."""
+    queue: ms.Queue[Any] = ms.Queue("jobs")
+    with Workshop(tmp_path, steady.admin_url) as workshop:
+        workshop.write(TASKS)
+        workshop.supervisor(1)
+        with ms.Client(steady.admin_url, namespace=NAMESPACE) as mq:
+            mq.send_many(queue, range(4))
+            begun = workshop.until_told("begun", 2)
+            kill(begun[0].pid)
+            again = workshop.until_told("begun", 4)[2:]
+            workshop.raise_flag("go on")
+            workshop.until_told("ended", 4)
+        assert {event.pid for event in again} != {begun[0].pid}
+        for node in steady.masters:
+            wipe(node.admin(), NAMESPACE)

@@ -172,7 +172,7 @@ def _from_url(url: str) -> Target:
         return Target(shown, "unix", {"path": str(server.socket_path)}, server)
     known = _SCHEMES.get(scheme) if separator else None
     if known is None:
-        known_schemes = "://, ".join([*_SCHEMES, "embedded"])
+        known_schemes = "://, ".join([*_SCHEMES, "redis+cluster", "embedded"])
         message = f"{hide_password(url)!r} is not a URL of {known_schemes}://"
         raise UsageError(message)
     try:
