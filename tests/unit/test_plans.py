@@ -14,7 +14,7 @@ from millstream.protocol import admin, consume, ending
 from millstream.protocol.discovery import list_queues
 from millstream.protocol.envelope import Envelope
 from millstream.protocol.keys import QueueKeys, queue_keys, subscription_keys
-from millstream.protocol.op import Op, Pause, Plan
+from millstream.protocol.op import Nodes, Op, Pause, Plan, Step
 from millstream.protocol.recover import HandedOver, hand_over
 from millstream.protocol.settlement import Settlement, ack, failure, reject, release
 
@@ -40,6 +40,9 @@ def play(plan: Plan[T], *answers: Any) -> tuple[T, list[str]]:
             if isinstance(step, Pause):
                 steps.append(f"pause {step.seconds:g}")
                 continue
+            if isinstance(step, Nodes):
+                answer = [None]
+                continue
             steps.append(" ".join(map(name, step.commands)))
             reply = left.pop(0)
             answer = reply if isinstance(reply, Exception) else step.decode(reply)
@@ -53,7 +56,7 @@ def name(command: Any) -> str:
     return command.script.name if command.script else str(command.arguments[0])
 
 
-def arguments(op: Op[Any] | Pause) -> list[Any]:
+def arguments(op: Step) -> list[Any]:
     """What the first command of a step says, behind its keys if it is a script."""
     assert isinstance(op, Op)
     command = op.commands[0]
