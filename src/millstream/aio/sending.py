@@ -221,10 +221,9 @@ async def send_many(
 
     Args:
         queue, bodies: where to; of its type. All are encoded before the first is sent.
-        key: the same for all, or a function that tells the key of a body.
+        key: the same for all, or a function that tells that of a body.
         headers, durability: as in ``send``, the same for all.
-        options: ``delay``, ``at``, ``priority`` and ``ttl`` as in ``send``, the same for all.
-            There is no ``unique``: all but the first would be duplicates.
+        options: as in ``send``, but without ``unique``: all but the first would be duplicates.
 
     Returns:
         A receipt for each, in order.
