@@ -12,6 +12,7 @@ from millstream.aio.delivery import Delivery
 from millstream.aio.feed import Feed
 from millstream.aio.request import Request
 from millstream.aio.results import Handle
+from millstream.aio.transaction import Transaction
 from millstream.declare import Queue
 from millstream.endpoint import Endpoint
 from millstream.errors import (
@@ -21,6 +22,7 @@ from millstream.errors import (
     MillstreamError,
     NoResponders,
     NoResult,
+    NotConfirmed,
     NotConnected,
     QueueFull,
     Reject,
@@ -54,6 +56,7 @@ from millstream.sync.delivery import SyncDelivery
 from millstream.sync.feed import SyncFeed
 from millstream.sync.request import SyncRequest
 from millstream.sync.results import SyncHandle
+from millstream.sync.transaction import SyncTransaction
 from millstream.topic import EARLIEST, LATEST, Subscription, Topic
 from millstream.worker import Worker
 
@@ -80,6 +83,7 @@ __all__ = [
     "Missed",
     "NoResponders",
     "NoResult",
+    "NotConfirmed",
     "NotConnected",
     "Queue",
     "QueueFull",
@@ -104,9 +108,11 @@ __all__ = [
     "SyncFeed",
     "SyncHandle",
     "SyncRequest",
+    "SyncTransaction",
     "TimedOut",
     "Topic",
     "TopicStats",
+    "Transaction",
     "Undecodable",
     "UnsupportedServer",
     "UsageError",

@@ -13,6 +13,7 @@ from redis import exceptions
 
 from millstream.driver.aio_ahead import AsyncAhead
 from millstream.driver.aio_background import AsyncBackground
+from millstream.driver.aio_confirming import AsyncConfirming
 from millstream.driver.aio_letterbox import AsyncLetterbox
 from millstream.driver.aio_listener import AsyncListener
 from millstream.driver.aio_pubsub import AsyncPubSub
@@ -26,6 +27,7 @@ from millstream.driver.faults import (
     Tries,
     any_error,
     code_of,
+    is_hidden,
     refusal,
     translate,
 )
@@ -36,6 +38,7 @@ from millstream.errors import BrokerError, NotConnected, TimedOut, UsageError
 from millstream.policy import Bound, ReadFrom
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.op import Command, Op, Pause, Plan
+from millstream.protocol.probe import probe
 from millstream.protocol.reading import BLOCK_MS
 from millstream.protocol.send import Batch
 from millstream.security import Security
@@ -74,6 +77,7 @@ class AsyncDriver:
         self._wire: AsyncWire | None = None
         self._replica_wire: AsyncWire | None = None
         self._pubsub: AsyncPubSub | None = None
+        self._confirming: dict[str, AsyncConfirming] = {}
         self._opening = asyncio.Lock()
         self._closed = False
         self._pid = os.getpid()
@@ -127,7 +131,7 @@ class AsyncDriver:
                 replies = await wire.call(pack(op.commands), len(op.commands))
         except _LOSSES as error:
             raise translate(error, target.url) from error
-        if any(isinstance(reply, exceptions.NoPermissionError) for reply in replies):
+        if any(is_hidden(reply) for reply in replies):
             return
         for reply in replies:
             if isinstance(reply, ERROR_REPLIES):
@@ -251,9 +255,11 @@ class AsyncDriver:
         in_order: bool = False,
         run: Run | None = None,
         unwanted: Callable[[T], object] | None = None,
+        confirming: AsyncConfirming | None = None,
     ) -> AsyncSender[T]:
         """Return what gathers the sends of many tasks into batches; see ``AsyncSender``."""
-        return AsyncSender(run or self.run, batch, in_order=in_order, unwanted=unwanted)
+        run = run or (self.run if confirming is None else confirming.run)
+        return AsyncSender(run, batch, in_order=in_order, unwanted=unwanted, confirming=confirming)
 
     def come_of(self, sending: asyncio.Future[T]) -> T | None:
         """Return what has come of a send already; None: nothing, or an error."""
@@ -290,6 +296,25 @@ class AsyncDriver:
             )
         return self._pubsub
 
+    async def confirming(self, durability: str) -> AsyncConfirming:
+        """Return what has sends confirmed; it has a connection of its own.
+
+        Raises:
+            UnsupportedServer, ServerRefused: the server can never confirm it.
+        """
+        found = self._confirming.get(durability)
+        if found is None:
+            await self.open()
+            await self.run(probe(durability, self.url))
+            assert self._target is not None  # noqa: S101 - open() sets it
+            made = AsyncConfirming(
+                *(self._target, durability),
+                connect_timeout=self._connect_timeout,
+                timeout=self._timeout,
+            )
+            found = self._confirming.setdefault(durability, made)
+        return found
+
     def blocking(self, *, timeout: float) -> BlockingDriver:
         """Return a blocking driver of the same server, for a thread, as patient as told."""
         source = self._target if self._target is not None else self._source
@@ -305,6 +330,8 @@ class AsyncDriver:
         self._closed = True
         if self._pubsub is not None:
             await self._pubsub.close()
+        for confirming in self._confirming.values():
+            await confirming.close()
         for wire in (self._wire, self._replica_wire):
             if wire is not None:
                 await wire.close()

@@ -14,6 +14,7 @@ from redis import exceptions
 
 from millstream.driver.blocking_ahead import BlockingAhead
 from millstream.driver.blocking_background import BlockingBackground
+from millstream.driver.blocking_confirming import BlockingConfirming
 from millstream.driver.blocking_letterbox import BlockingLetterbox
 from millstream.driver.blocking_listener import BlockingListener
 from millstream.driver.blocking_pubsub import BlockingPubSub
@@ -26,6 +27,7 @@ from millstream.driver.faults import (
     Tries,
     any_error,
     code_of,
+    is_hidden,
     refusal,
     translate,
 )
@@ -36,6 +38,7 @@ from millstream.errors import BrokerError, NotConnected, TimedOut, UsageError
 from millstream.policy import Bound, ReadFrom
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.op import Command, Op, Pause, Plan
+from millstream.protocol.probe import probe
 from millstream.protocol.reading import BLOCK_MS
 from millstream.protocol.send import Batch
 from millstream.security import Security
@@ -74,6 +77,7 @@ class BlockingDriver:
         self._wire: BlockingWire | None = None
         self._replica_wire: BlockingWire | None = None
         self._pubsub: BlockingPubSub | None = None
+        self._confirming: dict[str, BlockingConfirming] = {}
         self._opening = threading.Lock()
         self._closed = False
         self._pid = os.getpid()
@@ -133,7 +137,7 @@ class BlockingDriver:
             replies = wire.call(pack(op.commands), len(op.commands))
         except _LOSSES as error:
             raise translate(error, target.url) from error
-        if any(isinstance(reply, exceptions.NoPermissionError) for reply in replies):
+        if any(is_hidden(reply) for reply in replies):
             return
         for reply in replies:
             if isinstance(reply, ERROR_REPLIES):
@@ -260,9 +264,11 @@ class BlockingDriver:
         in_order: bool = False,  # noqa: ARG002 - they always are
         run: Run | None = None,
         unwanted: Callable[[T], object] | None = None,  # noqa: ARG002 - a thread waits to the end
+        confirming: BlockingConfirming | None = None,
     ) -> BlockingSender[T]:
         """Return what gathers the sends of many threads into batches, in their order."""
-        return BlockingSender(run or self.run, batch)
+        run = run or (self.run if confirming is None else confirming.run)
+        return BlockingSender(run, batch, confirming=confirming)
 
     def come_of(self, sending: T) -> T | None:
         """Return what has come of a send."""
@@ -299,6 +305,25 @@ class BlockingDriver:
                 )
             return self._pubsub
 
+    def confirming(self, durability: str) -> BlockingConfirming:
+        """Return what has sends confirmed; it has a connection of its own.
+
+        Raises:
+            UnsupportedServer, ServerRefused: the server can never confirm it.
+        """
+        found = self._confirming.get(durability)
+        if found is None:
+            self.open()
+            self.run(probe(durability, self.url))
+            assert self._target is not None  # noqa: S101 - open() sets it
+            made = BlockingConfirming(
+                *(self._target, durability),
+                connect_timeout=self._connect_timeout,
+                timeout=self._timeout,
+            )
+            found = self._confirming.setdefault(durability, made)
+        return found
+
     def blocking(self, *, timeout: float) -> BlockingDriver:
         """Return a further driver of the same server, for another thread, as patient as told."""
         source = self._target if self._target is not None else self._source
@@ -314,6 +339,8 @@ class BlockingDriver:
         self._closed = True
         if self._pubsub is not None:
             self._pubsub.close()
+        for confirming in self._confirming.values():
+            confirming.close()
         for wire in (self._wire, self._replica_wire):
             if wire is not None:
                 wire.close()

@@ -19,6 +19,8 @@ __all__ = [
     "any_error",
     "code_of",
     "is_connection_loss",
+    "is_demotion",
+    "is_hidden",
     "refusal",
     "translate",
 ]
@@ -101,9 +103,21 @@ def code_of(error: BaseException) -> str:
     return str(code) if code else first if first.isupper() else "ERR"
 
 
+def is_hidden(reply: object) -> bool:
+    """Tell whether a reply says that a command is not for us: a managed server hides some."""
+    unknown = isinstance(reply, ERROR_REPLIES) and str(reply).startswith("unknown command")
+    return unknown or isinstance(reply, exceptions.NoPermissionError)
+
+
 def is_connection_loss(error: BaseException) -> bool:
     """Tell whether the connection is at fault, rather than the command or the password."""
     return isinstance(error, CONNECTION_LOSS) and not isinstance(error, ERROR_REPLIES)
+
+
+def is_demotion(reply: object) -> bool:
+    """Tell whether it is the answer of a server that is no master any more."""
+    # What slept there was woken as it lost its role.
+    return isinstance(reply, ERROR_REPLIES) and code_of(reply) in DEMOTED | {"UNBLOCKED"}
 
 
 def translate(error: BaseException, url: str) -> BrokerError:

@@ -96,19 +96,33 @@ class Pause:
 Plan = Generator[Op[Any] | Pause, Any, T]
 
 _INCLUDE = re.compile(r"^-- @include (\w+)\n", re.MULTILINE)
+_SCRIPT = re.compile(r"^-- @script (\w+)\n", re.MULTILINE)
 _HEADER = re.compile(r"^--.*", re.MULTILINE)
 _KEY = re.compile(r"KEYS\[(\d+)\]")
 _FURTHER_KEYS = re.compile(r"KEYS\[\d+\.\.\]")
 
+_LUA = resources.files(__package__) / "lua"
+
 
 def load_script(name: str) -> Script:
     """Read ``lua/<name>.lua``, put its includes in place, and count the keys of its header."""
-    folder = resources.files(__package__) / "lua"
-    source = (folder / f"{name}.lua").read_text("utf-8")
-    header = " ".join(_HEADER.findall(source))
-    source = _INCLUDE.sub(
-        lambda match: (folder / "lib" / f"{match[1]}.lua").read_text("utf-8"), source
-    )
+    text = (_LUA / f"{name}.lua").read_text("utf-8")
+    header = " ".join(_HEADER.findall(text))
+    source = _resolved(text)
     sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
     keys = max((int(number) for number in _KEY.findall(header)), default=0)
     return Script(name, source, sha, keys, bool(_FURTHER_KEYS.search(header)))
+
+
+def _resolved(text: str) -> str:
+    """Put what a script includes in its place: parts of ``lua/lib``, and whole scripts.
+
+    A whole script becomes a function of the same name: ``KEYS`` and ``ARGV`` are its parameters.
+    """
+    text = _INCLUDE.sub(lambda match: (_LUA / "lib" / f"{match[1]}.lua").read_text("utf-8"), text)
+    return _SCRIPT.sub(lambda match: _as_function(match[1]), text)
+
+
+def _as_function(name: str) -> str:
+    body = _resolved((_LUA / f"{name}.lua").read_text("utf-8"))
+    return f"local function {name}(KEYS, ARGV)\n{body}end\n"
