@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 import millstream as ms
 from millstream.driver.blocking import BlockingDriver
 from millstream.errors import QueueFull, ServerRefused
-from millstream.protocol import consume
+from millstream.protocol import consume, ending
 from millstream.protocol.draft import Draft
 from millstream.protocol.keys import queue_keys
 from millstream.protocol.place import Placement
@@ -104,7 +104,7 @@ class TransactionMachine(RuleBasedStateMachine):
     def settle(self, data: st.DataObject, how: str) -> None:
         one = data.draw(st.sampled_from(self.taken))
         end = ack(one.token) if how == "ack" else release(one.token)
-        owned = self.driver.drive(consume.settle(self.keys, one.consumer, end))
+        owned = self.driver.drive(ending.settle(self.keys, one.consumer, end))
         assert owned == (one.token in self.owners)
         if self.owners.pop(one.token, None) is not None:
             self.waiting += how == "release"

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from millstream.driver.embedded_places import find_binary
-from millstream.driver.server_check import OLDEST, STREAM_CRASHES
+from millstream.driver.server_check import OLDEST
 from millstream.errors import UsageError
+from millstream.protocol.doctor.versions import STREAM_CRASHES
 
 __all__ = ["Program", "find_program"]
 

@@ -81,9 +81,9 @@ class Client:
         security: Security | None = None,
     ) -> None:
         check_name(namespace, "namespace")
+        check_durability(durability, "durability")
         check_read_from(read_from)
         check_security(security)
-        check_durability(durability, "durability")
         self._namespace = namespace
         self._driver = BlockingDriver(
             source,
