@@ -8,7 +8,7 @@ A file's blocks run in order in one namespace, as a reader would paste them into
   ends in a backslash goes on in the next. Other lines are output, for the reader only.
 - `<!-- not run: reason -->` before a block skips it. The reason is mandatory.
 
-$MILLSTREAM_URL leads to an empty server, the current directory is an empty one.
+$MILLSTREAM_URL leads to an empty server (docs/cluster.md: a cluster), the current directory is an empty one.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from typing import Literal
 
 import pytest
 
+from tests.support.cluster import Cluster
 from tests.support.servers import Server
 
 ROOT = Path(__file__).parents[2]
@@ -108,6 +109,13 @@ def docs_server() -> Iterator[Server]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def docs_cluster() -> Iterator[Cluster]:
+    """What the page on clusters runs on."""
+    with Cluster() as cluster:
+        yield cluster
+
+
 @pytest.fixture
 def session(
     docs_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -139,8 +147,15 @@ def run_page(markdown: str, page: str, session: types.ModuleType) -> None:
 # Each command of a page is a process of its own, and docs/cli.md has dozens.
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("page", pages(), ids=lambda p: p.relative_to(ROOT).as_posix())
-def test_examples_run(page: Path, session: types.ModuleType) -> None:
+def test_examples_run(
+    page: Path,
+    session: types.ModuleType,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The examples of a page run as they stand."""
+    if page.name == "cluster.md":
+        monkeypatch.setenv("MILLSTREAM_URL", request.getfixturevalue("docs_cluster").admin_url)
     run_page(page.read_text("utf-8"), str(page), session)
 
 
