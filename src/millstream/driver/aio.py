@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import os
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from redis import exceptions
@@ -13,6 +14,7 @@ from redis import exceptions
 from millstream.driver.aio_ahead import AsyncAhead
 from millstream.driver.aio_background import AsyncBackground
 from millstream.driver.aio_cluster import AsyncCluster
+from millstream.driver.aio_confirming import AsyncConfirming
 from millstream.driver.aio_letterbox import AsyncLetterbox
 from millstream.driver.aio_listener import AsyncListener
 from millstream.driver.aio_pubsub import AsyncPubSub
@@ -25,13 +27,15 @@ from millstream.driver.faults import Tries, first_error, refusal, translate
 from millstream.driver.server_check import check_replies, server_info
 from millstream.driver.target import Target
 from millstream.errors import BrokerError, NotConnected, TimedOut, UsageError
-from millstream.policy import Bound
+from millstream.policy import Bound, ReadFrom
 from millstream.protocol.ephemeral import Channel
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.op import Nodes, Op, Pause, Plan
+from millstream.protocol.probe import probe
 from millstream.protocol.reading import BLOCK_MS
 from millstream.protocol.send import Batch
 from millstream.protocol.slots import slot_of
+from millstream.security import Security
 
 __all__ = ["AsyncDriver"]
 
@@ -45,14 +49,28 @@ class AsyncDriver:
         source: a URL, a redis-py client, or None (see ``resolve``).
         connect_timeout: seconds in which the first connection must succeed.
         timeout: seconds that an operation may take in all, reconnects included.
+        security: goes before what the source says of users and certificates.
+        read_from: where reads go whose caller is content with what a replica knows.
     """
 
-    def __init__(self, source: object, *, connect_timeout: float, timeout: float) -> None:
+    def __init__(
+        self,
+        source: object,
+        *,
+        connect_timeout: float,
+        timeout: float,
+        security: Security | None = None,
+        read_from: ReadFrom = "primary",
+    ) -> None:
         self._source = source
+        self._security = security
+        self._read_from = read_from
         self._connect_timeout = connect_timeout
         self._timeout = timeout
         self._target: Target | ClusterTarget | None = None
         self._server: AsyncServer | AsyncCluster | None = None
+        self._replica: AsyncServer | None = None
+        self._confirming: dict[str, AsyncConfirming] = {}
         self._pubsubs: dict[int | None, AsyncPubSub] = {}
         self._opening = asyncio.Lock()
         self._closed = False
@@ -81,17 +99,20 @@ class AsyncDriver:
             if self._server is not None:
                 return
             # Starting an embedded server takes a while, and must not stop the event loop.
-            target = await asyncio.to_thread(locate, self._source)
+            target = await asyncio.to_thread(locate, self._source, self._security)
             make = AsyncCluster if isinstance(target, ClusterTarget) else AsyncServer
             server = make(target, connect_timeout=self._connect_timeout, timeout=self._timeout)  # type: ignore[arg-type]
             try:
                 await self._check(server)
             except BaseException:
                 await server.close()
-                if target.embedded is not None:
-                    await asyncio.to_thread(target.embedded.close)
+                await asyncio.to_thread(target.close)
                 raise
             self._target, self._server = target, server
+            if self._read_from == "replica" and (replicas := target.replicas()) is not None:
+                self._replica = AsyncServer(
+                    replicas, connect_timeout=self._connect_timeout, timeout=self._timeout
+                )
 
     def _check_open(self) -> None:
         if self._closed:
@@ -107,11 +128,15 @@ class AsyncDriver:
             raise translate(error, url) from error
         check_replies(op, replies, url)
 
-    async def run(self, op: Op[T]) -> T:
+    async def run(self, op: Op[T], *, stale: bool = False) -> T:
         """Run one operation.
 
         It is sent again after a lost connection or a passing refusal, for as long as the timeout
         allows, if it is repeatable.
+
+        Args:
+            op: it.
+            stale: whether its caller is content with what a replica knows.
 
         Raises:
             NotConnected, TimedOut: the server cannot be reached, or did not answer.
@@ -119,7 +144,7 @@ class AsyncDriver:
         """
         if self._server is None or self._closed:
             await self.open()
-        server = self._server
+        server = (self._replica if stale and op.readonly else None) or self._server
         assert server is not None  # noqa: S101 - open() raises or sets it
         clock = asyncio.get_running_loop().time
         if os.getpid() != self._pid:
@@ -146,8 +171,8 @@ class AsyncDriver:
                 raise problem from cause
             await asyncio.sleep(pause)
 
-    async def drive(self, plan: Plan[T]) -> T:
-        """Run a plan's operations one after the other and return its result."""
+    async def drive(self, plan: Plan[T], *, stale: bool = False) -> T:
+        """Run a plan's operations one after the other and return its result; see ``run``."""
         answer: Any = None
         problem: BrokerError | None = None
         while True:
@@ -162,7 +187,10 @@ class AsyncDriver:
                 await asyncio.sleep(step.seconds)
                 continue
             try:
-                answer = await (self.nodes() if isinstance(step, Nodes) else self.run(step))
+                if isinstance(step, Nodes):
+                    answer = await self.nodes()
+                else:
+                    answer = await self.run(step, stale=stale)
             except BrokerError as error:
                 problem = error
 
@@ -172,9 +200,9 @@ class AsyncDriver:
         assert self._server is not None  # noqa: S101 - open() sets it
         return self._server.slots()
 
-    def begin(self, op: Op[T]) -> AsyncAhead[T]:
-        """Begin an operation that can go on while its caller does something else."""
-        return AsyncAhead(self.run, op)
+    def begin(self, op: Op[T], *, stale: bool = False) -> AsyncAhead[T]:
+        """Begin an operation that can go on while its caller does something else; see ``run``."""
+        return AsyncAhead(partial(self.run, stale=stale), op)
 
     def lock(self) -> asyncio.Lock:
         """Return a lock for tasks."""
@@ -197,9 +225,11 @@ class AsyncDriver:
         in_order: bool = False,
         run: Run | None = None,
         unwanted: Callable[[T], object] | None = None,
+        confirming: AsyncConfirming | None = None,
     ) -> AsyncSender[T]:
         """Return what gathers the sends of many tasks into batches; see ``AsyncSender``."""
-        return AsyncSender(run or self.run, batch, in_order=in_order, unwanted=unwanted)
+        run = run or (self.run if confirming is None else confirming.run)
+        return AsyncSender(run, batch, in_order=in_order, unwanted=unwanted, confirming=confirming)
 
     def come_of(self, sending: asyncio.Future[T]) -> T | None:
         """Return what has come of a send already; None: nothing, or an error."""
@@ -244,6 +274,28 @@ class AsyncDriver:
             )
         return self._pubsubs[slot]
 
+    async def confirming(self, durability: str) -> AsyncConfirming:
+        """Return what has sends confirmed; it has a connection of its own.
+
+        Raises:
+            UnsupportedServer, ServerRefused: the server can never confirm it.
+        """
+        found = self._confirming.get(durability)
+        if found is None:
+            await self.open()
+            await self.run(probe(durability, self.url))
+            assert self._target is not None  # noqa: S101 - open() sets it
+            if isinstance(self._target, ClusterTarget):
+                message = f"durability {durability!r} is not known on a cluster"
+                raise UsageError(message)
+            made = AsyncConfirming(
+                *(self._target, durability),
+                connect_timeout=self._connect_timeout,
+                timeout=self._timeout,
+            )
+            found = self._confirming.setdefault(durability, made)
+        return found
+
     def blocking(self, *, timeout: float) -> BlockingDriver:
         """Return a blocking driver of the same server, for a thread, as patient as told."""
         source = self._target if self._target is not None else self._source
@@ -251,6 +303,7 @@ class AsyncDriver:
             source,
             connect_timeout=min(self._connect_timeout, timeout),
             timeout=min(self._timeout, timeout),
+            security=self._security,
         )
 
     async def close(self) -> None:
@@ -258,11 +311,13 @@ class AsyncDriver:
         self._closed = True
         for pubsub in self._pubsubs.values():
             await pubsub.close()
-        server, target = self._server, self._target
-        if server is not None:
-            await server.close()
-        if target is not None and target.embedded is not None:
-            await asyncio.to_thread(target.embedded.close)
+        for confirming in [*self._confirming.values()]:
+            await confirming.close()
+        for server in (self._server, self._replica):
+            if server is not None:
+                await server.close()
+        if self._target is not None:
+            await asyncio.to_thread(self._target.close)
 
 
 _LOSSES = (exceptions.RedisError, OSError)

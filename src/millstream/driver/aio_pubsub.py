@@ -213,7 +213,7 @@ class AsyncPubSub:
     async def _connect(self, connection: Any, target: Target) -> None:
         try:
             async with asyncio.timeout(self._connect_timeout):
-                await connection.connect()
+                await target.connect(connection)
         except CONNECTION_LOSS as error:
             embedded = target.embedded
             if embedded is not None and is_connection_loss(error):

@@ -8,6 +8,7 @@ import selectors
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from redis import exceptions
@@ -15,6 +16,7 @@ from redis import exceptions
 from millstream.driver.blocking_ahead import BlockingAhead
 from millstream.driver.blocking_background import BlockingBackground
 from millstream.driver.blocking_cluster import BlockingCluster
+from millstream.driver.blocking_confirming import BlockingConfirming
 from millstream.driver.blocking_letterbox import BlockingLetterbox
 from millstream.driver.blocking_listener import BlockingListener
 from millstream.driver.blocking_pubsub import BlockingPubSub
@@ -26,13 +28,15 @@ from millstream.driver.faults import Tries, first_error, refusal, translate
 from millstream.driver.server_check import check_replies, server_info
 from millstream.driver.target import Target
 from millstream.errors import BrokerError, NotConnected, TimedOut, UsageError
-from millstream.policy import Bound
+from millstream.policy import Bound, ReadFrom
 from millstream.protocol.ephemeral import Channel
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.op import Nodes, Op, Pause, Plan
+from millstream.protocol.probe import probe
 from millstream.protocol.reading import BLOCK_MS
 from millstream.protocol.send import Batch
 from millstream.protocol.slots import slot_of
+from millstream.security import Security
 
 __all__ = ["BlockingDriver"]
 
@@ -46,14 +50,28 @@ class BlockingDriver:
         source: a URL, a redis-py client, a Target, or None (see ``resolve``).
         connect_timeout: seconds in which the first connection must succeed.
         timeout: seconds that an operation may take in all, reconnects included.
+        security: goes before what the source says of users and certificates.
+        read_from: where reads go whose caller is content with what a replica knows.
     """
 
-    def __init__(self, source: object, *, connect_timeout: float, timeout: float) -> None:
+    def __init__(
+        self,
+        source: object,
+        *,
+        connect_timeout: float,
+        timeout: float,
+        security: Security | None = None,
+        read_from: ReadFrom = "primary",
+    ) -> None:
         self._source = source
+        self._security = security
+        self._read_from = read_from
         self._connect_timeout = connect_timeout
         self._timeout = timeout
         self._target: Target | ClusterTarget | None = None
         self._server: BlockingServer | BlockingCluster | None = None
+        self._replica: BlockingServer | None = None
+        self._confirming: dict[str, BlockingConfirming] = {}
         self._pubsubs: dict[int | None, BlockingPubSub] = {}
         self._opening = threading.Lock()
         self._closed = False
@@ -83,17 +101,21 @@ class BlockingDriver:
                 return
             target = self._source
             owned = not isinstance(target, Target | ClusterTarget)
-            target = target if isinstance(target, Target) else locate(target)
+            target = target if isinstance(target, Target) else locate(target, self._security)
             make = BlockingCluster if isinstance(target, ClusterTarget) else BlockingServer
             server = make(target, connect_timeout=self._connect_timeout, timeout=self._timeout)  # type: ignore[arg-type]
             try:
                 self._check(server)
             except BaseException:
                 server.close()
-                if owned and target.embedded is not None:
-                    target.embedded.close()
+                if owned:
+                    target.close()
                 raise
             self._target, self._server, self._owned = target, server, owned
+            if self._read_from == "replica" and (replicas := target.replicas()) is not None:
+                self._replica = BlockingServer(
+                    replicas, connect_timeout=self._connect_timeout, timeout=self._timeout
+                )
 
     def _check_open(self) -> None:
         if self._closed:
@@ -108,11 +130,15 @@ class BlockingDriver:
             raise translate(error, url) from error
         check_replies(op, replies, url)
 
-    def run(self, op: Op[T]) -> T:
+    def run(self, op: Op[T], *, stale: bool = False) -> T:
         """Run one operation.
 
         It is sent again after a lost connection or a passing refusal, for as long as the timeout
         allows, if it is repeatable.
+
+        Args:
+            op: it.
+            stale: whether its caller is content with what a replica knows.
 
         Raises:
             NotConnected, TimedOut: the server cannot be reached, or did not answer.
@@ -120,7 +146,7 @@ class BlockingDriver:
         """
         if self._server is None or self._closed:
             self.open()
-        server = self._server
+        server = (self._replica if stale and op.readonly else None) or self._server
         assert server is not None  # noqa: S101 - open() raises or sets it
         if os.getpid() != self._pid:
             # Two processes on one connection, with the same batch numbers, would lose messages.
@@ -146,8 +172,8 @@ class BlockingDriver:
                 raise problem from cause
             time.sleep(pause)
 
-    def drive(self, plan: Plan[T]) -> T:
-        """Run a plan's operations one after the other and return its result."""
+    def drive(self, plan: Plan[T], *, stale: bool = False) -> T:
+        """Run a plan's operations one after the other and return its result; see ``run``."""
         answer: Any = None
         problem: BrokerError | None = None
         while True:
@@ -162,7 +188,7 @@ class BlockingDriver:
                 time.sleep(step.seconds)
                 continue
             try:
-                answer = self.nodes() if isinstance(step, Nodes) else self.run(step)
+                answer = self.nodes() if isinstance(step, Nodes) else self.run(step, stale=stale)
             except BrokerError as error:
                 problem = error
 
@@ -172,9 +198,9 @@ class BlockingDriver:
         assert self._server is not None  # noqa: S101 - open() sets it
         return self._server.slots()
 
-    def begin(self, op: Op[T]) -> BlockingAhead[T]:
-        """Return an operation that is run when its result is wanted."""
-        return BlockingAhead(self.run, op)
+    def begin(self, op: Op[T], *, stale: bool = False) -> BlockingAhead[T]:
+        """Return an operation that is run when its result is wanted; see ``run``."""
+        return BlockingAhead(partial(self.run, stale=stale), op)
 
     def lock(self) -> threading.RLock:
         """Return a lock for threads. A signal handler may close what its own thread uses."""
@@ -203,9 +229,11 @@ class BlockingDriver:
         in_order: bool = False,  # noqa: ARG002 - they always are
         run: Run | None = None,
         unwanted: Callable[[T], object] | None = None,  # noqa: ARG002 - a thread waits to the end
+        confirming: BlockingConfirming | None = None,
     ) -> BlockingSender[T]:
         """Return what gathers the sends of many threads into batches, in their order."""
-        return BlockingSender(run or self.run, batch)
+        run = run or (self.run if confirming is None else confirming.run)
+        return BlockingSender(run, batch, confirming=confirming)
 
     def come_of(self, sending: T) -> T | None:
         """Return what has come of a send."""
@@ -253,6 +281,28 @@ class BlockingDriver:
                 )
             return self._pubsubs[slot]
 
+    def confirming(self, durability: str) -> BlockingConfirming:
+        """Return what has sends confirmed; it has a connection of its own.
+
+        Raises:
+            UnsupportedServer, ServerRefused: the server can never confirm it.
+        """
+        found = self._confirming.get(durability)
+        if found is None:
+            self.open()
+            self.run(probe(durability, self.url))
+            assert self._target is not None  # noqa: S101 - open() sets it
+            if isinstance(self._target, ClusterTarget):
+                message = f"durability {durability!r} is not known on a cluster"
+                raise UsageError(message)
+            made = BlockingConfirming(
+                *(self._target, durability),
+                connect_timeout=self._connect_timeout,
+                timeout=self._timeout,
+            )
+            found = self._confirming.setdefault(durability, made)
+        return found
+
     def blocking(self, *, timeout: float) -> BlockingDriver:
         """Return a further driver of the same server, for another thread, as patient as told."""
         source = self._target if self._target is not None else self._source
@@ -260,6 +310,7 @@ class BlockingDriver:
             source,
             connect_timeout=min(self._connect_timeout, timeout),
             timeout=min(self._timeout, timeout),
+            security=self._security,
         )
 
     def close(self) -> None:
@@ -267,11 +318,13 @@ class BlockingDriver:
         self._closed = True
         for pubsub in [*self._pubsubs.values()]:
             pubsub.close()
-        server, target = self._server, self._target
-        if server is not None:
-            server.close()
-        if target is not None and target.embedded is not None and self._owned:
-            target.embedded.close()
+        for confirming in [*self._confirming.values()]:
+            confirming.close()
+        for server in (self._server, self._replica):
+            if server is not None:
+                server.close()
+        if self._target is not None and self._owned:
+            self._target.close()
 
 
 _LOSSES = (exceptions.RedisError, OSError)

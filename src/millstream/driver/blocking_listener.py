@@ -117,7 +117,7 @@ class BlockingListener:
             self._connection = target.blocking_connection(
                 self._connect_timeout, self._connect_timeout
             )
-            self._connection.connect()
+            self._target.connect_blocking(self._connection)
             self._connection.send_command("CLIENT", "ID", check_health=False)
             self.client_id = self._connection.read_response()
         self._connection.send_packed_command([pack(op.commands)], check_health=False)

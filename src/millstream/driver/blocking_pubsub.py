@@ -233,7 +233,7 @@ class BlockingPubSub:
 
     def _connect(self, connection: Any, target: Target) -> None:
         try:
-            connection.connect()
+            target.connect_blocking(connection)
         except CONNECTION_LOSS as error:
             embedded = target.embedded
             if embedded is not None and is_connection_loss(error):

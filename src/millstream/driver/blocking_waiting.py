@@ -15,6 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
+from millstream.driver.blocking_guard import take_back
 from millstream.driver.blocking_listener import BlockingListener
 from millstream.errors import BrokerError, NotConnected, UsageError
 from millstream.message import Receipt
@@ -140,18 +141,7 @@ class BlockingWaitingSender:
             self._guard.release()
             return call()
         finally:
-            self._take_guard()
-
-    def _take_guard(self) -> None:
-        """Get the guard back, also if Ctrl-C comes just then: without it, others would wait for ever."""
-        interrupt: BaseException | None = None
-        while not self._guard._is_owned():  # type: ignore[attr-defined] # noqa: SLF001 - as Condition asks itself
-            try:
-                self._guard.acquire()
-            except BaseException as error:  # noqa: BLE001 - it is raised below
-                interrupt = error
-        if interrupt is not None:
-            raise interrupt
+            take_back(self._guard)
 
     def close(self) -> None:
         """Wait for what is on its way; what waits for room is not sent."""

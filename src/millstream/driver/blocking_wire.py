@@ -89,7 +89,7 @@ class BlockingWire:
         if self._connected:
             return
         try:
-            self._connection.connect()
+            self._target.connect_blocking(self._connection)
         except CONNECTION_LOSS:
             if self._target.embedded is not None:
                 # The next try finds it, also when all that kept it was killed.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import redis.connection as blocking_connections
@@ -24,6 +24,7 @@ from millstream.driver.target import (
 from millstream.errors import UsageError
 from millstream.protocol.op import Command, Op
 from millstream.protocol.slots import SLOTS
+from millstream.security import Security
 
 __all__ = [
     "GLANCE",
@@ -81,11 +82,16 @@ class ClusterTarget:
     seeds: tuple[Address, ...]
     transport: Transport
     options: Mapping[str, Any]
-    embedded: None = field(default=None, init=False)
 
     def __repr__(self) -> str:
         """Show no secrets."""
         return f"ClusterTarget({self.url!r})"
+
+    def replicas(self) -> None:
+        """Nothing: what reads goes to the masters, too."""
+
+    def close(self) -> None:
+        """Nothing was started for it."""
 
     def node(self, address: Address) -> Target:
         """Return one of its nodes."""
@@ -158,12 +164,13 @@ def unsettled(error: BaseException | None) -> exceptions.ClusterDownError:
     return exceptions.ClusterDownError(f"a slot is on its way from node to node ({what})")
 
 
-def locate(source: object) -> Target | ClusterTarget:
+def locate(source: object, security: Security | None = None) -> Target | ClusterTarget:
     """Find the server, or the cluster.
 
     Args:
         source: as for ``resolve``; also ``redis+cluster://host:port,host:port`` (``valkey+cluster``;
             ``rediss+cluster`` or ``valkeys+cluster`` with TLS), or a ready-made cluster client of redis-py.
+        security: goes before what the source says of users and certificates.
 
     Raises:
         UsageError, NotConnected: see ``resolve``.
@@ -171,16 +178,16 @@ def locate(source: object) -> Target | ClusterTarget:
     if isinstance(source, ClusterTarget):
         return source
     if isinstance(source, RedisCluster | AsyncRedisCluster):
-        return _from_client(source)
+        return _from_client(source, security)
     url = (os.environ.get(ENVIRONMENT_VARIABLE) or None) if source is None else source
     if isinstance(url, str):
         scheme, _, rest = url.partition("://")
         if known := _SCHEMES.get(scheme):
-            return _from_url(url, known, rest)
-    return resolve(source)
+            return _from_url(url, known, rest, security)
+    return resolve(source, security)
 
 
-def _from_url(url: str, known: str, rest: str) -> ClusterTarget:
+def _from_url(url: str, known: str, rest: str, security: Security | None) -> ClusterTarget:
     end = min(
         (at for one in "/?#" if (at := rest.find(one, rest.rfind("@") + 1)) >= 0),
         default=len(rest),
@@ -205,10 +212,10 @@ def _from_url(url: str, known: str, rest: str) -> ClusterTarget:
     if options.get("db"):
         message = f"{shown!r} names a database; a cluster has only number 0: leave it out"
         raise UsageError(message)
-    return _target(shown, seeds, options, tls=known == "rediss")
+    return _target(shown, seeds, options, security, tls=known == "rediss")
 
 
-def _from_client(client: Any) -> ClusterTarget:
+def _from_client(client: Any, security: Security | None) -> ClusterTarget:
     manager = client.nodes_manager
     options = dict(manager.connection_kwargs)
     nodes = [*manager.startup_nodes.values()]
@@ -218,13 +225,19 @@ def _from_client(client: Any) -> ClusterTarget:
     tls = bool(options.get("ssl")) or any("SSL" in getattr(kind, "__name__", "") for kind in kinds)
     scheme = "rediss" if tls else "redis"
     shown = ",".join(f"{host}:{port}" for host, port in seeds)
-    return _target(f"{scheme}+cluster://{shown}", seeds, options, tls=tls)
+    return _target(f"{scheme}+cluster://{shown}", seeds, options, security, tls=tls)
 
 
 def _target(
-    shown: str, seeds: Sequence[Address], options: Mapping[str, Any], *, tls: bool
+    shown: str,
+    seeds: Sequence[Address],
+    options: Mapping[str, Any],
+    security: Security | None,
+    *,
+    tls: bool,
 ) -> ClusterTarget:
-    kept = target_options(options)
+    transport: Transport = "tls" if tls else "tcp"
+    kept = target_options(transport, options, security)
     for name in ("host", "port", "db", "path", "ssl"):
         kept.pop(name, None)
-    return ClusterTarget(shown, tuple(dict.fromkeys(seeds)), "tls" if tls else "tcp", kept)
+    return ClusterTarget(shown, tuple(dict.fromkeys(seeds)), transport, kept)

@@ -89,6 +89,9 @@ class Errand:
 
     def _part(self, indices: Sequence[int]) -> Op[Any]:
         op = self._op
+        if op.scattered and op.atomic:
+            # One transaction is for one slot, and a node has many.
+            op = replace(op, atomic=False)
         if len(indices) == len(op.commands):
             return op
         return replace(op, commands=tuple(op.commands[index] for index in indices))

@@ -11,7 +11,7 @@ from redis import exceptions
 from millstream.driver.faults import ERROR_REPLIES
 from millstream.protocol.op import Command, Op
 
-__all__ = ["executed", "pack", "pack_op"]
+__all__ = ["executed", "missing_scripts", "pack", "pack_op"]
 
 _BEGIN, _END, _ASKING = Command(("MULTI",)), Command(("EXEC",)), Command(("ASKING",))
 
@@ -60,6 +60,16 @@ def executed(op: Op[Any], replies: list[Any], *, asking: bool = False) -> list[A
     if any(isinstance(error, exceptions.OutOfMemoryError) for error in errors):
         return None
     return errors[:1]
+
+
+def missing_scripts(commands: Sequence[Command], replies: Sequence[Any]) -> list[Command]:
+    """Return what loads the scripts that the server did not know."""
+    sources = {
+        command.script.source
+        for command, reply in zip(commands, replies, strict=True)
+        if command.script is not None and isinstance(reply, exceptions.NoScriptError)
+    }
+    return [Command(("SCRIPT", "LOAD", source)) for source in sources]
 
 
 def _packed(command: Command) -> bytes:

@@ -9,6 +9,7 @@ from redis import exceptions
 
 from millstream.driver.faults import ERROR_REPLIES, refusal
 from millstream.errors import UnsupportedServer
+from millstream.protocol.doctor.versions import STREAM_CRASHES
 from millstream.protocol.op import Command, Op
 
 __all__ = ["check_replies", "check_server", "server_info"]
@@ -16,8 +17,6 @@ __all__ = ["check_replies", "check_server", "server_info"]
 logger = logging.getLogger("millstream.driver")
 
 OLDEST = (6, 2)
-STREAM_CRASHES = {"8.2.0", "8.2.1"}
-"""Redis versions that a stream command can crash (CVE-2025-62507)."""
 
 
 def server_info() -> Op[dict[str, str]]:

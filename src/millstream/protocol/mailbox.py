@@ -183,7 +183,8 @@ def delivering(namespace: str) -> Batch[bool]:
         _: str, __: int, mails: Sequence[Mail], ___: Sequence[bytes] | None = None
     ) -> Op[list[bool]]:
         commands = tuple(_delivery(namespace, mail) for mail in mails)
-        return Op(commands, decode=_there, scattered=True)
+        # Together, so that a reader that sleeps wakes once for all that is for it.
+        return Op(commands, decode=_there, atomic=len(commands) > 1, scattered=True)
 
     return batch
 

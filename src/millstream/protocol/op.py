@@ -76,6 +76,7 @@ class Op(Generic[T]):
         atomic: whether the server is to run all of the commands or none, with nothing in between. A
             server without free memory takes no transactions; it gets them one after the other.
         patience: seconds after which it is of no use any more; None: the client's timeout.
+        readonly: whether it changes nothing, so that a replica can run it.
         scattered: whether only the keys of each command share a slot: a cluster's nodes get theirs
             side by side.
         near: a key, or a slot, whose node is meant, for commands that name no key.
@@ -86,6 +87,7 @@ class Op(Generic[T]):
     repeatable: bool = True
     atomic: bool = False
     patience: float | None = None
+    readonly: bool = False
     scattered: bool = False
     near: str | int | None = None
 
@@ -109,19 +111,33 @@ Step = Op[Any] | Pause | Nodes
 Plan = Generator[Step, Any, T]
 
 _INCLUDE = re.compile(r"^-- @include (\w+)\n", re.MULTILINE)
+_SCRIPT = re.compile(r"^-- @script (\w+)\n", re.MULTILINE)
 _HEADER = re.compile(r"^--.*", re.MULTILINE)
 _KEY = re.compile(r"KEYS\[(\d+)\]")
 _FURTHER_KEYS = re.compile(r"KEYS\[\d+\.\.\]")
 
+_LUA = resources.files(__package__) / "lua"
+
 
 def load_script(name: str) -> Script:
     """Read ``lua/<name>.lua``, put its includes in place, and count the keys of its header."""
-    folder = resources.files(__package__) / "lua"
-    source = (folder / f"{name}.lua").read_text("utf-8")
-    header = " ".join(_HEADER.findall(source))
-    source = _INCLUDE.sub(
-        lambda match: (folder / "lib" / f"{match[1]}.lua").read_text("utf-8"), source
-    )
+    text = (_LUA / f"{name}.lua").read_text("utf-8")
+    header = " ".join(_HEADER.findall(text))
+    source = _resolved(text)
     sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
     keys = max((int(number) for number in _KEY.findall(header)), default=0)
     return Script(name, source, sha, keys, bool(_FURTHER_KEYS.search(header)))
+
+
+def _resolved(text: str) -> str:
+    """Put what a script includes in its place: parts of ``lua/lib``, and whole scripts.
+
+    A whole script becomes a function of the same name: ``KEYS`` and ``ARGV`` are its parameters.
+    """
+    text = _INCLUDE.sub(lambda match: (_LUA / "lib" / f"{match[1]}.lua").read_text("utf-8"), text)
+    return _SCRIPT.sub(lambda match: _as_function(match[1]), text)
+
+
+def _as_function(name: str) -> str:
+    body = _resolved((_LUA / f"{name}.lua").read_text("utf-8"))
+    return f"local function {name}(KEYS, ARGV)\n{body}end\n"

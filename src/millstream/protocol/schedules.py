@@ -155,7 +155,7 @@ def listing(keys: QueueKeys) -> Op[list[Schedule]]:
         known = ((name.decode("utf-8", "replace"), _read(text)) for name, text in sorted(pairs))
         return [_shown(name, stored) for name, stored in known if stored is not None]
 
-    return Op((Command(("HGETALL", keys.schedules)),), decode)
+    return Op((Command(("HGETALL", keys.schedules)),), decode, readonly=True)
 
 
 def pause(keys: QueueKeys, name: str) -> Op[bool]:
