@@ -173,13 +173,19 @@ class Holdings:
         self._wake()
 
     async def settle(self, end: Settlement) -> bool:
-        """End a delivery at once and tell whether it was ours."""
+        """End a delivery at once and tell whether it was ours.
+
+        Raises:
+            TimedOut: a reply was lost, and its lease may have ended before it was settled.
+        """
         if not self.unsettled(end.token):
             return False
         self.outbox.add(end if self.results is None else self.results.onto(end))
         ended = self.outbox.expect(end.token)
         self._wake()
-        return await ended
+        if (owned := await ended) is None:
+            raise settlement.unclear(self._queue.title, self._driver.url)
+        return owned
 
     async def extend(self, token: bytes, lease_ms: int) -> bool:
         """Begin a lease anew. It is extended for as long as the handler runs, anyway."""
@@ -309,7 +315,7 @@ class Holdings:
                 until.pop(end.token, None)
                 self._reading.settled(end.token)
         for token in found.lost:
-            if token not in self._cancelled:
+            if token not in self._cancelled and token not in self.outbox.doubtful:
                 logger.warning(
                     "%s: lost the lease of delivery %s before it was settled; unless somebody "
                     "has cancelled it, it is handled again",
@@ -318,7 +324,8 @@ class Holdings:
         self._cancelled.clear()
         if found.awaited and self.results is not None:
             self.results.tell(found.awaited)
-        if kept := self.outbox.confirmed(parcel, found):
+        sure = time.monotonic() < self.held.sure_until
+        if kept := self.outbox.confirmed(parcel, found, sure=sure):
             problem = next(iter(found.kept.values()))
             logger.warning(
                 "%s: cannot settle %d deliveries yet: %s",
@@ -339,7 +346,8 @@ class Holdings:
             pending: everything that this consumer owns.
         """
         owned = {envelope.token for envelope in pending}
-        for token in self.outbox.arrived(owned):
+        sure = time.monotonic() < self.held.sure_until
+        for token in self.outbox.arrived(owned, sure=sure):
             self.held.until.pop(token, None)
             self._reading.settled(token)
         self._lost([token for token in list(self.held.until) if token not in owned])

@@ -124,7 +124,7 @@ class Popped:
         self._give_back(end)
         ended = self.outbox.expect(end.token)
         self._wake()
-        return await ended
+        return bool(await ended)
 
     async def extend(self, token: bytes, lease_ms: int) -> bool:  # noqa: ARG002 - as of every owner
         """There is no lease that could end."""
@@ -211,7 +211,7 @@ class Popped:
             if end.token not in found.kept:
                 self._in_hand.pop(end.token, None)
         ended, self._done = self._done + len(parcel), 0
-        if kept := self.outbox.confirmed(parcel, found):
+        if kept := self.outbox.confirmed(parcel, found, sure=True):
             problem = next(iter(found.kept.values()))
             logger.warning(
                 "%s: cannot hand back %d messages yet: %s", self._queue.title, len(kept), problem
