@@ -11,7 +11,10 @@ import millstream as ms
 from tests.chaos.events import Recorder
 from tests.chaos.sources import PAUSE, RETRY, checksum, least_pause
 
-__all__ = ["Acting", "Outcome", "recorder"]
+__all__ = ["WANTED", "Acting", "Outcome", "recorder"]
+
+WANTED = "this handler fails"
+"""What the exceptions say that the logs of workers may show."""
 
 Outcome = Literal["done", "acks", "failed", "later", "rejected"]
 
@@ -86,8 +89,7 @@ class Acting:
     def raise_for(self, outcome: Outcome) -> None:
         """End a handler as was decided, unless it ends well."""
         if outcome == "failed":
-            message = "this handler fails"
-            raise ValueError(message)
+            raise ValueError(WANTED)
         if outcome == "later":
             raise ms.RetryLater(delay=PAUSE)
         if outcome == "rejected":
@@ -102,7 +104,7 @@ class Acting:
             elif outcome == "later":
                 await delivery.retry(delay=PAUSE)
             elif outcome == "failed":
-                await delivery.retry(reason="this handler fails")
+                await delivery.retry(reason=WANTED)
             else:
                 await delivery.ack()
         except ms.LeaseLost:
@@ -120,7 +122,7 @@ class Acting:
             elif outcome == "later":
                 delivery.retry(delay=PAUSE)
             elif outcome == "failed":
-                delivery.retry(reason="this handler fails")
+                delivery.retry(reason=WANTED)
             else:
                 delivery.ack()
         except ms.LeaseLost:

@@ -14,6 +14,7 @@ from tests.chaos.crew import ROLES, Crew
 from tests.chaos.schedule import Fault, Kind
 from tests.chaos.sources import CONSUMED
 from tests.chaos.topology import Tell
+from tests.support.proxy import Proxy
 
 __all__ = ["KINDS", "Breaking"]
 
@@ -114,7 +115,7 @@ class Breaking:
         proxy, begin = self._crew.proxies[fault.target], time.monotonic()
         breaks: dict[str, Callable[[], object]] = {
             "cut": proxy.cut,
-            "refuse": lambda: (proxy.refuse(), proxy.cut()),
+            "refuse": lambda: _refuse(proxy),
             "stall": proxy.stall,
             "stall-requests": lambda: proxy.stall(replies=False),
             "stall-replies": lambda: proxy.stall(requests=False),
@@ -159,3 +160,8 @@ class Breaking:
                 await asyncio.sleep(0.1)  # the work itself
             else:
                 return
+
+
+def _refuse(proxy: Proxy) -> None:
+    proxy.refuse()
+    proxy.cut()

@@ -217,9 +217,9 @@ def order(history: History) -> Iterator[Violation]:
     for source, sent in history.sent.items():
         keys: dict[str, list[Sent]] = defaultdict(list)
         for one in sent.values():
-            if one.key is not None and one.confirmed is not None:
-                if not history.forgotten(one.confirmed, send=True):
-                    keys[one.key].append(one)
+            known = one.confirmed is not None and not history.forgotten(one.confirmed, send=True)
+            if one.key is not None and known:
+                keys[one.key].append(one)
         if keys:
             deliveries = _by_cid(history.given[source])
             late = _LateStarts(history)
@@ -300,7 +300,11 @@ def counts(history: History) -> Iterator[Violation]:
     for sample in history.samples:
         sent, some = history.sent[sample.source], history.given[sample.source]
         # A rejected message is a dead letter, and counts on.
-        gone = {one.cid for one in some if one.end == "done" and one.over <= sample.end}
+        gone = {
+            one.cid
+            for one in some
+            if one.end == "done" and one.over <= sample.end and one.refused is None
+        }
         certain = {
             one.cid
             for one in some

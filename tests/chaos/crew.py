@@ -18,15 +18,10 @@ from tests.support.proxy import Proxy
 
 __all__ = ["ROLES", "Crew", "Role"]
 
-ROOT = Path(__file__).parents[2]
+NOT_CONNECTED = 1
+"""The exit status of a worker that cannot reach its server when it starts."""
 
-SUPERVISE = f"""
-import logging, sys
-from millstream.worker.supervisor import supervise
-logging.basicConfig(level="INFO", format="%(asctime)s %(process)d %(levelname)s %(message)s")
-sys.exit(supervise("tests.chaos.tasks:worker", url=None, namespace={NAMESPACE!r}, processes=2,
-                   concurrency=None, burst=False))
-"""
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +48,11 @@ def roles(seed: int, rate: float) -> dict[str, Role]:
         seed: of what producers send.
         rate: messages a second, of all producers together.
     """
-    child = ("-m", "millstream.worker.child", "tests.chaos.tasks:worker", "--namespace", NAMESPACE)
+    worker = ("tests.chaos.tasks:worker", "--namespace", NAMESPACE)
     receiver, producer = ("-m", "tests.chaos.receiver"), ("-m", "tests.chaos.producer")
     made = (
-        Role("supervised", ("-c", SUPERVISE), children=True),
-        Role("bare", child),
+        Role("supervised", ("-m", "millstream", "run", *worker, "--processes", "2"), children=True),
+        Role("bare", ("-m", "millstream.worker.child", *worker)),
         Role("receiver", (*receiver, "async", "ordered", "plain", "story/readers")),
         Role("blocking", (*receiver, "blocking", "listed", "ordered", "news/all")),
         Role("producer", (*producer, "async", str(seed), str(rate / 2)), produces=True),
@@ -92,6 +87,7 @@ class Crew:
         self._environment = environment
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._starts = 0
+        self._down: set[str] = set()
         # By the number of the process: its name in the records, and its role.
         self._names: dict[int, tuple[str, str]] = {}
         self._stack = ExitStack()
@@ -124,6 +120,7 @@ class Crew:
     def start(self, name: str) -> None:
         """Start the process of a role."""
         self._starts += 1
+        self._down.discard(name)
         log = (self._folder / f"{self._starts:03}-{name}.log").open("wb")
         with log:
             self._processes[name] = subprocess.Popen(
@@ -165,14 +162,30 @@ class Crew:
             pid for pid, (_, own) in self._names.items() if own == role and self._is_ours(pid)
         )
 
+    def revive(self) -> list[str]:
+        """Start those again that could not connect when they started, as whoever runs them would.
+
+        Returns:
+            Those that have ended for any other reason; they are started again, too.
+        """
+        strange = []
+        for role, process in self._processes.items():
+            if role not in self._down and (status := process.poll()) is not None:
+                if status != NOT_CONNECTED:
+                    strange.append(f"{role} ended by itself with {status}")
+                self.start(role)
+        return strange
+
     def kill(self, role: str) -> None:
-        """Kill the process that was started for a role."""
+        """Kill the process that was started for a role; it stays down until it is started again."""
+        self._down.add(role)
         process = self._processes[role]
         process.kill()
         process.wait()
 
     def ask_to_end(self, role: str) -> None:
         """Send SIGTERM."""
+        self._down.add(role)
         self._processes[role].send_signal(signal.SIGTERM)
 
     def status(self, role: str, timeout: float) -> int | None:

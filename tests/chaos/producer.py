@@ -63,7 +63,7 @@ class Lane:
         options: dict[str, Any] = {} if key is None else {"key": key}
         if source == "later":
             options["delay"] = dice.choice([0.05, 0.3, 1.5])
-        elif source == "urgent" and dice.random() < 0.5:  # noqa: PLR2004 - every other one
+        elif source == "urgent" and dice.random() < 0.5:
             options["priority"] = dice.randint(1, 9)
         elif source == "echo":
             options["timeout"] = REQUEST_TIMEOUT
@@ -75,7 +75,7 @@ class Lane:
         return number, self._call(mq, source, bodies, options)
 
     def _how_many(self, source: str) -> int:
-        return MANY if source != "echo" and self._dice.random() < 0.05 else 1  # noqa: PLR2004 - one in 20
+        return MANY if source != "echo" and self._dice.random() < 0.05 else 1
 
     def _body(self, key: str | None) -> dict[str, Any]:
         self._count += 1

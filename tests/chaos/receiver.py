@@ -14,7 +14,7 @@ from typing import Any
 import millstream as ms
 from tests.chaos.acting import Acting, recorder
 from tests.chaos.events import Recorder
-from tests.chaos.sources import CONSUMED, NAMESPACE
+from tests.chaos.sources import ALONE, CONSUMED, NAMESPACE
 
 TIMEOUT = 5.0
 WAIT = 0.5
@@ -38,7 +38,7 @@ async def _receive(record: Recorder, acting: Acting, name: str, stop: asyncio.Ev
                 while not stop.is_set():
                     async for delivery in mq.receive(CONSUMED[name], prefetch=PREFETCH, wait=WAIT):
                         number = acting.begin(delivery, name)
-                        await asyncio.sleep(delivery.body["work"])  # the work itself
+                        await asyncio.sleep(min(delivery.body["work"], ALONE))  # the work itself
                         outcome = acting.decide(number, delivery.body, delivery.attempt)
                         await acting.settle(number, delivery, outcome)
                         if stop.is_set():
@@ -81,7 +81,7 @@ def _receive_blocking(record: Recorder, acting: Acting, name: str, stop: threadi
 
 def _handle(acting: Acting, name: str, delivery: ms.SyncDelivery[Any]) -> None:
     number = acting.begin(delivery, name)
-    time.sleep(delivery.body["work"])  # the work itself
+    time.sleep(min(delivery.body["work"], ALONE))  # the work itself
     outcome = acting.decide(number, delivery.body, delivery.attempt)
     acting.settle_now(number, delivery, outcome)
 

@@ -92,7 +92,7 @@ def as_markdown(outcome: Outcome, command: str, topology: str) -> str:
     """Return a summary to keep."""
     found = figures(outcome)
     kinds = Counter(fault.kind for fault in outcome.faults)
-    requests = ", ".join(f"{count} × {name}" for name, count in sorted(found.requests.items()))
+    requests = ", ".join(f"{name} {count}" for name, count in sorted(found.requests.items()))
     rows = [
         ("seed", outcome.plan.seed),
         ("faults begin for", f"{outcome.plan.seconds:g} s"),

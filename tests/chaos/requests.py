@@ -24,8 +24,8 @@ def check_requests(history: History, source: str) -> list[Violation]:
     found = []
     for asked in history.asked.values():
         begun = handled.get(asked.cid, [])
-        for what in _wrong(history, asked, begun, ends.get(asked.cid, set())):
-            found.append(Violation("requests", source, asked.cid, what))
+        wrong = _wrong(history, asked, begun, ends.get(asked.cid, set()))
+        found += [Violation("requests", source, asked.cid, what) for what in wrong]
     return found
 
 

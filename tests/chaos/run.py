@@ -18,6 +18,7 @@ from tests.chaos.checker import Violation, check
 from tests.chaos.crew import ROLES, Crew, roles
 from tests.chaos.events import Event, Recorder, Records
 from tests.chaos.history import History, history_of
+from tests.chaos.logs import check_logs
 from tests.chaos.requests import check_requests
 from tests.chaos.schedule import Fault, schedule
 from tests.chaos.sources import CONSUMED, ECHO, LEASE, NAMESPACE, SUBSCRIPTIONS
@@ -146,6 +147,8 @@ class _Run:
     # What has happened so far
 
     def _read(self) -> None:
+        for what in self._crew.revive():
+            self.violations.append(Violation("ended", "", "", what))
         for event in self._records.news():
             self._crew.heard(event)
             self.events.append(event)
@@ -267,4 +270,5 @@ def run(plan: Plan, topology: Topology, folder: Path) -> Outcome:
             one.look_for_leaks(admin)
     history = history_of(one.events, lease=LEASE, subscriptions=SUBSCRIPTIONS, complete=one.drained)
     violations = [*one.violations, *check(history), *check_requests(history, ECHO.name)]
+    violations += check_logs(folder)
     return Outcome(plan, one.faults, one.events, history, violations)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 __all__ = ["Fault", "Kind", "schedule"]
@@ -56,7 +56,7 @@ class Fault:
 def schedule(seed: int, seconds: float, kinds: Sequence[Kind]) -> list[Fault]:
     """Return what is broken in a run, in the order of time.
 
-    Each kind comes at least once, if the run is long enough for that.
+    Each kind comes once, and then by its weight. A shorter run begins as a longer one does.
 
     Args:
         seed: decides all.
@@ -64,18 +64,14 @@ def schedule(seed: int, seconds: float, kinds: Sequence[Kind]) -> list[Fault]:
         kinds: what there is.
     """
     dice = random.Random(seed)
-    times = list(_times(dice, seconds))
-    chosen = dice.sample(kinds, len(kinds)) if len(times) >= len(kinds) else []
+    first = dice.sample(kinds, len(kinds))
     weights = [kind.weight for kind in kinds]
-    chosen += dice.choices(kinds, weights, k=len(times) - len(chosen))
-    return [_fault(dice, at, kind) for at, kind in zip(times, chosen, strict=True)]
-
-
-def _times(dice: random.Random, seconds: float) -> Iterable[float]:
-    at = FIRST
+    faults, at = list[Fault](), FIRST
     while at < seconds:
-        yield round(at, 3)
+        kind = first.pop() if first else dice.choices(kinds, weights)[0]
+        faults.append(_fault(dice, round(at, 3), kind))
         at += dice.expovariate(1 / GAP)
+    return faults
 
 
 def _fault(dice: random.Random, at: float, kind: Kind) -> Fault:

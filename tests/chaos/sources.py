@@ -53,10 +53,18 @@ PAUSE = 0.5
 """Seconds for which a handler puts a message off that is done ``later``."""
 
 
+SHORT = (0.0, 0.0, 0.001, 0.01, 0.1)
+LONG = (0.5, 1.0, 3.0, 8.0)
+"""Seconds of work; the last is longer than a lease. A message with a key holds up those behind it."""
+
+ALONE = 1.0
+"""Seconds of work at the most of who has to extend leases himself, and does not."""
+
+
 def body(dice: random.Random, cid: str, key: str | None, number: int) -> dict[str, Any]:
     """Return a body: what is to become of it, and how it is known again."""
     [act] = dice.choices(list(ACTS), weights=list(ACTS.values()))
-    work = dice.choice([0.0, 0.0, 0.001, 0.01, 0.05])
+    work = dice.choice(SHORT if key or dice.random() < 0.9 else LONG)
     pad = "x" * dice.choice([0, 10, 300])
     made = {"cid": cid, "key": key, "number": number, "act": act, "work": work, "pad": pad}
     return {**made, "sum": checksum(made)}

@@ -10,7 +10,7 @@ from typing import Any
 
 import millstream as ms
 from tests.chaos import sources
-from tests.chaos.acting import Acting, recorder
+from tests.chaos.acting import WANTED, Acting, recorder
 
 worker = ms.Worker()
 acting = Acting(recorder(os.environ["ROLE"]))
@@ -76,6 +76,6 @@ async def echo(body: Any, request: ms.Request[Any]) -> Any:
         raise
     if body["act"] == "reject":
         acting.refused_request(number)
-        raise ValueError(body["cid"])
+        raise ValueError(WANTED)
     acting.answered(number)
     return {"cid": body["cid"], "pad": body["pad"]}
