@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.chaos.report import as_markdown, figures, timeline
 from tests.chaos.run import Outcome, Plan, run
-from tests.chaos.topology import TOPOLOGIES
+from tests.chaos.topologies import TOPOLOGIES
 
 __all__ = ["main"]
 

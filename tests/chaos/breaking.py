@@ -16,7 +16,7 @@ from tests.chaos.sources import CONSUMED
 from tests.chaos.topology import Tell
 from tests.support.proxy import Proxy
 
-__all__ = ["KINDS", "Breaking"]
+__all__ = ["KINDS", "NETWORKS", "Breaking"]
 
 CONSUMERS = tuple(role for role in ROLES if role not in ("producer", "sender"))
 PRODUCERS = ("producer", "sender")
@@ -26,6 +26,9 @@ KINDS = (
     Kind("kill-supervisor", ("supervised",), 0.0, 2.0),
     Kind("kill-producer", PRODUCERS, 0.0, 2.0),
     Kind("stop", (*CONSUMERS, *PRODUCERS), 0.1, 8.0, weight=5),
+    Kind("pause", tuple(CONSUMED), 0.3, 2.0),
+)
+NETWORKS = (
     Kind("cut", ROLES, 0.0, 0.0, weight=3),
     Kind("refuse", ROLES, 0.2, 4.0, weight=2),
     Kind("stall", ROLES, 0.2, 8.0, weight=2),
@@ -34,7 +37,6 @@ KINDS = (
     Kind("delay", ROLES, 0.5, 4.0, weight=2),
     Kind("half-open", ROLES, 0.0, 0.0, weight=2),
     Kind("lose-reply", ROLES, 0.0, 0.0, weight=3),
-    Kind("pause", tuple(CONSUMED), 0.3, 2.0),
 )
 
 LATENCY = 0.15

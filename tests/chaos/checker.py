@@ -105,7 +105,9 @@ def stored_twice(history: History) -> Iterator[Violation]:
         for cid, sent in history.sent[source].items():
             if sent.id is not None and cid in ids:
                 ids[cid].add(sent.id)
-            if len(ids.get(cid, ())) > 1 and not history.losses:
+            # What was stored, and forgotten before its send returned, is stored again.
+            again = history.lost_between(sent.begun, sent.confirmed or math.inf)
+            if len(ids.get(cid, ())) > 1 and not again:
                 yield Violation("stored_twice", source, cid, f"has ids {sorted(ids[cid])}")
 
 
@@ -256,7 +258,8 @@ def _order_of_key(
         furthest = place
         for other in begun[:index]:
             if other.cid != given.cid and other.over > given.begun:
-                if not _excused(history, other, given.begun):
+                lost = history.lost_between(other.begun, given.begun)
+                if not lost and not _excused(history, other, given.begun):
                     what = f"began at {given.begun:.4f} while {other.cid} was with {other.process}"
                     yield Violation("order", source, given.cid, what)
 
@@ -298,6 +301,8 @@ def paused(history: History) -> Iterator[Violation]:
 def counts(history: History) -> Iterator[Violation]:
     """Ready, delayed, in flight and dead add up to what is not handled."""
     for sample in history.samples:
+        if history.lost_between(sample.begin, sample.end):
+            continue
         sent, some = history.sent[sample.source], history.given[sample.source]
         # A rejected message is a dead letter, and counts on.
         gone = {

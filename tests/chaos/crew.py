@@ -70,7 +70,7 @@ class Crew:
     Args:
         folder: for records and logs.
         made: who takes part.
-        proxies: the network of each role.
+        proxies: the network of each role, where it can be broken.
         environment: what processes are told beside what is theirs, by role.
     """
 

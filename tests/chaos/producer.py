@@ -115,6 +115,14 @@ def options_told(options: dict[str, Any]) -> dict[str, Any]:
     return {name: options[name] for name in ("delay", "timeout") if name in options}
 
 
+def settings() -> dict[str, Any]:
+    """Return what a client of this process is made with."""
+    made: dict[str, Any] = {"namespace": NAMESPACE, "timeout": TIMEOUT}
+    if "DURABILITY" in os.environ:
+        made["durability"] = os.environ["DURABILITY"]
+    return made
+
+
 def lanes(record: Recorder, seed: int, rate: float) -> list[tuple[Lane, Callable[[], float]]]:
     """Return lanes, each with how long it is to wait before it sends again."""
     dice = random.Random(seed)
@@ -139,7 +147,7 @@ async def produce(record: Recorder, seed: int, rate: float) -> None:
 async def _connected(stop: asyncio.Event) -> ms.AsyncClient:
     while True:
         try:
-            return await ms.AsyncClient(namespace=NAMESPACE, timeout=TIMEOUT).connect()
+            return await ms.AsyncClient(**settings()).connect()
         except ms.BrokerError:
             if stop.is_set():
                 raise
@@ -192,7 +200,7 @@ def produce_blocking(record: Recorder, seed: int, rate: float) -> None:
 def _connected_blocking(stop: threading.Event) -> ms.Client:
     while True:
         try:
-            return ms.Client(namespace=NAMESPACE, timeout=TIMEOUT).connect()
+            return ms.Client(**settings()).connect()
         except ms.BrokerError:
             if stop.is_set():
                 raise

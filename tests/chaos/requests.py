@@ -38,6 +38,9 @@ def _wrong(
         if history.complete and asked.process not in history.killed:
             yield "the call never ended"
         return
+    if history.lost_between(asked.begun, asked.over):
+        # What the server knew of it may be gone, and that it was begun with; it has ended.
+        return
     stood = history.trouble(asked.process, asked.begun, asked.over)
     if asked.over - asked.begun > asked.timeout + stood + PATIENCE:
         yield f"took {asked.over - asked.begun:.1f} s, its timeout was {asked.timeout} s"

@@ -6,14 +6,14 @@ import asyncio
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import redis
 
 import millstream as ms
-from tests.chaos.breaking import KINDS, PRODUCERS, Breaking
+from tests.chaos.breaking import KINDS, NETWORKS, PRODUCERS, Breaking
 from tests.chaos.checker import Violation, check
 from tests.chaos.crew import ROLES, Crew, roles
 from tests.chaos.events import Event, Recorder, Records
@@ -52,13 +52,11 @@ class Plan:
         seed: decides what is broken, and what is sent.
         seconds: for how long faults begin.
         rate: messages a second.
-        environment: what processes are told beside, such as how durable sends are to be.
     """
 
     seed: int
     seconds: float
     rate: float = 60.0
-    environment: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +77,9 @@ class _Run:
         self._record = Recorder(folder, "run")
         self._records = Records(folder)
         self._seconds = plan.seconds
-        self.faults = schedule(plan.seed, plan.seconds, [*topology.kinds, *KINDS])
+        networks = NETWORKS if crew.proxies else ()
+        kinds = [*topology.kinds, *KINDS, *networks]
+        self.faults = schedule(plan.seed, plan.seconds, kinds)
         self.events: list[Event] = []
         self.violations: list[Violation] = []
         self.drained = False
@@ -259,9 +259,10 @@ def run(plan: Plan, topology: Topology, folder: Path) -> Outcome:
         stack.enter_context(topology)
         networks = {role: topology.network(role) for role in ROLES}
         environment = {
-            role: {**plan.environment, "MILLSTREAM_URL": url} for role, (_, url) in networks.items()
+            role: {**topology.environment, "MILLSTREAM_URL": url}
+            for role, (_, url) in networks.items()
         }
-        proxies = {role: proxy for role, (proxy, _) in networks.items()}
+        proxies = {role: proxy for role, (proxy, _) in networks.items() if proxy is not None}
         made = roles(plan.seed, plan.rate)
         crew = stack.enter_context(Crew(folder, made, proxies, environment))
         one = _Run(plan, topology, crew, folder)

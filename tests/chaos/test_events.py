@@ -31,7 +31,7 @@ def test_a_kill_loses_nothing(tmp_path: Path) -> None:
     """All that a process had told when it was killed can be read, each event once."""
     command = [sys.executable, "-c", TELLING, str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    with Mortal(command, stdout=subprocess.PIPE, env=environment) as process:
+    with Mortal[bytes](command, stdout=subprocess.PIPE, env=environment) as process:
         assert process.stdout is not None
         while int(process.stdout.readline()) < 100:
             continue
@@ -65,7 +65,9 @@ def test_a_stop_is_told(tmp_path: Path) -> None:
     telling = telling.replace("    number += 1", "    sys.stdin.read(1)\n    number += 1")
     command = [sys.executable, "-c", telling, str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    with Mortal(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
+    with Mortal[bytes](
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+    ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(b"x")

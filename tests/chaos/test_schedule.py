@@ -5,11 +5,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.chaos.breaking import KINDS
+from tests.chaos.breaking import KINDS, NETWORKS
 from tests.chaos.schedule import FIRST, schedule
 from tests.chaos.topology import Single
 
-ALL = (*Single().kinds, *KINDS)
+ALL = (*Single().kinds, *KINDS, *NETWORKS)
 
 
 @given(st.integers(0, 2**32), st.floats(1, 600))

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import Literal, Protocol, Self
 
 import redis
 
@@ -16,7 +16,7 @@ from tests.chaos.schedule import Fault, Kind
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
 
-__all__ = ["TOPOLOGIES", "Persistence", "Single", "Tell", "Topology"]
+__all__ = ["Persistence", "Single", "Tell", "Topology"]
 
 Persistence = Literal["always", "everysec"]
 
@@ -33,10 +33,12 @@ class Topology(Protocol):
 
     Attributes:
         kinds: what can be broken.
+        environment: what processes are told.
         url: where the run itself connects to, past all networks.
     """
 
     kinds: tuple[Kind, ...]
+    environment: Mapping[str, str]
 
     @property
     def url(self) -> str: ...
@@ -50,8 +52,8 @@ class Topology(Protocol):
         trace: TracebackType | None,
     ) -> None: ...
 
-    def network(self, role: str) -> tuple[Proxy, str]:
-        """Return a network for a role, and the URL of the server behind it."""
+    def network(self, role: str) -> tuple[Proxy | None, str]:
+        """Return a network for a role, if one can be broken, and the URL of the server behind it."""
         ...
 
     def admins(self) -> list[redis.Redis]:
@@ -79,6 +81,7 @@ class Single:
         Kind("restart-server", ("server",), 0.0, 1.0),
         Kind("stop-server", ("server",), 0.1, 6.0, weight=2),
     )
+    environment: Mapping[str, str] = field(default_factory=dict)
     _stack: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> Self:
@@ -98,7 +101,7 @@ class Single:
     def url(self) -> str:
         return self.server.url
 
-    def network(self, role: str) -> tuple[Proxy, str]:
+    def network(self, role: str) -> tuple[Proxy | None, str]:
         proxy = self._stack.enter_context(Proxy(self.server.port))
         return proxy, proxy.url
 
@@ -134,6 +137,3 @@ class Single:
         self.server.pause()
         await asyncio.sleep(fault.seconds)  # the work itself
         self.server.resume()
-
-
-TOPOLOGIES: Mapping[str, Callable[..., Any]] = {"single": Single}
