@@ -108,3 +108,12 @@ async def test_a_user_who_may_not_ask(kind: Kind, caplog: pytest.LogCaptureFixtu
             assert await driver.run(op("PING")) == b"PONG"
 
     assert warnings(caplog) == []
+
+
+async def test_a_server_that_hides_what_it_is(kind: Kind, caplog: pytest.LogCaptureFixture) -> None:
+    """A server without INFO, as some managed ones are, is used unchecked and without a warning."""
+    with Server(extra=['rename-command INFO ""']) as server:
+        async with opened(kind, server.url) as driver:
+            assert await driver.run(op("PING")) == b"PONG"
+
+    assert warnings(caplog) == []

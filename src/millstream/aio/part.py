@@ -11,19 +11,22 @@ from dataclasses import replace
 from itertools import islice
 from typing import Generic, TypeVar
 
+from millstream.aio.commits import Commits
 from millstream.aio.delivery import Delivery
 from millstream.aio.retention import tend
 from millstream.driver.aio import AsyncDriver
 from millstream.driver.lease_keeper import Held, LeaseKeeper
 from millstream.errors import ServerRefused, Undecodable
-from millstream.protocol import consume, control
+from millstream.protocol import consume, control, ending
 from millstream.protocol.consume import Fetched
+from millstream.protocol.draft import Draft
 from millstream.protocol.envelope import Envelope, read_body
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.op import Op
 from millstream.protocol.reading import Reading
 from millstream.protocol.recover import leave, sweep
 from millstream.protocol.settlement import Settlement, expire, reject, release, unclear
+from millstream.protocol.transaction import Committed
 from millstream.topic import Source
 
 __all__ = ["Part"]
@@ -86,6 +89,7 @@ class Part(Generic[T]):
         self._left = False
         self._suspect_until = 0.0
         self._held = Held(keys, consumer, queue.lease_ms, until={}, on_lost=self._forget)
+        self._commits = Commits(driver, queue, keys, consumer)
 
     async def register(self) -> None:
         """Make the partition and this consumer known to the server."""
@@ -305,7 +309,7 @@ class Part(Generic[T]):
     async def _end(self, end: Settlement) -> bool | None:
         """Try to end a delivery, and let go of it; None: it is over, in one way or another."""
         queue = self._queue
-        op = consume.settle(
+        op = ending.settle(
             *(self.keys, self._consumer, end),
             limits=queue.limits,
             keep=queue.keep,
@@ -314,6 +318,12 @@ class Part(Generic[T]):
         owned = await self._driver.drive(op)
         self._forget([end.token])
         return owned
+
+    async def commit(self, end: Settlement, draft: Draft) -> Committed | None:
+        """Do what a draft says and end its delivery; None: it was not ours any more."""
+        done = await self._commits.commit(end, draft)
+        self._forget([end.token])
+        return done
 
     async def extend(self, token: bytes, lease_ms: int) -> bool:
         """Begin a lease anew, and keep it up when it is to last longer than the queue's."""

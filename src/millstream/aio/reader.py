@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 from millstream.aio.delivery import Delivery
 from millstream.aio.part import Part
 from millstream.aio.popped import PoppedPart
-from millstream.aio.sleeper import Sleeper
+from millstream.aio.sleepers import Sleepers
 from millstream.driver.aio import AsyncDriver
 from millstream.driver.aio_listener import AsyncListener
 from millstream.driver.lease_keeper import LeaseKeeper
@@ -57,7 +57,7 @@ class QueueReader(Generic[T]):
         prefetch: int,
     ) -> None:
         self._driver = driver
-        self._sleeper = Sleeper(driver, listener, keys=keys, consumer=consumer)
+        self._sleeper = Sleepers(driver, listener, keys=keys, consumer=consumer)
         self._title = queue.title
         self._parts: list[Part[T] | PoppedPart[T]]
         if queue.delivery == "at_most_once":

@@ -15,6 +15,7 @@ __all__ = [
     "Bound",
     "Count",
     "Delay",
+    "Durability",
     "Ephemeral",
     "Filter",
     "FromFile",
@@ -151,6 +152,15 @@ Bound = Annotated[
 StoreName = Annotated[
     Store | None,
     typer.Option("--store", help="The queue is new, and kept in this.", show_default=False),
+]
+Durability = Annotated[
+    str | None,
+    typer.Option(
+        "--durability",
+        metavar="memory|fsync|replicas:N",
+        help="How far they have to get before their ids are printed.",
+        show_default=False,
+    ),
 ]
 Ttl = Annotated[
     float | None,

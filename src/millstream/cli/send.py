@@ -11,6 +11,7 @@ from millstream.cli.options import (
     Bodies,
     Bound,
     Delay,
+    Durability,
     FromFile,
     Header,
     Json,
@@ -36,6 +37,7 @@ from millstream.cli.outgoing import (
     opened,
 )
 from millstream.cli.output import body_value, show_json
+from millstream.durability import check_durability
 from millstream.errors import UsageError
 from millstream.message import Receipt
 from millstream.policy import milliseconds
@@ -62,6 +64,7 @@ def send(
     unique: Unique = None,
     unique_for: UniqueFor = None,
     ttl: Ttl = None,
+    durability: Durability = None,
     result: Result = False,
     timeout: Timeout = None,
     json_output: Json = False,
@@ -73,7 +76,13 @@ def send(
     declared = given(partitions=partitions, bound=bound, store=store, results=result)
     queue_of(queue, **declared)
     due = given(delay=delay, at=None if at is None else time_of(at), ttl=ttl)
-    options = due | given(headers=headers_of(header), key=key, priority=priority or None)
+    if durability is not None:
+        check_durability(durability, "--durability")
+    options = (
+        due
+        | given(durability=durability)
+        | given(headers=headers_of(header), key=key, priority=priority or None)
+    )
     once = given(unique=unique, unique_for=_window(unique_for))
     encoded = checked_bodies(bodies, source)
     _check_together(encoded, source, once=bool(once), bound=bound)

@@ -15,14 +15,17 @@ from typing import Generic, TypeVar
 from millstream.driver.blocking import BlockingDriver
 from millstream.driver.lease_keeper import Held, LeaseKeeper
 from millstream.errors import ServerRefused, Undecodable
-from millstream.protocol import consume, control
+from millstream.protocol import consume, control, ending
 from millstream.protocol.consume import Fetched
+from millstream.protocol.draft import Draft
 from millstream.protocol.envelope import Envelope, read_body
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.op import Op
 from millstream.protocol.reading import Reading
 from millstream.protocol.recover import leave, sweep
 from millstream.protocol.settlement import Settlement, expire, reject, release, unclear
+from millstream.protocol.transaction import Committed
+from millstream.sync.commits import Commits
 from millstream.sync.delivery import SyncDelivery
 from millstream.sync.retention import tend
 from millstream.topic import Source
@@ -87,6 +90,7 @@ class Part(Generic[T]):
         self._left = False
         self._suspect_until = 0.0
         self._held = Held(keys, consumer, queue.lease_ms, until={}, on_lost=self._forget)
+        self._commits = Commits(driver, queue, keys, consumer)
 
     def register(self) -> None:
         """Make the partition and this consumer known to the server."""
@@ -306,7 +310,7 @@ class Part(Generic[T]):
     def _end(self, end: Settlement) -> bool | None:
         """Try to end a delivery, and let go of it; None: it is over, in one way or another."""
         queue = self._queue
-        op = consume.settle(
+        op = ending.settle(
             *(self.keys, self._consumer, end),
             limits=queue.limits,
             keep=queue.keep,
@@ -315,6 +319,12 @@ class Part(Generic[T]):
         owned = self._driver.drive(op)
         self._forget([end.token])
         return owned
+
+    def commit(self, end: Settlement, draft: Draft) -> Committed | None:
+        """Do what a draft says and end its delivery; None: it was not ours any more."""
+        done = self._commits.commit(end, draft)
+        self._forget([end.token])
+        return done
 
     def extend(self, token: bytes, lease_ms: int) -> bool:
         """Begin a lease anew, and keep it up when it is to last longer than the queue's."""

@@ -18,7 +18,7 @@ from millstream.protocol.keys import QueueKeys
 from millstream.sync.delivery import SyncDelivery
 from millstream.sync.part import Part
 from millstream.sync.popped import PoppedPart
-from millstream.sync.sleeper import Sleeper
+from millstream.sync.sleepers import Sleepers
 from millstream.topic import Source
 
 __all__ = ["QueueReader"]
@@ -58,7 +58,7 @@ class QueueReader(Generic[T]):
         prefetch: int,
     ) -> None:
         self._driver = driver
-        self._sleeper = Sleeper(driver, listener, keys=keys, consumer=consumer)
+        self._sleeper = Sleepers(driver, listener, keys=keys, consumer=consumer)
         self._title = queue.title
         self._parts: list[Part[T] | PoppedPart[T]]
         if queue.delivery == "at_most_once":

@@ -19,6 +19,7 @@ from typing import Any
 from millstream.driver.lease_keeper import Held
 from millstream.protocol import popping, settlement
 from millstream.protocol.consume import Fetched
+from millstream.protocol.draft import Draft
 from millstream.protocol.envelope import Envelope
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.reading import Reading
@@ -125,6 +126,9 @@ class Popped:
         ended = self.outbox.expect(end.token)
         self._wake()
         return bool(await ended)
+
+    async def commit(self, end: Settlement, draft: Draft) -> None:
+        """There is nothing at the server that could be acknowledged."""
 
     async def extend(self, token: bytes, lease_ms: int) -> bool:  # noqa: ARG002 - as of every owner
         """There is no lease that could end."""

@@ -1,0 +1,97 @@
+"""``millstream acl``: the rules of users that may do what their role needs, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from typing import Annotated
+
+import typer
+
+from millstream.cli.options import Json, Namespace
+from millstream.cli.output import say, show_json, show_text
+from millstream.errors import UsageError
+from millstream.protocol.access import ROLES, Names, roles_of, rules_for
+
+__all__ = ["acl"]
+
+PLACEHOLDER = "#SHA256-OF-THE-PASSWORD"
+"""No server accepts it: a user cannot be made by mistake with a password that everybody knows."""
+
+_USER = re.compile(r"[^\s'\"\\\x00-\x1f\x7f\ud800-\udfff]{1,200}")
+
+
+def acl(
+    roles: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="producer|worker|operator|doctor",
+            help="One line for each. Default: all.",
+            show_default=False,
+        ),
+    ] = None,
+    queues: Annotated[
+        list[str] | None,
+        typer.Option("--queue", metavar="NAME", help="Only this queue. May be repeated."),
+    ] = None,
+    topics: Annotated[
+        list[str] | None,
+        typer.Option("--topic", metavar="NAME", help="Only this topic. May be repeated."),
+    ] = None,
+    endpoints: Annotated[
+        list[str] | None,
+        typer.Option("--endpoint", metavar="NAME", help="Only this endpoint. May be repeated."),
+    ] = None,
+    user: Annotated[
+        str | None,
+        typer.Option(
+            "--user",
+            metavar="NAME",
+            help="One user for all the roles. Default: millstream-ROLE.",
+            show_default=False,
+        ),
+    ] = None,
+    generate: Annotated[
+        bool,
+        typer.Option(
+            "--generate", help="Make passwords: the line has the hash, stderr the password."
+        ),
+    ] = False,
+    cluster: Annotated[
+        bool, typer.Option("--cluster", help="For a cluster of Redis 7.0 or Valkey, or newer.")
+    ] = False,
+    json_output: Json = False,
+    namespace: Namespace = "ms",
+) -> None:
+    """Print least-privilege users, as lines for an ACL file or for ACL SETUSER.
+
+    It asks no server: the lines are the same for all versions.
+    """
+    names = Names(tuple(queues or ()), tuple(topics or ()), tuple(endpoints or ()))
+    chosen = roles_of(roles or ROLES)
+    users = (
+        [(user, chosen)]
+        if user is not None
+        else [(f"millstream-{role}", [role]) for role in chosen]
+    )
+    for name, parts in users:
+        if not _USER.fullmatch(name):
+            message = f"a user's name has no spaces, quotes and backslashes: {name!r}"
+            raise UsageError(message)
+        rules = rules_for(parts, namespace=namespace, names=names, sharded=cluster)
+        password = secrets.token_urlsafe(24) if generate else None
+        line = " ".join(["user", name, "reset", "on", _secret(password), *rules])
+        if json_output:
+            extra = {} if password is None else {"password": password}
+            show_json({"user": name, "roles": parts, "line": line, **extra})
+            continue
+        show_text(line)
+        if password is not None:
+            say(f"the password of {name} is {password}")
+
+
+def _secret(password: str | None) -> str:
+    if password is None:
+        return PLACEHOLDER
+    return f"#{hashlib.sha256(password.encode()).hexdigest()}"

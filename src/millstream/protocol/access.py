@@ -1,0 +1,227 @@
+"""What each role may do at the server: the one list of commands, and the ACL rules that follow from it.
+
+A role runs some scripts and sends some plain commands. What a script calls is read from its source,
+so that a script that changes takes its rights along; what is sent beside scripts is listed here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from millstream.declare import check_name
+from millstream.errors import UsageError
+from millstream.protocol.ephemeral import channel_of
+from millstream.protocol.keys import mailbox_key, queue_keys, topic_keys
+from millstream.protocol.op import load_script
+from millstream.topic import Topic
+
+__all__ = ["ROLES", "SHARDED", "Names", "Role", "commands_of", "roles_of", "rules_for", "uses_of"]
+
+Role = Literal["producer", "worker", "operator", "doctor"]
+ROLES: tuple[Role, ...] = get_args(Role)
+
+
+@dataclass(frozen=True, slots=True)
+class Uses:
+    """What a role does at the server.
+
+    Attributes:
+        scripts: that it runs.
+        commands: that it sends beside them, as ACL rules name them: ``xadd``, ``client|id``.
+    """
+
+    scripts: tuple[str, ...]
+    commands: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What a user works on; with nothing at all, everything in the namespace.
+
+    Attributes:
+        queues, topics, endpoints: their names. A topic that keeps nothing may be a pattern.
+    """
+
+    queues: tuple[str, ...] = ()
+    topics: tuple[str, ...] = ()
+    endpoints: tuple[str, ...] = ()
+
+
+# INFO: the check of the server at the start. SELECT: a URL may name a database.
+_CONNECT = ("info", "select")
+_SCRIPTS = ("evalsha", "script|load")
+# A connection that sleeps in a read is asked for its number, and woken by it.
+_SLEEP = ("client|id", "client|unblock")
+_MAILBOX = ("xadd", "pexpire", "xread", "xtrim", "del")
+_DISCOVER = ("scan", "exists", "hget", "hgetall", "hmget", "xlen")
+_LISTEN = ("subscribe", "unsubscribe", "psubscribe", "punsubscribe", "ping")
+
+_USES: Mapping[Role, Uses] = {
+    "producer": Uses(
+        scripts=(
+            *("send", "place", "line_up", "list_send", "list_place", "await_result"),
+            *("publish", "retain", "trim", "expire_subscription"),
+            *("request", "withdraw", "inquire", "gather"),
+        ),
+        commands=(
+            *(*_CONNECT, *_SCRIPTS, *_SLEEP, *_MAILBOX, "publish"),
+            # How a queue is divided; why a request or a message has died; late replies.
+            *("hget", "hsetnx", "xrange", "hincrby"),
+        ),
+    ),
+    "worker": Uses(
+        scripts=(
+            *("register", "settle", "take", "sift", "start", "extend", "sweep", "hand_over"),
+            *("join", "subscribe", "trim", "expire_subscription", "tidy", "pop_begin", "pop_end"),
+            *("list_register", "list_fetch", "list_pending", "list_extend", "list_sweep"),
+            *("list_hand_over", "list_nudge", "list_pop"),
+            *("declare_schedule", "claim_schedule", "fire_schedule"),
+        ),
+        commands=(
+            *(*_CONNECT, *_SCRIPTS, *_SLEEP, *_MAILBOX, *_LISTEN),
+            *("xreadgroup", "xclaim", "xpending", "multi", "exec", "blmove", "hexists"),
+            *("hget", "hsetnx", "hkeys", "exists", "time"),
+        ),
+    ),
+    "operator": Uses(
+        scripts=(
+            *("stats", "topic_stats", "peek", "peek_delayed", "redrive", "purge", "pause"),
+            *("resume", "cancel", "cancel_running", "find", "reschedule", "vacate"),
+            *("seek", "replay", "resend", "unsubscribe"),
+            *("pause_schedule", "resume_schedule", "remove_schedule"),
+            *("list_stats", "list_peek", "list_redrive", "list_purge", "list_pause"),
+            *("list_find", "list_cancel_running"),
+        ),
+        commands=(
+            *(*_CONNECT, *_SCRIPTS, *_DISCOVER, "xrange", "xrevrange", "xtrim", "time"),
+            *("hset", "hsetnx", "zcard"),
+        ),
+    ),
+    "doctor": Uses(
+        scripts=("stats", "topic_stats", "list_stats"),
+        commands=(
+            *(*_CONNECT, *_SCRIPTS, *_DISCOVER, "time", "config|get", "slowlog|get"),
+            *("latency|latest", "cluster|info", "acl|whoami", "multi", "exec"),
+        ),
+    ),
+}
+
+SHARDED: Mapping[Role, tuple[str, ...]] = {
+    "producer": ("spublish",),
+    "worker": ("ssubscribe", "sunsubscribe"),
+}
+"""Needed beside on a cluster. A server before 7.0 refuses rules with these names."""
+
+_CALL = re.compile(r"\bp?call\((?=(?P<given>[^\n]*))")
+_WORDS = re.compile(r"^(?:\([^()]*\) and )?'(\w+)'(?: or '(\w+)')?(?:, '(\w+)')?")
+_CONTAINERS = frozenset({"XGROUP", "XINFO", "MEMORY"})
+"""Commands whose second word says what they do, and which ACL rules tell apart by it."""
+
+_GLOB = str.maketrans({**{sign: f"\\{sign}" for sign in "*?[]\\"}, "'": "?", '"': "?"})
+"""The signs of the server's globs, each without its meaning. Quotes end a word of an ACL file."""
+
+
+def roles_of(names: Iterable[str]) -> list[Role]:
+    """Return the roles of these names, each once.
+
+    Raises:
+        UsageError: there is no such role.
+    """
+    wanted = [*names]
+    for name in wanted:
+        if name not in ROLES:
+            message = f"there is no role {name!r}: it is one of {', '.join(ROLES)}"
+            raise UsageError(message)
+    return [role for role in ROLES if role in wanted]
+
+
+def uses_of(role: Role) -> Uses:
+    """Return what a role does at the server."""
+    return _USES[role]
+
+
+def commands_of(role: Role, *, sharded: bool = False) -> list[str]:
+    """Return all commands that a role needs, sorted, as ACL rules name them.
+
+    Args:
+        role: which one.
+        sharded: whether the server is a cluster of Redis 7.0 or Valkey, which shards channels.
+    """
+    uses = _USES[role]
+    called = {command for name in uses.scripts for command in called_by(load_script(name).source)}
+    return sorted(called.union(uses.commands, SHARDED.get(role, ()) if sharded else ()))
+
+
+def called_by(source: str) -> set[str]:
+    """Return the commands that a script calls, as ACL rules name them."""
+    found: set[str] = set()
+    for call in _CALL.finditer(source):
+        words = _WORDS.match(call["given"])
+        if words is None:  # its name is given elsewhere: a function that calls
+            continue
+        first, other, second = words.groups()
+        found.add(f"{first}|{second}" if first in _CONTAINERS else first)
+        found.update([other] if other else [])
+    return {command.lower() for command in found}
+
+
+def rules_for(
+    roles: Iterable[Role], *, namespace: str, names: Names, sharded: bool = False
+) -> list[str]:
+    """Return the ACL rules of a user: keys, channels and commands, after a ``reset``.
+
+    Args:
+        roles: what the user does; with several, each of them on all the names. (Rules that differ
+            by key would need Redis 7.0.)
+        namespace: first part of all keys.
+        names: what it works on.
+        sharded: see ``commands_of``.
+
+    Raises:
+        UsageError: there can be no such name.
+    """
+    chosen = [*roles]
+    commands = {command for role in chosen for command in commands_of(role, sharded=sharded)}
+    return [
+        "resetchannels",
+        *(f"~{pattern}" for pattern in _keys(chosen, namespace, names)),
+        *(f"&{pattern}" for pattern in _channels(chosen, namespace, names)),
+        *(f"+{command}" for command in sorted(commands)),
+    ]
+
+
+def _keys(roles: list[Role], namespace: str, names: Names) -> list[str]:
+    space = check_name(namespace, "namespace").translate(_GLOB)
+    owners = [*names.queues, *names.endpoints, *(n for n in names.topics if not _is_pattern(n))]
+    if not (owners or names.topics):
+        return [f"{queue_keys(space, '*').prefix}:*"]
+    literal = sorted({check_name(name, "the name").translate(_GLOB) for name in owners})
+    # With its further partitions.
+    found = [f"{queue_keys(space, name).prefix}:*" for one in literal for name in (one, f"{one}/*")]
+    if {"producer", "worker"} & {*roles}:
+        found.append(mailbox_key(space, "*"))
+    return found
+
+
+def _channels(roles: list[Role], namespace: str, names: Names) -> list[str]:
+    if not {"producer", "worker"} & {*roles}:
+        return []
+    space = namespace.translate(_GLOB)
+    if not (names.queues or names.endpoints or names.topics):
+        return [topic_keys(space, "*").channel]
+    # The server compares a pattern that is listened to with the rule, letter by letter.
+    return [_channel(namespace, name) for name in sorted({*names.topics})]
+
+
+def _channel(namespace: str, name: str) -> str:
+    if _is_pattern(name):
+        topic = Topic(name, bytes, durable=False)
+        return channel_of(namespace, topic).name.decode()
+    return topic_keys(namespace, check_name(name, "the topic")).channel.translate(_GLOB)
+
+
+def _is_pattern(name: str) -> bool:
+    return Topic(name, bytes, durable=False).is_pattern
