@@ -129,7 +129,7 @@ class Crew:
                 env={
                     **os.environ,
                     **self._environment.get(name, {}),
-                    "PYTHONPATH": str(ROOT),
+                    "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
                     "RECORDS": str(self._folder),
                     "ROLE": name,
                     "ROUTE": name,

@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tests.chaos.several import Clustered, Sentinels
+from tests.chaos.sentinels import Sentinels
 from tests.chaos.topology import Single
 
 __all__ = ["TOPOLOGIES"]
 
-TOPOLOGIES: Mapping[str, Callable[..., Any]] = {
-    "single": Single,
-    "sentinel": Sentinels,
-    "cluster": Clustered,
-}
+TOPOLOGIES: Mapping[str, Callable[..., Any]] = {"single": Single, "sentinel": Sentinels}

@@ -16,7 +16,7 @@ from tests.chaos.schedule import Fault, Kind
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
 
-__all__ = ["Persistence", "Single", "Tell", "Topology"]
+__all__ = ["DURABLE", "LAG", "Persistence", "Single", "Tell", "Topology"]
 
 Persistence = Literal["always", "everysec"]
 
@@ -26,6 +26,13 @@ Tell = Callable[..., float]
 UNWRITTEN = 2.5
 """Seconds of what was confirmed that a server with ``appendfsync everysec`` may forget when it is
 killed: it writes before it answers, but puts that off for up to 2 s while the disk is slow."""
+
+LAG = 2.5
+"""Seconds by which a replica may be behind on a busy machine: what was confirmed within them before
+its primary was lost may be forgotten, unless the replica has confirmed it itself."""
+
+DURABLE: Mapping[str, str] = {"DURABILITY": "replicas:1"}
+"""What producers are told where there are replicas."""
 
 
 class Topology(Protocol):
