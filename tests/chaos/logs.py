@@ -14,7 +14,9 @@ __all__ = ["check_logs", "complaints"]
 # The last line of a traceback: an exception and what it says.
 _EXCEPTION = re.compile(r"(?:\w+\.)*\w*(?:Error|Exception|Warning|Interrupt|Timeout|Lost)\b.*")
 # What the run breaks: a reply that cannot be sent until its deadline, say, fails with that.
-_BROKEN = re.compile(r"(?:\w+\.)*(?:TimeoutError|ConnectionError|ConnectionResetError)\b.*")
+_BROKEN = re.compile(
+    r"(?:\w+\.)*(?:TimeoutError|ConnectionError|ConnectionResetError|ConnectionRefusedError)\b.*"
+)
 _BAD = ("never retrieved", "never awaited", "Exception ignored", "Fatal Python error")
 
 

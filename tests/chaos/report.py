@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from tests.chaos.events import Event
@@ -26,6 +27,7 @@ class Figures:
         refused: settlements that came too late.
         requests: that were made, and how each ended.
         recovery: seconds from when a server was mended until the first delivery, at the most.
+        silence: the longest time without any delivery.
         handover: seconds from when a consumer was killed until what it had was begun with, at the most.
     """
 
@@ -38,6 +40,7 @@ class Figures:
     refused: int
     requests: dict[str, int]
     recovery: float
+    silence: float
     handover: float
 
 
@@ -60,6 +63,7 @@ def figures(outcome: Outcome) -> Figures:
         refused=sum(1 for one in given if one.refused is not None),
         requests=dict(requests),
         recovery=_recovery(outcome),
+        silence=_silence(outcome),
         handover=_handover(outcome),
     )
 
@@ -67,11 +71,16 @@ def figures(outcome: Outcome) -> Figures:
 def _recovery(outcome: Outcome) -> float:
     begun = sorted(one.begun for some in outcome.history.given.values() for one in some)
     longest = 0.0
-    for event in outcome.events:
-        if event.name == "mended" and event.data["kind"].endswith("-server"):
-            after = next((one for one in begun if one > event.time), None)
-            longest = max(longest, 0.0 if after is None else after - event.time)
+    for trouble in outcome.history.troubles:
+        if trouble.who == "*":
+            after = next((one for one in begun if one > trouble.end), trouble.end)
+            longest = max(longest, after - trouble.end)
     return longest
+
+
+def _silence(outcome: Outcome) -> float:
+    begun = sorted(one.begun for some in outcome.history.given.values() for one in some)
+    return max((b - a for a, b in pairwise(begun)), default=0.0)
 
 
 def _handover(outcome: Outcome) -> float:
@@ -88,7 +97,7 @@ def _handover(outcome: Outcome) -> float:
     return longest
 
 
-def as_markdown(outcome: Outcome, command: str, topology: str) -> str:
+def as_markdown(outcome: Outcome, command: str) -> str:
     """Return a summary to keep."""
     found = figures(outcome)
     kinds = Counter(fault.kind for fault in outcome.faults)
@@ -96,7 +105,7 @@ def as_markdown(outcome: Outcome, command: str, topology: str) -> str:
     rows = [
         ("seed", outcome.plan.seed),
         ("faults begin for", f"{outcome.plan.seconds:g} s"),
-        ("servers", topology),
+        ("servers", outcome.servers),
         ("messages sent, confirmed", found.sends),
         ("sends of which nobody knows", found.unsure),
         ("deliveries", found.deliveries),
@@ -106,6 +115,7 @@ def as_markdown(outcome: Outcome, command: str, topology: str) -> str:
         ("settlements that were too late", found.refused),
         ("requests", requests),
         ("slowest recovery after a server was back", f"{found.recovery:.2f} s"),
+        ("longest time without any delivery", f"{found.silence:.2f} s"),
         ("slowest hand-over of what a killed process had", f"{found.handover:.2f} s"),
         ("faults", len(outcome.faults)),
         *((f"— {kind}", count) for kind, count in sorted(kinds.items())),

@@ -31,6 +31,9 @@ PATIENCE = 90.0
 """Seconds after which something that should have happened is missing: leases, pauses between tries and
 restarts of dead processes take some tens of them on a busy machine."""
 
+LATE = 5.0
+"""Seconds after the time for faults in which one still begins that had to wait for others."""
+
 SAMPLE_EVERY = 1.0
 
 SHARED = ("plain", "later", "urgent", "listed", "news/all", "news/batched")
@@ -64,6 +67,7 @@ class Outcome:
     """What came of a run."""
 
     plan: Plan
+    servers: str
     faults: list[Fault]
     events: list[Event]
     history: History
@@ -116,6 +120,8 @@ class _Run:
 
         async def strike(fault: Fault) -> None:
             async with self._locks.setdefault(fault.target, asyncio.Lock()):
+                if time.monotonic() > begin + self._seconds + LATE:
+                    return  # those before it have taken all the time
                 self._record.tell("fault", kind=fault.kind, target=fault.target)
                 if fault.kind in own:
                     await self._topology.strike(fault, self._record.tell)
@@ -272,4 +278,4 @@ def run(plan: Plan, topology: Topology, folder: Path) -> Outcome:
     history = history_of(one.events, lease=LEASE, subscriptions=SUBSCRIPTIONS, complete=one.drained)
     violations = [*one.violations, *check(history), *check_requests(history, ECHO.name)]
     violations += check_logs(folder)
-    return Outcome(plan, one.faults, one.events, history, violations)
+    return Outcome(plan, topology.title, one.faults, one.events, history, violations)

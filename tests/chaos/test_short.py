@@ -19,7 +19,7 @@ def test_twenty_seconds(tmp_path: Path) -> None:
     seed = random.SystemRandom().randrange(10**6)
     outcome = run(Plan(seed, 20.0, rate=40.0), Single(), tmp_path)
 
-    lines = [as_markdown(outcome, f"make faults ARGS='--seed {seed}'", "single")]
+    lines = [as_markdown(outcome, f"seed {seed}")]
     for violation in outcome.violations[:10]:
         lines += [str(violation), *timeline(outcome.events, violation.cid)]
     assert not outcome.violations, "\n".join(lines)

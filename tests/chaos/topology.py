@@ -40,12 +40,16 @@ class Topology(Protocol):
 
     Attributes:
         kinds: what can be broken.
+        title: what there is, for the summary.
         environment: what processes are told.
         url: where the run itself connects to, past all networks.
     """
 
     kinds: tuple[Kind, ...]
     environment: Mapping[str, str]
+
+    @property
+    def title(self) -> str: ...
 
     @property
     def url(self) -> str: ...
@@ -103,6 +107,10 @@ class Single:
         trace: TracebackType | None,
     ) -> None:
         self._stack.close()
+
+    @property
+    def title(self) -> str:
+        return f"one {self.server_name}, appendfsync {self.persistence}"
 
     @property
     def url(self) -> str:
