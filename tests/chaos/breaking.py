@@ -25,6 +25,7 @@ KINDS = (
     Kind("kill", CONSUMERS, 0.0, 2.0, weight=5),
     Kind("kill-supervisor", ("supervised",), 0.0, 2.0),
     Kind("kill-producer", PRODUCERS, 0.0, 2.0),
+    Kind("end", (*CONSUMERS, *PRODUCERS), 0.0, 2.0, weight=2),
     Kind("stop", (*CONSUMERS, *PRODUCERS), 0.1, 8.0, weight=5),
     Kind("pause", tuple(CONSUMED), 0.3, 2.0),
 )
@@ -38,6 +39,9 @@ NETWORKS = (
     Kind("half-open", ROLES, 0.0, 0.0, weight=2),
     Kind("lose-reply", ROLES, 0.0, 0.0, weight=3),
 )
+
+PATIENCE = 90.0
+"""Seconds in which an orderly end is over, through stalls of the network and on a busy machine."""
 
 LATENCY = 0.15
 """Seconds by which every reply is held back by ``delay``."""
@@ -65,8 +69,9 @@ class Breaking:
         """Break something, and return when it is mended."""
         if fault.kind == "pause":
             await self._pause(fault)
-        elif fault.kind in ("kill", "stop"):
-            await (self._kill if fault.kind == "kill" else self._stop)(fault)
+        elif fault.kind in ("kill", "stop", "end"):
+            strikes = {"kill": self._kill, "stop": self._stop, "end": self._end}
+            await strikes[fault.kind](fault)
         elif fault.kind in ("kill-supervisor", "kill-producer"):
             await self._kill_parent(fault)
         else:
@@ -98,6 +103,21 @@ class Breaking:
         # Before it is: others may go on with its work before this process gets to write.
         if (name := self._crew.name_of(pid)) is not None:
             self._tell("killed", process=name)
+
+    async def _end(self, fault: Fault) -> None:
+        """Stop a process in order, as every deployment does."""
+        if self._crew.parent(fault.target) is None or not self._crew.at_work(fault.target):
+            return  # it is just starting
+        self._crew.ask_to_end(fault.target)
+        status = await asyncio.to_thread(self._crew.status, fault.target, PATIENCE)
+        if status != 0:
+            what = "did not end" if status is None else f"ended with {status}"
+            self._tell("strange", what=f"{fault.target} was asked to end, and {what}")
+        if status is None:
+            await self._kill_parent(fault)
+            return
+        await asyncio.sleep(fault.seconds)  # the work itself
+        self._crew.start(fault.target)
 
     async def _stop(self, fault: Fault) -> None:
         working = self._crew.working(fault.target)

@@ -164,7 +164,7 @@ def begun_after_its_end(history: History) -> Iterator[Violation]:
 def repeated(history: History) -> Iterator[Violation]:
     """Each delivery of a message has a reason: an attempt more, or a crash more.
 
-    No worker of a run is stopped in order before the end, which alone hands back without blame.
+    Who is stopped in order hands back without blame only what nobody has begun with.
     """
     for source, deliveries in history.given.items():
         seen: dict[tuple[str, int, int], Given] = {}

@@ -90,6 +90,8 @@ class Crew:
         self._down: set[str] = set()
         # By the number of the process: its name in the records, and its role.
         self._names: dict[int, tuple[str, str]] = {}
+        # Those that have begun to work.
+        self._busy: set[str] = set()
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -143,6 +145,8 @@ class Crew:
         """Learn which processes there are."""
         if event.name == "started":
             self._names[event.data["pid"]] = (event.process, event.data["role"])
+        elif event.name in ("begun", "send"):
+            self._busy.add(event.process)
 
     def name_of(self, pid: int) -> str | None:
         """Return what the records call a process; None: it has not begun to tell."""
@@ -161,6 +165,10 @@ class Crew:
         return sorted(
             pid for pid, (_, own) in self._names.items() if own == role and self._is_ours(pid)
         )
+
+    def at_work(self, role: str) -> bool:
+        """Tell whether a process of a role has begun to work, so that it knows what SIGTERM means."""
+        return any(self.name_of(pid) in self._busy for pid in self.working(role))
 
     def revive(self) -> list[str]:
         """Start those again that could not connect when they started, as whoever runs them would.
