@@ -124,7 +124,7 @@ async def test_a_failover_loses_what_was_not_confirmed_and_confirm_stores_it_ane
     """A replica that did not have a message becomes the primary: confirm sends it there, once."""
     with pair() as (primary, replica), Server() as third, Proxy(primary.port) as proxy:
         async with connecting(kind, proxy.url, namespace) as connect:
-            mq = await connect(timeout=2)
+            mq = await connect(timeout=3)
             await mq.send(ORDERS, 1, durability="replicas:1")
             # It goes on with what it has when it is resumed, which is not the next message.
             replica.admin().replicaof("127.0.0.1", 1)
@@ -178,7 +178,7 @@ async def test_a_lost_answer_is_no_confirmation(
     primary, replica = two
     with Proxy(primary.port) as proxy:
         async with connecting(kind, proxy.url, namespace) as connect:
-            mq = await connect(timeout=1.5)
+            mq = await connect(timeout=2.5)
             await send_one(mq, way)
             replica.pause()
             proxy.drop_replies(to=b"WAIT")
