@@ -200,13 +200,8 @@ class Queue(Generic[T]):
         check_policies(name, retry, keep, results)
         check_count(max_body, f"queue {name!r}: max_body")
         check_order(name, ordered, max_running_per_key)
-        chosen = {
-            "priorities": priorities,
-            "expired": expired,
-            "store": store,
-            "delivery": delivery,
-        }
-        check_choices(name, **chosen)
+        chosen = {"priorities": priorities, "expired": expired, "store": store}
+        check_choices(name, **chosen, delivery=delivery)
         check_partitions(f"queue {name!r}", ordered, partitions)
         check_limits(name, partitions, rate, max_running, bound)
         check_confirmable(name, bound, durability)
@@ -221,7 +216,7 @@ class Queue(Generic[T]):
         put(self, "place", _place(name, partitions if ordered else None, bound, store))
         others = {"keep": keep, "rate": rate, "max_running": max_running, "bound": bound}
         sizes = {"max_body": max_body, "partitions": partitions}
-        sending = {"results": results, "durability": durability}
+        sending = {"results": results, "durability": durability, "delivery": delivery}
         for parameter, value in {**chosen, **others, **sizes, **sending}.items():
             put(self, parameter, value)
         put(self, "codec", codec_for(body_type, self.title, codec))
