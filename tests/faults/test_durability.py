@@ -36,6 +36,13 @@ def two() -> Iterator[tuple[Server, Server]]:
         yield servers
 
 
+@pytest.fixture
+def couple(two: tuple[Server, Server]) -> Iterator[tuple[Server, Server]]:
+    """The same; the replica goes on after the test, whatever that did."""
+    yield two
+    two[1].resume()
+
+
 @contextlib.asynccontextmanager
 async def sending(
     mq: ms.AsyncClient, durability: str, confirmed: dict[str, int]
@@ -169,13 +176,13 @@ async def send_one(mq: ms.AsyncClient, way: Way) -> ms.Receipt:
     "way", ["plain", "headers", "delay", "list", "list delay", "ordered", "topic"]
 )
 async def test_a_lost_answer_is_no_confirmation(
-    kind: Kind, way: Way, two: tuple[Server, Server], namespace: str
+    kind: Kind, way: Way, couple: tuple[Server, Server], namespace: str
 ) -> None:
     """Repeated on a new connection, a send that has written nothing there is not confirmed for that.
 
     The replica hangs, so whoever says that it has the message lies.
     """
-    primary, replica = two
+    primary, replica = couple
     with Proxy(primary.port) as proxy:
         async with connecting(kind, proxy.url, namespace) as connect:
             mq = await connect(timeout=2.5)
