@@ -174,7 +174,7 @@ async def now_and_then(producer: ms.AsyncClient, worker: ms.AsyncClient, name: s
     await producer.driver.drive(requests.deaths(quote, ["1-1"]))
     for mq in (producer, worker):
         await mq.driver.run(mailbox.attend(name, mail, "0-0"))
-        await mq.driver.run(consume.unblock(0))
+        await mq.driver.run(consume.unblock(0, quote.ready))
         await mq.driver.drive(retention.remove_forgotten(topic_keys(name, "placed"), "nobody"))
     own = subscription_keys(name, DURABLE.name, "all")
     await worker.driver.run(consume.extend(own, "gone", [b"1-1"]))

@@ -8,7 +8,7 @@ A file's blocks run in order in one namespace, as a reader would paste them into
   ends in a backslash goes on in the next. Other lines are output, for the reader only.
 - `<!-- not run: reason -->` before a block skips it. The reason is mandatory.
 
-$MILLSTREAM_URL leads to an empty server (for the page on Sentinels, to one that some watch), the current
+$MILLSTREAM_URL leads to an empty server (for the pages on Sentinels and clusters, to such), the current
 directory is an empty one.
 """
 
@@ -31,6 +31,7 @@ from typing import Literal
 
 import pytest
 
+from tests.support.cluster import Cluster
 from tests.support.sentinel import SentinelSetup
 from tests.support.servers import Server
 
@@ -111,6 +112,13 @@ def docs_server() -> Iterator[Server]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def docs_cluster() -> Iterator[Cluster]:
+    """What the page on clusters runs on."""
+    with Cluster() as cluster:
+        yield cluster
+
+
 @pytest.fixture
 def session(
     docs_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -143,13 +151,19 @@ def run_page(markdown: str, page: str, session: types.ModuleType) -> None:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("page", pages(), ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_examples_run(
-    page: Path, session: types.ModuleType, monkeypatch: pytest.MonkeyPatch
+    page: Path,
+    session: types.ModuleType,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The examples of a page run as they stand."""
     with contextlib.ExitStack() as stack:
         if page.name == "sentinel.md":
             setup = stack.enter_context(SentinelSetup())
             monkeypatch.setenv("MILLSTREAM_URL", setup.url)
+        if page.name == "cluster.md":
+            url = request.getfixturevalue("docs_cluster").admin_url
+            monkeypatch.setenv("MILLSTREAM_URL", url)
         run_page(page.read_text("utf-8"), str(page), session)
 
 

@@ -71,7 +71,7 @@ def test_a_sleep_can_be_ended_at_once(state: State) -> None:
     reader = threading.Thread(target=sleep)
     reader.start()
     while reader.is_alive():
-        state.run(consume.unblock(client))
+        state.run(consume.unblock(client, state.keys.ready))
         reader.join(0.01)
     listener.close()
 

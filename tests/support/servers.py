@@ -41,7 +41,7 @@ PACKAGED = {
 USER, PASSWORD = "suite", "suite"
 ACL = (
     f"user {USER} on >{PASSWORD} resetkeys ~t-* resetchannels &t-* +@all -@dangerous"
-    " +info +config|get +client|id +client|getname +client|setname +client|list +client|unblock"
+    " +info +config|get +cluster|slots +client|id +client|getname +client|setname +client|list +client|unblock"
 )
 
 START_TIMEOUT = 20.0
@@ -108,8 +108,9 @@ class Server:
     """One server process. Use it as a context manager, or call start() and close().
 
     `extra` are further lines of its configuration file, e.g. `["maxmemory 20mb"]`. With `cluster`
-    it is a node of a cluster that has all slots, until the test gives some away. With `sentinel` it
-    is a Sentinel, which keeps what it has learned when it is started again.
+    it is a node of a cluster that has all slots, until the test gives some away; without `alone` it
+    has none, and waits to be made part of one (`tests/support/cluster.py`). With `sentinel` it is a
+    Sentinel, which keeps what it has learned when it is started again.
     """
 
     def __init__(
@@ -120,6 +121,7 @@ class Server:
         appendfsync: Literal["always", "everysec", "no"] = "everysec",
         cluster: bool = False,
         sentinel: bool = False,
+        alone: bool = True,
         extra: Iterable[str] = (),
     ) -> None:
         program = binary(name)
@@ -129,6 +131,7 @@ class Server:
         self.port = free_port(bus=cluster)
         self._cluster = cluster
         self._sentinel = sentinel
+        self._alone = alone
         # Not the default temporary directory: a socket's path has at most 104 characters on macOS.
         self.directory = Path(tempfile.mkdtemp(prefix="ms-", dir="/tmp"))
         self._program = program
@@ -192,7 +195,7 @@ class Server:
         for _ in range(5):
             self._launch()
             if self._wait_until_ready():
-                if self._cluster:
+                if self._cluster and self._alone:
                     self._wait_until_it_serves()
                 self._started_once = True
                 return self

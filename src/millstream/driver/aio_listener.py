@@ -7,16 +7,21 @@ due: the server's own timers are only as fine as its cron (100 ms), ours are not
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from redis import exceptions
 
 from millstream.driver.aio_replies import Replies
-from millstream.driver.faults import ERROR_REPLIES, refusal, translate
+from millstream.driver.faults import ERROR_REPLIES, translate
 from millstream.driver.packing import pack
 from millstream.driver.target import Target
 from millstream.protocol.op import Command, Op
+
+if TYPE_CHECKING:
+    # They know their listeners.
+    from millstream.driver.aio_cluster import AsyncCluster
+    from millstream.driver.aio_server import AsyncServer
 
 __all__ = ["AsyncListener"]
 
@@ -27,13 +32,18 @@ class AsyncListener:
     """One sleeping read at a time, on a connection of its own.
 
     Args:
-        target: the server.
+        server: the server, or the cluster.
         connect_timeout: seconds to connect and log in.
         longest: seconds after which a read without a reply means that the connection is dead.
     """
 
-    def __init__(self, target: Target, *, connect_timeout: float, longest: float) -> None:
-        self._target = target
+    def __init__(
+        self, server: AsyncServer | AsyncCluster, *, connect_timeout: float, longest: float
+    ) -> None:
+        self._server = server
+        self._url = server.target.url
+        # Where it is connected to.
+        self._target: Target | None = None
         self._connect_timeout = connect_timeout
         self._longest = longest
         self._overdue = 0.0
@@ -53,6 +63,11 @@ class AsyncListener:
         return self._reading is not None
 
     @property
+    def reading(self) -> asyncio.Future[Any] | None:
+        """The outstanding read, if there is one."""
+        return self._reading
+
+    @property
     def done(self) -> bool:
         """Whether the outstanding read has ended, so that its result can be taken."""
         return self._reading is not None and self._reading.done()
@@ -69,7 +84,7 @@ class AsyncListener:
                     return await self._begin(op)
             except (exceptions.RedisError, OSError) as error:
                 await self.close()
-                raise translate(error, self._target.url) from error
+                raise self._server.explain(error, op) from error
             except BaseException:
                 # Cancelled between a command and its reply, it would be out of step.
                 await self.close()
@@ -78,10 +93,16 @@ class AsyncListener:
 
     async def _begin(self, op: Op[Any]) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
+        target = await self._server.target_for(op)
+        if target is not self._target and self._connection is not None:
+            # What it reads has moved to another node.
+            await self.close()
         if self._connection is None:
             self._lost = None
-            self._connection = self._target.async_connection(self._connect_timeout)
-            await self._target.connect(self._connection)
+            self._target = target
+            self._server.attach(self)
+            self._connection = target.async_connection(self._connect_timeout)
+            await target.connect(self._connection)
             payload = pack([Command(("CLIENT", "ID"))])
             await self._connection.send_packed_command(payload, check_health=False)
             self.client_id = await self._connection.read_response()
@@ -132,7 +153,7 @@ class AsyncListener:
         silent = self._reading is not None and not self._reading.done()
         if silent and asyncio.get_running_loop().time() >= self._overdue:
             await self.close()
-            raise translate(TimeoutError("a sleeping read did not end"), self._target.url)
+            raise translate(TimeoutError("a sleeping read did not end"), self._url)
 
     async def take(self, op: Op[T]) -> T:
         """Return the result of the outstanding read, which must be done.
@@ -146,10 +167,10 @@ class AsyncListener:
         try:
             return op.decode([reading.result()])
         except ERROR_REPLIES as error:
-            raise refusal(error, self._target.url) from error
+            raise self._server.explain(error, op) from error
         except (exceptions.RedisError, OSError) as error:
             await self.close()
-            raise translate(error, self._target.url) from error
+            raise self._server.explain(error, op) from error
 
     async def poll(self, op: Op[T], timeout: float) -> T | None:  # noqa: ASYNC109 - it leaves the read outstanding, a cancellation would not
         """Wait for a read's result; None if the time is over, and the read stays outstanding.
@@ -172,11 +193,16 @@ class AsyncListener:
             timer.cancel()
             self._poller = None
         if reading is not self._reading:
-            raise translate(ConnectionError("the connection was closed"), self._target.url)
+            raise translate(ConnectionError("the connection was closed"), self._url)
         if reading.done():
             return await self.take(op)
         await self.check()
         return None
+
+    def leave(self, nodes: Sequence[Target]) -> None:
+        """Give the connection up unless it is to one of these: the outstanding read fails."""
+        if self._connection is not None and self._target not in nodes:
+            self._end(exceptions.ConnectionError("the cluster has another master there"))
 
     async def close(self) -> None:
         """Disconnect, whatever is outstanding."""

@@ -41,10 +41,18 @@ class AsyncWire:
         self._waiting: deque[tuple[asyncio.Future[list[Any]], int, float]] = deque()
         self._watchdog: asyncio.TimerHandle | None = None
         self._closing: asyncio.Task[None] | None = None
-        self._connecting = asyncio.Lock()
+        self._connecting: asyncio.Task[None] | None = None
+        self._connecting_since = 0.0
         self._closed = False
         self.losses = 0
         """How many connections it has lost so far: the next may be to another server."""
+
+    @property
+    def waiting_since(self) -> float | None:
+        """Time of the event loop's clock since when the first call waits; None: none does."""
+        if self._connecting is not None:
+            return self._connecting_since
+        return self._waiting[0][2] - self._timeout if self._waiting else None
 
     async def connect(self) -> None:
         """Connect unless connected.
@@ -52,29 +60,42 @@ class AsyncWire:
         Raises:
             redis-py's errors, or TimeoutError.
         """
-        async with self._connecting:
-            if self._closed:
-                message = "the client is closed"
-                raise exceptions.ConnectionError(message)
-            if self._connection is not None:
-                return
-            connection = self._target.async_connection(self._connect_timeout)
-            try:
-                async with asyncio.timeout(self._connect_timeout):
-                    await self._target.connect(connection)
-                if self._closed:
-                    message = "the client was closed meanwhile"
-                    raise exceptions.ConnectionError(message)  # noqa: TRY301 - as any other loss
-                self._received = []
-                self._replies = Replies(connection, self._take, partial(self._drop, connection))
-            except BaseException as error:
-                await connection.disconnect(nowait=True)
-                embedded = self._target.embedded
-                if embedded is not None and isinstance(error, CONNECTION_LOSS):
-                    # The next try finds it, also when all that kept it was killed.
-                    await asyncio.to_thread(embedded.revive, timeout=self._connect_timeout)
-                raise
-            self._connection = connection
+        if self._connection is not None:
+            return
+        if self._connecting is None:
+            self._connecting_since = asyncio.get_running_loop().time()
+            self._connecting = asyncio.create_task(self._connect(), name="millstream-connect")
+            self._connecting.add_done_callback(self._connected)
+        # All who wait go on in the same turn, in their order: what they write comes before whatever
+        # follows from a reply to the first of them.
+        await asyncio.shield(self._connecting)
+
+    def _connected(self, connecting: asyncio.Task[None]) -> None:
+        self._connecting = None
+        if not connecting.cancelled():
+            connecting.exception()  # those who have waited may be gone
+
+    async def _connect(self) -> None:
+        if self._closed:
+            message = "the client is closed"
+            raise exceptions.ConnectionError(message)
+        connection = self._target.async_connection(self._connect_timeout)
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                await self._target.connect(connection)
+            self._received = []
+            self._replies = Replies(connection, self._take, partial(self._drop, connection))
+        except BaseException as error:
+            await connection.disconnect(nowait=True)
+            embedded = self._target.embedded
+            if embedded is not None and isinstance(error, CONNECTION_LOSS):
+                # The next try finds it, also when all that kept it was killed.
+                await asyncio.to_thread(embedded.revive, timeout=self._connect_timeout)
+            if self._closed and isinstance(error, asyncio.CancelledError):
+                message = "the client was closed meanwhile"
+                raise exceptions.ConnectionError(message) from error
+            raise
+        self._connection = connection
 
     async def call(self, payload: bytes, replies: int) -> list[Any]:
         """Send packed commands in one write and return their replies.
@@ -84,7 +105,7 @@ class AsyncWire:
         Raises:
             redis-py's connection errors, or TimeoutError: the connection is given up.
         """
-        if self._connection is None:
+        while self._connection is None:
             await self.connect()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[list[Any]] = loop.create_future()
@@ -167,6 +188,9 @@ class AsyncWire:
         self._closed = True
         if self._watchdog is not None:
             self._watchdog.cancel()
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.wait([self._connecting])
         connection = self._connection
         if connection is not None:
             self._drop(connection, exceptions.ConnectionError("the client is closed"))

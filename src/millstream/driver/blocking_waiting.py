@@ -53,6 +53,7 @@ class BlockingWaitingSender:
     def __init__(self, run: Run, connect: Connect, keys: QueueKeys, bound: Bound) -> None:
         self._run = run
         self._connect = connect
+        self._key = keys.ready
         self._line = Line(keys, bound, uuid.uuid4().hex[:16])
         self._pid = os.getpid()
         self._guard = threading.Condition()
@@ -151,7 +152,7 @@ class BlockingWaitingSender:
                 listener = self._listener
                 if listener is not None and listener.listening:
                     with contextlib.suppress(BrokerError):
-                        self._run(unblock(listener.client_id))
+                        self._run(unblock(listener.client_id, self._key))
                 self._guard.wait(PAUSE)
             # A thread that was interrupted may have left its ticket.
             while isinstance(step := self._line.step(time.monotonic()), Op):

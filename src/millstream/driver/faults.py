@@ -11,6 +11,7 @@ from typing import Any
 from redis import exceptions
 
 from millstream.errors import BrokerError, NotConnected, ServerRefused, TimedOut
+from millstream.protocol.op import Op
 
 __all__ = [
     "CONNECTION_LOSS",
@@ -18,6 +19,7 @@ __all__ = [
     "Tries",
     "any_error",
     "code_of",
+    "first_error",
     "is_connection_loss",
     "is_demotion",
     "is_hidden",
@@ -29,7 +31,7 @@ TRY_AGAIN = frozenset(
     {
         # A replica was promoted, is being promoted, or is loading; a script or slot is busy.
         *("LOADING", "READONLY", "MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN"),
-        *("TRYAGAIN", "UNBLOCKED", "BUSY"),
+        *("TRYAGAIN", "ASK", "UNBLOCKED", "BUSY"),
     }
 )
 """Answers that pass by themselves."""
@@ -44,7 +46,7 @@ _HINTS = {
     "NOAUTH": "it wants a password",
     "WRONGPASS": "the user or password is wrong",
     "WRONGTYPE": "another program uses a key of this name",
-    "MOVED": "another node of the cluster has this slot: give the address of that one",
+    "MOVED": "it is one node of a cluster: begin the URL with redis+cluster://",
 }
 
 _TLS_HINTS = {
@@ -152,6 +154,15 @@ def any_error(replies: Sequence[Any]) -> bool:
         if isinstance(reply, Exception):
             return True
     return False
+
+
+def first_error(op: Op[Any], replies: Sequence[Any]) -> Exception | None:
+    """Return the first error for which an operation has failed."""
+    if any_error(replies):
+        for command, reply in zip(op.commands, replies, strict=False):
+            if isinstance(reply, ERROR_REPLIES) and not command.optional:
+                return reply
+    return None
 
 
 @dataclass(slots=True)

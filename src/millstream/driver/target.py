@@ -35,7 +35,14 @@ else:
     # takes longer than to connect.
     _WHO = {"driver_info": DriverInfo()}
 
-__all__ = ["ENVIRONMENT_VARIABLE", "Target", "hide_password", "resolve"]
+__all__ = [
+    "ENVIRONMENT_VARIABLE",
+    "Target",
+    "Transport",
+    "hide_password",
+    "resolve",
+    "target_options",
+]
 
 ENVIRONMENT_VARIABLE = "MILLSTREAM_URL"
 
@@ -216,7 +223,9 @@ def _from_url(url: str, security: Security | None) -> Target:
     base = scheme.removesuffix(_SENTINEL)
     known = _SCHEMES.get(base) if separator else None
     if known is None or (known == "unix" and base != scheme):
-        known_schemes = "://, ".join([*_SCHEMES, "redis+sentinel", "rediss+sentinel", "embedded"])
+        known_schemes = "://, ".join(
+            [*_SCHEMES, "redis+sentinel", "rediss+sentinel", "redis+cluster", "embedded"]
+        )
         message = f"{hide_password(url)!r} is not a URL of {known_schemes}://"
         raise UsageError(message)
     try:
@@ -233,20 +242,20 @@ def _from_url(url: str, security: Security | None) -> Target:
         raise UsageError(message) from None
     connection_class = options.pop("connection_class", blocking_connections.Connection)
     transport = _transport(connection_class)
-    return Target(hide_password(url), transport, _options(transport, options, security))
+    return Target(hide_password(url), transport, target_options(transport, options, security))
 
 
 def _from_sentinel_url(url: str, rest: str, *, tls: bool, security: Security | None) -> Target:
     named = sentinel_url.read(rest, tls=tls)
     transport: Transport = "tls" if tls else "tcp"
     places = [_place(transport, options, security) for options in named.sentinels]
-    options = _options(transport, named.options, security)
+    options = target_options(transport, named.options, security)
     return Target(hide_password(url), transport, options, sentinels=Sentinels(named.name, places))
 
 
 def _place(transport: Transport, options: Mapping[str, Any], security: Security | None) -> Target:
     """Return where one Sentinel is."""
-    there = _options(transport, options, security, sentinel=True)
+    there = target_options(transport, options, security, sentinel=True)
     return Target(shown((there["host"], there["port"])), transport, there)
 
 
@@ -255,7 +264,7 @@ def _from_pool(pool: Any, security: Security | None) -> Target:
     if isinstance(pool, SentinelConnectionPool | AsyncSentinelConnectionPool):
         return _from_sentinel_pool(pool, security)
     transport = _transport(pool.connection_class)
-    options = _options(transport, kwargs, security)
+    options = target_options(transport, kwargs, security)
     if transport == "unix":
         shown_url = f"unix://{options.get('path', '')}"
     else:
@@ -281,21 +290,21 @@ def _from_sentinel_pool(pool: Any, security: Security | None) -> Target:
         there = {"port": sentinel_url.PORT, **its.connection_kwargs}
         places.append(_place(_transport(its.connection_class), there, security))
     transport = _transport(pool.connection_class)
-    options = _options(transport, pool.connection_kwargs, security)
+    options = target_options(transport, pool.connection_kwargs, security)
     scheme = "rediss" if transport == "tls" else "redis"
     hosts = ",".join(place.url for place in places)
     shown_url = f"{scheme}+sentinel://{hosts}/{pool.service_name}"
     return Target(shown_url, transport, options, sentinels=Sentinels(pool.service_name, places))
 
 
-def _options(
+def target_options(
     transport: Transport,
     options: Mapping[str, Any],
     security: Security | None,
     *,
     sentinel: bool = False,
 ) -> dict[str, Any]:
-    """Return what counts of some options, with those of ``security`` before them."""
+    """Return what counts of a client's or a URL's options, with those of ``security`` before them."""
     return secured(_kept(options), security, tls=transport == "tls", sentinel=sentinel)
 
 

@@ -308,12 +308,16 @@ def started(keys: QueueKeys, message_id: str, unique: str) -> Op[None]:
     return Op((command,), decode=_nothing)
 
 
-def unblock(client_id: int) -> Op[bool]:
+def unblock(client_id: int, key: str) -> Op[bool]:
     """End the sleep of a connection at once, as if its time had passed.
 
     The result is whether it slept.
+
+    Args:
+        client_id: what the server calls the connection.
+        key: that it reads, or one beside it.
     """
-    return Op((Command(("CLIENT", "UNBLOCK", client_id)),), decode=_whether)
+    return Op((Command(("CLIENT", "UNBLOCK", client_id)),), decode=_whether, near=key)
 
 
 def have_another_look(keys: QueueKeys) -> Op[None]:

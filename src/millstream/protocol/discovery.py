@@ -8,7 +8,7 @@ from typing import Any
 
 from millstream.declare import Store, check_place
 from millstream.protocol.keys import queue_keys, topic_keys
-from millstream.protocol.op import Command, Op, Plan
+from millstream.protocol.op import Command, Nodes, Op, Plan
 
 __all__ = ["Found", "list_queues", "list_topics", "look"]
 
@@ -102,11 +102,13 @@ def _list(namespace: str, is_one: Callable[[str, str, str, int], bool]) -> Plan[
     literal = "".join(f"\\{char}" if char in "*?[]^-\\" else char for char in namespace)
     pattern = f"{queue_keys(literal, '*').prefix}*:*"
     found: set[str] = set()
-    cursor: bytes | str = "0"
-    while cursor != b"0":
-        command = Command(("SCAN", cursor, "MATCH", pattern, "COUNT", KEYS_A_CALL))
-        cursor, keys = yield Op((command,), decode=_first, readonly=True)
-        found.update(name for key in keys if (name := _owner(namespace, key, is_one)) is not None)
+    for node in (yield Nodes()):
+        cursor: bytes | str = "0"
+        while cursor != b"0":
+            command = Command(("SCAN", cursor, "MATCH", pattern, "COUNT", KEYS_A_CALL))
+            cursor, keys = yield Op((command,), decode=_first, readonly=True, near=node)
+            names = (_owner(namespace, key, is_one) for key in keys)
+            found.update(name for name in names if name is not None)
     return sorted(found)
 
 

@@ -184,7 +184,7 @@ def delivering(namespace: str) -> Batch[bool]:
     ) -> Op[list[bool]]:
         commands = tuple(_delivery(namespace, mail) for mail in mails)
         # Together, so that a reader that sleeps wakes once for all that is for it.
-        return Op(commands, decode=_there, atomic=len(commands) > 1)
+        return Op(commands, decode=_there, atomic=len(commands) > 1, scattered=True)
 
     return batch
 
