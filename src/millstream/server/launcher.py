@@ -32,6 +32,9 @@ FORCED = 130
 LOOK = 0.02
 """Seconds between two looks at a process that starts."""
 
+ASK_AGAIN = 1.0
+"""Seconds after which a server that has not ended is asked again."""
+
 PATIENCE = 10.0
 """Seconds after which people are told what takes so long."""
 
@@ -248,17 +251,22 @@ class _Launcher:
         # what its replicas have not got yet.
         for roles in (("sentinel",), ("server", "master"), ("replica",)):
             some = [one for one in self.processes if one.node.role in roles]
-            for process in some:
-                process.end()
-            self._await_end(some)
+            self._end(some)
         return self._forced
 
-    def _await_end(self, processes: Sequence[Process]) -> None:
+    def _end(self, processes: Sequence[Process]) -> None:
         late: float | None = time.monotonic() + PATIENCE
+        again = 0.0
         while left := [one for one in processes if one.status is None]:
             if self._forced:
                 for process in self.processes:
                     process.end(force=True)
+            elif time.monotonic() >= again:
+                # More than once: a server refuses to end while it writes its first append-only file,
+                # as a replica does that has just caught up.
+                for process in left:
+                    process.end()
+                again = time.monotonic() + ASK_AGAIN
             if late is not None and time.monotonic() > late:
                 late = None
                 self.tell(
