@@ -12,6 +12,7 @@ from rich.console import Console
 from benchmarks import (
     consuming,
     delays,
+    durability,
     end_to_end,
     features,
     flatness,
@@ -31,6 +32,7 @@ __all__ = ["main"]
 
 TOPICS: Mapping[str, Topic] = {
     "sending": sending.TOPIC,
+    "durability": durability.TOPIC,
     "consuming": consuming.TOPIC,
     "end-to-end": end_to_end.TOPIC,
     "features": features.TOPIC,

@@ -16,6 +16,7 @@ from hypothesis import settings
 
 from tests.support.leaks import leaked, wipe
 from tests.support.servers import SHARDING, Server, installed
+from tests.support.slots import watch_slots
 from tests.support.watchdog import (
     GRACE,
     WHOLE,
@@ -113,6 +114,7 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    watch_slots()
     process = os.environ.get("PYTEST_XDIST_WORKER", "main")
     if process == "main":
         forget_stacks()

@@ -36,13 +36,14 @@ SUBSTITUTIONS = [
     (r"\baclose\b", "close"),
     (r"\bAsyncClient\b", "Client"),
     (
-        r"\bAsync(Ahead|Background|Driver|Inbox|Letterbox|Listener|PubSub|Sender|WaitingSender)\b",
+        r"\bAsync(Ahead|Background|Confirming|Driver|Inbox|Letterbox|Listener|PubSub|Sender|WaitingSender)\b",
         r"Blocking\1",
     ),
     (r"\bDelivery\b", "SyncDelivery"),
     (r"\bFeed\b", "SyncFeed"),
     (r"\bHandle\b", "SyncHandle"),
     (r"\bRequest\b", "SyncRequest"),
+    (r"\bTransaction\b", "SyncTransaction"),
     (r"\bmillstream\.aio\b", "millstream.sync"),
     (r"\bdriver\.aio", "driver.blocking"),
     # Words

@@ -12,6 +12,7 @@ from millstream.aio.delivery import Delivery
 from millstream.aio.feed import Feed
 from millstream.aio.request import Request
 from millstream.aio.results import Handle
+from millstream.aio.transaction import Transaction
 from millstream.declare import Queue
 from millstream.endpoint import Endpoint
 from millstream.errors import (
@@ -21,6 +22,7 @@ from millstream.errors import (
     MillstreamError,
     NoResponders,
     NoResult,
+    NotConfirmed,
     NotConnected,
     QueueFull,
     Reject,
@@ -48,11 +50,13 @@ from millstream.message import (
     TopicStats,
 )
 from millstream.policy import Backoff, Bound, Rate, Results, Retain, Retry
+from millstream.security import Security
 from millstream.sync.client import Client
 from millstream.sync.delivery import SyncDelivery
 from millstream.sync.feed import SyncFeed
 from millstream.sync.request import SyncRequest
 from millstream.sync.results import SyncHandle
+from millstream.sync.transaction import SyncTransaction
 from millstream.topic import EARLIEST, LATEST, Subscription, Topic
 from millstream.worker import Worker
 
@@ -79,6 +83,7 @@ __all__ = [
     "Missed",
     "NoResponders",
     "NoResult",
+    "NotConfirmed",
     "NotConnected",
     "Queue",
     "QueueFull",
@@ -94,6 +99,7 @@ __all__ = [
     "Retry",
     "RetryLater",
     "Schedule",
+    "Security",
     "ServerRefused",
     "SlowListener",
     "Subscription",
@@ -102,9 +108,11 @@ __all__ = [
     "SyncFeed",
     "SyncHandle",
     "SyncRequest",
+    "SyncTransaction",
     "TimedOut",
     "Topic",
     "TopicStats",
+    "Transaction",
     "Undecodable",
     "UnsupportedServer",
     "UsageError",

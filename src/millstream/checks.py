@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, get_args
 
 from millstream.declare import Queue
 from millstream.endpoint import Endpoint
 from millstream.errors import UsageError
 from millstream.message_id import is_id
+from millstream.policy import ReadFrom
+from millstream.security import Security
 from millstream.topic import Source, Subscription, Topic
 
 __all__ = [
@@ -28,7 +30,9 @@ __all__ = [
     "check_prefetch",
     "check_queue",
     "check_rate",
+    "check_read_from",
     "check_results",
+    "check_security",
     "check_sendable",
     "check_source",
     "check_topic",
@@ -39,6 +43,20 @@ MOST_PREFETCH = 10_000
 
 MOST_WINDOW = 10_000
 """Parts of a stream that may be on their way; both sides hold so many at most."""
+
+
+def check_read_from(read_from: object) -> None:
+    """Refuse what no reads can go to."""
+    if read_from not in get_args(ReadFrom):
+        message = f'read_from must be "primary" or "replica", not {read_from!r}'
+        raise UsageError(message)
+
+
+def check_security(security: object) -> None:
+    """Refuse what is none; the error does not show it, for it may be a password."""
+    if not isinstance(security, Security | None):
+        message = f"security must be a Security, not of the type {type(security).__name__}"
+        raise UsageError(message)
 
 
 def check_queue(queue: object) -> None:

@@ -23,6 +23,7 @@ from millstream.policy import (
 )
 from millstream.queue_checks import (
     check_choices,
+    check_confirmable,
     check_delivery,
     check_limits,
     check_order,
@@ -30,7 +31,7 @@ from millstream.queue_checks import (
     check_store,
 )
 
-__all__ = ["DEFAULT_MAX_BODY", "Queue", "check_name", "check_partitions"]
+__all__ = ["DEFAULT_MAX_BODY", "Queue", "check_name", "check_partitions", "check_place"]
 
 T = TypeVar("T")
 
@@ -44,6 +45,9 @@ _DEFAULT_LEASE = timedelta(seconds=30)
 # slot of a cluster. Whitespace and control characters make names that nobody can type, and lone
 # surrogates have no bytes.
 _NAME = re.compile(r"[^\s{}/\x00-\x1f\x7f\ud800-\udfff]{1,200}")
+
+# A tag of its own has a name share the slot of others; behind it a colon would look like the end.
+_TAGGED = re.compile(rf"\{{{_NAME.pattern}\}}\.(?!.*:){_NAME.pattern}")
 
 DEFAULT_MAX_BODY = 16 * 2**20
 
@@ -66,6 +70,23 @@ def check_name(name: object, kind: str) -> str:
     return name
 
 
+def check_place(name: object, kind: str) -> str:
+    """Return the name of a queue or topic, which may begin with a tag: ``{shop}.orders``.
+
+    Raises:
+        UsageError: it is no name, and not a tag in braces, a dot, and a name without a colon.
+    """
+    if isinstance(name, str) and name.startswith("{"):
+        if _TAGGED.fullmatch(name):
+            return name
+        message = (
+            f"{kind} must be a tag in braces, a dot, and a name without a colon, such as "
+            f"'{{shop}}.orders', if it begins with a brace, not {name!r}"
+        )
+        raise UsageError(message)
+    return check_name(name, kind)
+
+
 class QueueOptions(TypedDict, total=False):
     """The keyword parameters of ``Queue``, for type checkers."""
 
@@ -85,6 +106,7 @@ class QueueOptions(TypedDict, total=False):
     keep: Retain | None
     delivery: Guarantee
     results: Results | None
+    durability: str | None
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -131,6 +153,9 @@ class Queue(Generic[T]):
         results: what handlers return, and for how long that is kept for a sender that wants it
             (``send(result=True)``, docs/results.md). All users of a queue should agree. Default: what
             they return is dropped.
+        durability: how far a message has to get before its send returns: ``memory``, ``fsync`` or
+            ``replicas:N`` (docs/durability.md). Producers say it, each for its own sends. Default:
+            what their client says.
 
     Raises:
         UsageError: a parameter does not make sense; it names the parameter.
@@ -153,6 +178,7 @@ class Queue(Generic[T]):
     keep: Retain | None
     delivery: Guarantee
     results: Results | None
+    durability: str | None
     codec: Codec[T] = field(repr=False, compare=False)
     result_codec: Codec[Any] | None = field(repr=False, compare=False)
     # What a client remembers its way to the queue by.
@@ -188,30 +214,31 @@ class Queue(Generic[T]):
         keep: Retain | None = None,
         delivery: Guarantee = "at_least_once",
         results: Results | None = None,
+        durability: str | None = None,
     ) -> None:
-        check_name(name, "the queue's name")
+        check_place(name, "the queue's name")
         check_policies(name, retry, keep, results)
         check_count(max_body, f"queue {name!r}: max_body")
         check_order(name, ordered, max_running_per_key)
         check_choices(name, priorities=priorities, expired=expired, store=store, delivery=delivery)
         check_partitions(f"queue {name!r}", ordered, partitions)
         check_limits(name, partitions, rate, max_running, bound)
+        check_confirmable(name, bound, durability)
         # The dataclass is frozen, so its own constructor sets fields in this way, too.
         put = object.__setattr__
         put(self, "name", name)
         put(self, "body_type", body_type)
         put(self, "retry", retry or Retry())
         put(self, "lease_ms", milliseconds(lease, f"queue {name!r}: lease", minimum=0.1))
-        put(self, "max_body", max_body)
-        put(self, "ordered", ordered)
         put(self, "max_running_per_key", max_running_per_key)
         put(self, "priorities", priorities)
         put(self, "expired", expired)
         put(self, "partitions", partitions)
-        put(self, "store", store)
         put(self, "place", _place(name, partitions if ordered else None, bound, store))
         others = {"keep": keep, "delivery": delivery, "rate": rate, "max_running": max_running}
-        for parameter, value in {**others, "bound": bound, "results": results}.items():
+        sending = {"bound": bound, "results": results, "durability": durability, "store": store}
+        plain = {"max_body": max_body, "ordered": ordered}
+        for parameter, value in {**others, **sending, **plain}.items():
             put(self, parameter, value)
         put(self, "codec", codec_for(body_type, self.title, codec))
         put(self, "result_codec", _result_codec(self.title, results, codec))

@@ -9,6 +9,7 @@ The tree says what the caller can do about an error::
     │   ├── TimedOut          it did not answer in time (also a TimeoutError)
     │   ├── ServerRefused     it answered with an error (out of memory, no permission, ...)
     │   ├── QueueFull         the queue has reached its bound; nothing was sent
+    │   ├── NotConfirmed      messages are stored, but not as durably as was asked for
     │   └── UnsupportedServer it is too old
     ├── DeliveryError         one message
     │   ├── LeaseLost         another consumer owns the message by now
@@ -35,6 +36,7 @@ __all__ = [
     "MillstreamError",
     "NoResponders",
     "NoResult",
+    "NotConfirmed",
     "NotConnected",
     "QueueFull",
     "Reject",
@@ -156,8 +158,43 @@ class QueueFull(BrokerError):
         self.bound = bound
 
 
+class NotConfirmed(BrokerError):
+    """Messages are stored, but the durability that was asked for was not confirmed in time.
+
+    They are delivered like any others. A second ``send`` is a second message; ``confirm`` of the client
+    makes sure of these, and stores none twice.
+
+    Attributes:
+        receipts: of the messages of the call that are stored, in order; ``durability`` of each says what
+            was confirmed.
+        wanted: the durability that was asked for.
+        parts: of a call with many messages: for each its receipt, or an error of this kind; else empty.
+        batch: for ``confirm``: the batch that the message went in, and its place there. A pickled error
+            loses it.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        receipts: tuple[Any, ...],
+        wanted: str,
+        parts: tuple[Any, ...] = (),
+        batch: Any = None,
+    ) -> None:
+        super().__init__(message)
+        self.receipts = receipts
+        self.wanted = wanted
+        self.parts = parts
+        self.batch = batch
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Leave out what only this process can use."""
+        return _rebuild, (type(self), self.args, {**self.__dict__, "batch": None})
+
+
 class UnsupportedServer(BrokerError):
-    """The server is older than Redis 6.2.
+    """The server is older than Redis 6.2, or than what was asked of it.
 
     Attributes:
         version: what the server says of itself.

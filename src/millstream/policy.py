@@ -20,6 +20,7 @@ __all__ = [
     "Duration",
     "Limits",
     "Rate",
+    "ReadFrom",
     "Results",
     "Retain",
     "Retry",
@@ -29,6 +30,9 @@ __all__ = [
 
 Duration = float | timedelta
 """Seconds as a number, or a timedelta."""
+
+ReadFrom = Literal["primary", "replica"]
+"""Which server answers reads that may be a moment old."""
 
 _DEFAULT_PATIENCE = timedelta(seconds=30)
 """An object of its own: it tells that nobody has said how long a send may wait."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from millstream.durability import MEMORY, check_durability
 from millstream.errors import UsageError
 from millstream.policy import Bound, Rate, Results, Retain, Retry, check_count
 
 __all__ = [
     "check_choices",
+    "check_confirmable",
     "check_delivery",
     "check_limits",
     "check_order",
@@ -71,6 +73,18 @@ def check_policies(name: str, retry: object, keep: object, results: object) -> N
         message = (
             f"queue {name!r}: keep: until_consumed is for topics. What a queue keeps has been handled, "
             "so leave it out"
+        )
+        raise UsageError(message)
+
+
+def check_confirmable(name: str, bound: object, durability: object) -> None:
+    """Refuse what is no durability, and to have sends confirmed that wait for room."""
+    if durability is not None:
+        check_durability(durability, f"queue {name!r}: durability")
+    if isinstance(bound, Bound) and bound.on_full == "wait" and durability not in (None, MEMORY):
+        message = (
+            f"queue {name!r}: durability={durability!r} does not go with Bound(on_full='wait'): what waits "
+            "for its confirmation would lose its place in the line. Use on_full='reject', or 'memory'"
         )
         raise UsageError(message)
 

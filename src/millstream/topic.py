@@ -8,7 +8,8 @@ from datetime import datetime
 from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack, overload
 
 from millstream.codec import Codec, CodecName, codec_for
-from millstream.declare import DEFAULT_MAX_BODY, Queue, check_name, check_partitions
+from millstream.declare import DEFAULT_MAX_BODY, Queue, check_name, check_partitions, check_place
+from millstream.durability import check_durability
 from millstream.errors import UsageError
 from millstream.message_id import check_id
 from millstream.policy import Duration, Retain, Retry, Sieve, check_count, milliseconds
@@ -50,6 +51,7 @@ class TopicOptions(TypedDict, total=False):
     partitions: int
     codec: CodecName
     max_body: int
+    durability: str | None
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -73,6 +75,8 @@ class Topic(Generic[T]):
         partitions: of an ordered topic, 1 (default) to 1024, as for ``Queue``.
         codec: ``json`` (default) or ``msgpack``. All users of a topic must agree.
         max_body: the largest body in bytes; a larger one is a UsageError at the publisher.
+        durability: how far a message has to get before ``publish`` returns, as for ``Queue``.
+            Default: what the client says.
 
     Raises:
         UsageError: a parameter does not make sense; it names the parameter.
@@ -87,6 +91,7 @@ class Topic(Generic[T]):
     ordered: bool
     partitions: int
     max_body: int
+    durability: str | None
     codec: Codec[T] = field(repr=False, compare=False)
 
     @overload
@@ -98,7 +103,7 @@ class Topic(Generic[T]):
         self: Topic[Any], name: str, body_type: Any = ..., **options: Unpack[TopicOptions]
     ) -> None: ...
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a declaration says all about a topic in one place
         self,
         name: str,
         body_type: Any = Any,
@@ -111,8 +116,11 @@ class Topic(Generic[T]):
         partitions: int = 1,
         codec: CodecName = "json",
         max_body: int = DEFAULT_MAX_BODY,
+        durability: str | None = None,
     ) -> None:
-        check_name(name, "the topic's name")
+        # Slots of a cluster are for what has keys.
+        check = check_place if durable else check_name
+        check(name, "the topic's name")
         where = f"topic {name!r}"
         _check_type(durable, bool, f"{where}: durable must be True or False")
         _check_type(ordered, bool, f"{where}: ordered must be True or False")
@@ -123,8 +131,11 @@ class Topic(Generic[T]):
         check_partitions(where, ordered, partitions)
         check_count(max_body, f"{where}: max_body")
         _check_pattern(where, name, durable=durable)
+        if durability is not None:
+            check_durability(durability, f"{where}: durability")
         if not durable:
-            _check_ephemeral(where, {"retry": retry, "retain": retain, "ordered": ordered or None})
+            kept = {"retry": retry, "retain": retain, "ordered": ordered or None}
+            _check_ephemeral(where, {**kept, "durability": durability})
         # The dataclass is frozen, so its own constructor sets fields in this way, too.
         put = object.__setattr__
         put(self, "name", name)
@@ -136,6 +147,7 @@ class Topic(Generic[T]):
         put(self, "ordered", ordered)
         put(self, "partitions", partitions)
         put(self, "max_body", max_body)
+        put(self, "durability", durability)
         put(self, "codec", codec_for(body_type, where, codec))
 
     @property

@@ -12,7 +12,7 @@ from typing import Any
 
 import millstream as ms
 from millstream.driver.aio import AsyncDriver
-from millstream.protocol import consume, mailbox, popping, recover, requests, retention
+from millstream.protocol import consume, ending, mailbox, popping, recover, requests, retention
 from millstream.protocol.access import Names
 from millstream.protocol.discovery import look
 from millstream.protocol.keys import queue_keys, subscription_keys, topic_keys
@@ -174,7 +174,7 @@ async def now_and_then(producer: ms.AsyncClient, worker: ms.AsyncClient, name: s
     await producer.driver.drive(requests.deaths(quote, ["1-1"]))
     for mq in (producer, worker):
         await mq.driver.run(mailbox.attend(name, mail, "0-0"))
-        await mq.driver.run(consume.unblock(0))
+        await mq.driver.run(consume.unblock(0, quote.ready))
         await mq.driver.drive(retention.remove_forgotten(topic_keys(name, "placed"), "nobody"))
     own = subscription_keys(name, DURABLE.name, "all")
     await worker.driver.run(consume.extend(own, "gone", [b"1-1"]))
@@ -192,7 +192,7 @@ async def recovering(mq: ms.AsyncClient, namespace: str) -> None:
         await driver.drive(
             recover.hand_over_all(keys, "gone", partitions=1, crashed=True, max_crashes=3)
         )
-        await driver.run(consume.owns(keys, "gone", b"1-1"))
+        await driver.run(ending.owns(keys, "gone", b"1-1"))
     keys = queue_keys(namespace, "ordered")
     await driver.drive(
         recover.hand_over_all(keys, "gone", partitions=2, crashed=True, max_crashes=3)

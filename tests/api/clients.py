@@ -89,9 +89,29 @@ async def _deliveries(deliveries: Any) -> AsyncGenerator[Any, None]:
     """The deliveries of a blocking iterator."""
     try:
         while (delivery := await asyncio.to_thread(next, deliveries, None)) is not None:
-            yield _InThreads(delivery)
+            yield _Delivery(delivery)
     finally:
         await asyncio.to_thread(deliveries.close)
+
+
+class _Delivery(_InThreads):
+    """A blocking delivery behind the methods of the async one."""
+
+    def transaction(self) -> Any:
+        return _Transaction(self.target.transaction())
+
+
+class _Transaction:
+    """A blocking transaction as an async block; its methods only take note, and wait for nothing."""
+
+    def __init__(self, target: Any) -> None:
+        self.target = target
+
+    async def __aenter__(self) -> Any:
+        return await asyncio.to_thread(self.target.__enter__)
+
+    async def __aexit__(self, *error: object) -> None:
+        await asyncio.to_thread(self.target.__exit__, *error)
 
 
 class _Feed(_InThreads):

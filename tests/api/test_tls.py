@@ -12,7 +12,7 @@ import redis
 import trustme
 
 import millstream as ms
-from tests.api.clients import Connect, Kind, connecting, take_one
+from tests.api.clients import Connect, Kind, connecting, make, take_one
 from tests.support.servers import PASSWORD, USER, Server
 from tests.support.tls_proxy import tls_proxy
 from tests.worker.running import becomes, running
@@ -133,3 +133,109 @@ async def test_nobody_is_trusted_unasked(kind: Kind, port: int, namespace: str) 
             await connect()
     assert f"{USER}:***@localhost:{port}" in str(raised.value)
     assert f":{PASSWORD}@" not in str(raised.value)
+
+
+async def test_a_certificate_for_another_host(
+    kind: Kind, port: int, certificate: Path, namespace: str
+) -> None:
+    """A certificate of a trusted authority must be for the host of the URL, unless that is left out."""
+    url = f"rediss://{USER}:{PASSWORD}@127.0.0.1:{port}?ssl_ca_certs={certificate}"
+    async with connecting(kind, url, namespace) as connect:
+        with pytest.raises(ms.NotConnected, match="certificate is for another host"):
+            await connect()
+        for mq in (
+            await connect(f"{url}&ssl_check_hostname=false"),
+            await connect(security=ms.Security(check_hostname=False)),
+        ):
+            await mq.send(QUEUE, 1)
+
+
+async def test_security_beside_the_url(
+    kind: Kind, port: int, certificate: Path, namespace: str
+) -> None:
+    """User, password and authority may stand beside the URL."""
+    url = f"rediss://localhost:{port}"
+    security = ms.Security(username=USER, password=PASSWORD, ca_certs=certificate)
+    async with connecting(kind, url, namespace) as connect:
+        mq = await connect(security=security)
+        await mq.send(QUEUE, 1)
+        assert mq.url == url
+        # For tests: nobody needs to vouch for the server.
+        login: Any = {"username": USER, "password": PASSWORD}
+        await (await connect(security=ms.Security(verify=False, **login))).send(QUEUE, 1)
+
+
+async def test_a_server_that_wants_certificates(
+    kind: Kind, server: Server, authority: trustme.CA, tmp_path: Path, namespace: str
+) -> None:
+    """A client has its own certificate, in the URL or beside it; without one the error says so."""
+    files: dict[str, Any] = {
+        name: tmp_path / f"{name}.pem" for name in ("ca_certs", "certfile", "keyfile")
+    }
+    clients = trustme.CA()
+    mine = clients.issue_cert("millstream")
+    authority.cert_pem.write_to_path(str(files["ca_certs"]))
+    mine.cert_chain_pems[0].write_to_path(str(files["certfile"]))
+    mine.private_key_pem.write_to_path(str(files["keyfile"]))
+    with tls_proxy(server.port, authority, clients=clients) as port:
+        url = f"rediss://{USER}:{PASSWORD}@localhost:{port}"
+        query = "&".join(f"ssl_{name}={path}" for name, path in files.items())
+        async with connecting(kind, url, namespace) as connect:
+            await (await connect(f"{url}?{query}")).send(QUEUE, 1)
+            mq = await connect(security=ms.Security(**files))
+            await mq.send(QUEUE, 1)
+            with pytest.raises(ms.BrokerError, match=r"ssl_certfile and ssl_keyfile|reset|closed"):
+                await connect(security=ms.Security(ca_certs=files["ca_certs"]))
+
+
+async def test_sentinels(
+    kind: Kind, port: int, authority: trustme.CA, certificate: Path, namespace: str
+) -> None:
+    """Sentinels and servers speak TLS; certificates are checked against the names that Sentinels tell."""
+    names = ["sentinel resolve-hostnames yes", "sentinel announce-hostnames yes"]
+    # It cannot look after the server, since it does not speak TLS itself. It knows where it is.
+    watched = [*names, f"sentinel monitor main localhost {port} 1"]
+    with (
+        Server(sentinel=True, extra=watched) as sentinel,
+        tls_proxy(sentinel.port, authority) as there,
+    ):
+        url = f"rediss+sentinel://{USER}:{PASSWORD}@localhost:{there}/main"
+        async with connecting(kind, url, namespace) as connect:
+            for mq in (
+                await connect(f"{url}?ssl_ca_certs={certificate}"),
+                await connect(security=ms.Security(ca_certs=certificate)),
+            ):
+                await mq.send(QUEUE, 1)
+                await (await take_one(mq, QUEUE)).ack()
+            with pytest.raises(ms.NotConnected, match=r"no Sentinel answers.*ssl_ca_certs"):
+                await connect()
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"ca_certs": "/none.pem"}, "ca_certs: there is no file '/none.pem'"),
+        ({"keyfile": __file__}, "certfile"),
+        ({"password": 7}, "password must be text"),
+        ({"password": b"s3cret"}, "password must be text, not of the type bytes"),
+        ({"verify": None}, "verify must be True or False"),
+        ({"check_hostname": 1}, "check_hostname must be True or False"),
+    ],
+)
+def test_security_that_makes_no_sense(options: dict[str, Any], text: str) -> None:
+    """The error names the parameter, and shows no value that may be a secret."""
+    with pytest.raises(ms.UsageError, match=text) as raised:
+        ms.Security(**options)
+    assert "s3cret" not in str(raised.value)
+
+
+async def test_security_without_tls(kind: Kind, url: str) -> None:
+    """Certificates for a connection without TLS, or users of an embedded server, are refused."""
+    for source, security, text in (
+        (url, ms.Security(verify=False), "for TLS"),
+        ("embedded://", ms.Security(username="x"), "embedded"),
+        (None, "s3cret", "must be a Security, not of the type str"),
+    ):
+        with pytest.raises(ms.UsageError, match=text) as raised:
+            await make(kind, source, security=security).connect()
+        assert "s3cret" not in str(raised.value)

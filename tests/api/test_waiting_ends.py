@@ -28,7 +28,7 @@ def tickets(server: Server, namespace: str) -> int:
 
 def waiting(mq: ms.Client) -> int:
     """How many sends of this client wait."""
-    sender: Any = mq.senders.placers[QUEUE.place]
+    sender: Any = mq.senders.placers[QUEUE.place, "memory"]
     return len(sender._sender._line._waiting)
 
 
@@ -82,7 +82,7 @@ def test_an_interrupt_while_the_lock_is_taken(url: str, namespace: str, late: bo
     """Ctrl-C just before or after the thread has got its lock back leaves it with the thread."""
     with ms.Client(url, namespace=namespace) as mq:
         mq.send(QUEUE, 1)
-        placer: Any = mq.senders.placers[QUEUE.place]
+        placer: Any = mq.senders.placers[QUEUE.place, "memory"]
         sender = placer._sender
         guard = sender._guard
         acquire = guard.acquire

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from millstream.driver.aio_listener import AsyncListener
+from millstream.driver.aio_server import AsyncServer
 from millstream.driver.blocking import BlockingDriver
 from millstream.driver.blocking_listener import BlockingListener
+from millstream.driver.blocking_server import BlockingServer
 from millstream.driver.target import resolve
 from millstream.errors import NotConnected, ServerRefused, TimedOut
 from millstream.protocol.consume import unblock
@@ -31,7 +33,9 @@ async def make(kind: Kind) -> AsyncIterator[Make]:
 
         def make(url: str, *, connect_timeout: float = 5, longest: float = 15) -> Any:
             cls: Any = AsyncListener if kind == "async" else BlockingListener
-            made = cls(resolve(url), connect_timeout=connect_timeout, longest=longest)
+            server_of: Any = AsyncServer if kind == "async" else BlockingServer
+            server = server_of(resolve(url), connect_timeout=5, timeout=5)
+            made = cls(server, connect_timeout=connect_timeout, longest=longest)
             listener = made if kind == "async" else InThreads(made)
             stack.push_async_callback(listener.close)
             return listener
@@ -121,7 +125,7 @@ async def test_a_sleep_can_be_ended(server: Server, make: Make, key: str) -> Non
     await auntil(lambda: _blocked(server) == 1)
 
     driver = BlockingDriver(server.limited_url, connect_timeout=5, timeout=5)
-    await asyncio.to_thread(driver.run, unblock(listener.client_id))
+    await asyncio.to_thread(driver.run, unblock(listener.client_id, key))
     driver.close()
 
     assert await asyncio.wait_for(polling, 5) is None
@@ -276,7 +280,9 @@ async def test_a_poll_that_is_cancelled_while_it_connects_leaves_it_in_step(
 ) -> None:
     """A poll that is cancelled between a command and its reply does not leave it to the next."""
     push(server, key, "a")
-    listener = AsyncListener(resolve(proxy.url), connect_timeout=5, longest=15)
+    listener = AsyncListener(
+        AsyncServer(resolve(proxy.url), connect_timeout=5, timeout=5), connect_timeout=5, longest=15
+    )
     proxy.delay(0.2)
     polling = asyncio.create_task(listener.poll(pop(key), 5))
     await auntil(lambda: _asks_for_its_id(server), every=0.002)
@@ -296,7 +302,11 @@ def _asks_for_its_id(server: Server) -> bool:
 
 async def test_a_cancelled_poll_leaves_its_read(server: Server, key: str) -> None:
     """A poll that is cancelled while it waits leaves the read outstanding for the next."""
-    listener = AsyncListener(resolve(server.url), connect_timeout=5, longest=15)
+    listener = AsyncListener(
+        AsyncServer(resolve(server.url), connect_timeout=5, timeout=5),
+        connect_timeout=5,
+        longest=15,
+    )
     polling = asyncio.create_task(listener.poll(pop(key), 10))
     await auntil(lambda: _blocked(server) == 1)
 

@@ -10,6 +10,7 @@ import pytest
 from millstream.aio.sleeper import Sleeper
 from millstream.driver.aio import AsyncDriver
 from millstream.driver.aio_listener import AsyncListener
+from millstream.driver.aio_server import AsyncServer
 from millstream.driver.target import resolve
 from millstream.errors import NotConnected
 from millstream.protocol import consume
@@ -35,7 +36,9 @@ async def test_a_sleep_that_has_not_begun_ends_all_the_same(
     """
     keys, admin = queue_keys(namespace, "orders"), server.admin()
     driver = AsyncDriver(server.url, connect_timeout=5, timeout=5)
-    listener = AsyncListener(resolve(proxy.url), connect_timeout=5, longest=25)
+    listener = AsyncListener(
+        AsyncServer(resolve(proxy.url), connect_timeout=5, timeout=5), connect_timeout=5, longest=25
+    )
     sleeper = Sleeper(driver, listener, keys=[keys], consumer="a")
     try:
         await driver.open()
@@ -67,7 +70,9 @@ async def test_a_sleep_that_cannot_be_ended_is_cut(
     """When the word does not arrive where the read is, nothing of it is left at the server."""
     keys, admin = queue_keys(namespace, "orders"), server.admin()
     driver = AsyncDriver(server.url, connect_timeout=5, timeout=5)
-    listener = AsyncListener(resolve(proxy.url), connect_timeout=5, longest=25)
+    listener = AsyncListener(
+        AsyncServer(resolve(proxy.url), connect_timeout=5, timeout=5), connect_timeout=5, longest=25
+    )
     sleeper = Sleeper(driver, listener, keys=[keys], consumer="a")
     try:
         await driver.open()

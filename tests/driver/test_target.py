@@ -32,9 +32,9 @@ from millstream.errors import UsageError
         ("valkey://host", "tcp", {"host": "host"}),
         ("rediss://host", "tls", {"host": "host"}),
         (
-            "valkeys://host?ssl_ca_certs=/ca.pem",
+            "valkeys://host?ssl_check_hostname=false&ssl_cert_reqs=none",
             "tls",
-            {"host": "host", "ssl_ca_certs": "/ca.pem"},
+            {"host": "host", "ssl_check_hostname": False, "ssl_cert_reqs": "none"},
         ),
         ("unix:///run/redis.sock", "unix", {"path": "/run/redis.sock"}),
         (
@@ -59,6 +59,53 @@ def test_urls(url: str, transport: str, options: dict[str, Any]) -> None:
     assert target.embedded is None
 
 
+@pytest.mark.parametrize("scheme", ["redis", "rediss", "valkey", "valkeys"])
+def test_urls_of_sentinels(scheme: str) -> None:
+    """Login, database and options are for the servers; the Sentinels have options of their own."""
+    tls = scheme in {"rediss", "valkeys"}
+    url = (
+        f"{scheme}+sentinel://user:p%40ss@h1,[::1]:7,h3:26380/my%20name/3?client_name=me"
+        "&sentinel_username=watch&sentinel_password=p%26w"
+    )
+
+    target = resolve(url)
+
+    assert target.transport == ("tls" if tls else "tcp")
+    login = {"username": "user", "password": "p@ss"}
+    assert target.options == {**login, "db": 3, "client_name": "me"}
+    assert target.sentinels is not None
+    assert target.sentinels.name == "my name"
+    places: list[Any] = list(target.sentinels.places)
+    assert [place.url for place in places] == ["h1:26379", "[::1]:7", "h3:26380"]
+    for place in places:
+        assert place.transport == target.transport
+        assert place.options["username"] == "watch"
+        assert place.options["password"] == "p&w"  # noqa: S105 - no secret
+        assert "db" not in place.options
+    assert target.replicas() is not None
+
+
+def test_one_server_has_no_replicas() -> None:
+    """Nobody tells where replicas of a plain URL are."""
+    assert resolve("redis://host").replicas() is None
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("redis://host?ssl_ca_certs=/ca.pem", "ssl_ca_certs is for TLS.*rediss://"),
+        ("rediss://host?ssl_ca_certs=/none.pem", "ssl_ca_certs.*no file '/none.pem'"),
+        ("rediss://host?ssl_cacerts=/ca.pem", "no option ssl_cacerts.*ssl_ca_certs"),
+        ("redis+sentinel://h/name?ssl_keyfile=/k.pem", "ssl_keyfile is for TLS"),
+        ("rediss+sentinel://h/name?ssl_keyfile=/none.pem", "ssl_keyfile.*no file"),
+    ],
+)
+def test_options_of_tls_that_make_no_sense(url: str, text: str) -> None:
+    """Options that TLS does not know, or a connection without it, are named by the error."""
+    with pytest.raises(UsageError, match=text):
+        resolve(url)
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -67,7 +114,17 @@ def test_urls(url: str, transport: str, options: dict[str, Any]) -> None:
         "localhost:6379",
         "http://localhost",
         "redis:localhost",
-        "redis+sentinel://host/name",
+        "unix+sentinel://host/name",
+        "redis+sentinel://host",
+        "redis+sentinel://host/",
+        "redis+sentinel:///name",
+        "redis+sentinel://host,/name",
+        "redis+sentinel://host:port/name",
+        "redis+sentinel://host:99999/name",
+        "redis+sentinel://[::1/name",
+        "redis+sentinel://host/name/three",
+        "redis+sentinel://host/name/1/2",
+        "redis+sentinel://host/name?sentinel_port=1",
         "redis+cluster://host",
         "REDIS//host",
         "redis://host:port",
@@ -87,7 +144,8 @@ def test_the_error_lists_the_schemes() -> None:
     with pytest.raises(UsageError) as caught:
         resolve("amqp://localhost")
 
-    for scheme in ("redis://", "rediss://", "valkey://", "valkeys://", "unix://", "embedded://"):
+    plain = ("redis://", "rediss://", "valkey://", "valkeys://", "unix://", "embedded://")
+    for scheme in (*plain, "redis+sentinel://", "rediss+sentinel://"):
         assert scheme in str(caught.value)
 
 
@@ -108,6 +166,10 @@ SECRET = "s3cr3t"  # noqa: S105 - the word that must not be shown
         ("redis://host:6379/1", "redis://host:6379/1"),
         ("unix:///run/a.sock", "unix:///run/a.sock"),
         ("redis://[::1]:7000", "redis://[::1]:7000"),
+        (
+            f"redis+sentinel://user:{SECRET}@h1:1,h2/name/3?sentinel_password={SECRET}&client_name=me",
+            "redis+sentinel://user:***@h1:1,h2/name/3?sentinel_password=***&client_name=me",
+        ),
     ],
 )
 def test_passwords_are_hidden(url: str, shown: str) -> None:
@@ -131,6 +193,11 @@ def test_passwords_are_hidden(url: str, shown: str) -> None:
         f"http://user:{SECRET}@host",
         f"redis//user:{SECRET}@host",
         f"redis://host:port?password={SECRET}",
+        f"redis+sentinel://user:{SECRET}/x@host/name",
+        f"redis+sentinel://user:x?{SECRET}@host/name",
+        f"redis+sentinel://user:x,{SECRET}@host:port/name",
+        f"redis+sentinel://host/name/x?sentinel_password={SECRET}",
+        f"redis+sentinel://host?sentinel_password={SECRET}",
     ],
 )
 def test_no_error_shows_a_password(url: str) -> None:
@@ -211,12 +278,31 @@ def test_a_pool_that_blocks() -> None:
 
 
 @pytest.mark.parametrize("module", [redis.sentinel, redis.asyncio.sentinel])
-def test_a_client_of_a_sentinel_is_refused(module: Any) -> None:
-    """A client whose address a Sentinel knows has none of its own; localhost would be wrong."""
-    master = module.Sentinel([("host", 26379)]).master_for("name")
+@pytest.mark.parametrize(("tls", "transport"), [({}, "tcp"), ({"ssl": True}, "tls")])
+def test_clients_of_sentinels(module: Any, tls: dict[str, bool], transport: str) -> None:
+    """The Sentinels of a client are taken, and who logs in where."""
+    sentinels = module.Sentinel(
+        [("h1", 26379), ("::1", 7)], sentinel_kwargs={"password": SECRET, **tls}
+    )
+    wanted = {"username": "user", "password": "other", "db": 3}
+    master = sentinels.master_for("name", **wanted, **tls)
 
-    with pytest.raises(UsageError, match="Sentinel"):
-        resolve(master)
+    target = resolve(master)
+
+    scheme = "rediss" if tls else "redis"
+    assert target.url == f"{scheme}+sentinel://h1:26379,[::1]:7/name"
+    assert target.transport == transport
+    assert {name: target.options[name] for name in wanted} == wanted
+    assert "host" not in target.options
+
+
+@pytest.mark.parametrize("module", [redis.sentinel, redis.asyncio.sentinel])
+def test_clients_of_sentinels_that_are_refused(module: Any) -> None:
+    """A client of replicas cannot send; one that knows better than its Sentinels is not guessed at."""
+    with pytest.raises(UsageError, match=r"master_for.*read_from"):
+        resolve(module.Sentinel([("host", 26379)]).slave_for("name"))
+    with pytest.raises(UsageError, match="force_master_ip"):
+        resolve(module.Sentinel([("h", 1)], force_master_ip="1.2.3.4").master_for("name"))
 
 
 @pytest.mark.parametrize("source", [7, b"redis://host", object(), {"host": "host"}])

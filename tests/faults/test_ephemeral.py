@@ -13,7 +13,9 @@ import pytest
 
 import millstream as ms
 from millstream.driver.aio_pubsub import AsyncPubSub
+from millstream.driver.aio_server import AsyncServer
 from millstream.driver.blocking_pubsub import BlockingPubSub
+from millstream.driver.blocking_server import BlockingServer
 from millstream.driver.target import resolve
 from millstream.message import Missed
 from millstream.protocol.ephemeral import Channel
@@ -89,10 +91,12 @@ async def test_a_connection_that_dies_in_silence(
     box = Box("ticks", 10, "drop_oldest")
     pubsub: Any
     if kind == "async":
-        pubsub = AsyncPubSub(target, **options)
+        pubsub = AsyncPubSub(AsyncServer(target, connect_timeout=5, timeout=5), **options)
         inbox: Any = pubsub.inbox(box)
     else:
-        pubsub = InThreads(BlockingPubSub(target, **options))
+        pubsub = InThreads(
+            BlockingPubSub(BlockingServer(target, connect_timeout=5, timeout=5), **options)
+        )
         inbox = InThreads(pubsub.target.inbox(box))
     joined = pubsub.join(channel, inbox if kind == "async" else inbox.target)
     await joined

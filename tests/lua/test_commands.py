@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from millstream.protocol import admin, consume
+from millstream.protocol import admin, consume, ending
 from millstream.protocol.keys import GROUP
 from millstream.protocol.op import Command, Op
 from millstream.protocol.settlement import ack, release
@@ -71,7 +71,7 @@ def test_a_sleep_can_be_ended_at_once(state: State) -> None:
     reader = threading.Thread(target=sleep)
     reader.start()
     while reader.is_alive():
-        state.run(consume.unblock(client))
+        state.run(consume.unblock(client, state.keys.ready))
         reader.join(0.01)
     listener.close()
 
@@ -105,12 +105,12 @@ def test_owns(state: State, lane: str) -> None:
     """A delivery has one owner until it ends."""
     token = state.own("a", lane)
 
-    assert state.run(consume.owns(state.keys, "a", token))
-    assert not state.run(consume.owns(state.keys, "b", token))
+    assert state.run(ending.owns(state.keys, "a", token))
+    assert not state.run(ending.owns(state.keys, "b", token))
 
     state.settle("a", ack(token))
 
-    assert not state.run(consume.owns(state.keys, "a", token))
+    assert not state.run(ending.owns(state.keys, "a", token))
 
 
 def idle(state: State, lane: str) -> list[int]:
@@ -171,7 +171,7 @@ def test_a_missing_group_is_reported(state: State) -> None:
     for op in (
         consume.wait(state.keys, "a", 1, suspects=True),
         consume.extend(state.keys, "a", [token]),
-        consume.owns(state.keys, "a", token),
+        ending.owns(state.keys, "a", token),
     ):
         with refused("NOGROUP"):
             state.run(op)

@@ -11,6 +11,7 @@ from millstream.message import Receipt
 from millstream.policy import Bound, Limits, Rate
 from millstream.protocol import consume
 from millstream.protocol.bound import Unit, place_units
+from millstream.protocol.ending import acknowledge
 from millstream.protocol.line import line_up
 from millstream.protocol.place import Placement, place
 from millstream.protocol.settlement import reject
@@ -90,6 +91,18 @@ def test_places_in_the_line(state: State) -> None:
     assert called(state) == [], "there is no room for anybody"
     end_one(state)
     assert called(state) == ["b 1"]
+
+
+def test_a_plain_ack_makes_room(state: State) -> None:
+    """Who acknowledges message by message calls the first in the line, too."""
+    fill(state)
+    send(state, "a", 1, units("3"))
+    [envelope] = state.fetch("c", ("", 1)).envelopes
+
+    assert not state.run(acknowledge(state.keys, envelope.token)).lost
+
+    assert called(state) == ["a 1"]
+    assert send(state, "a", 2, units("3"), ticket="a 1") == ["ok"]
 
 
 def test_all_keys_go_with_the_last_ticket(state: State) -> None:

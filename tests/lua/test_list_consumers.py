@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from millstream.protocol import consume
+from millstream.protocol import consume, ending
 from millstream.protocol import lists as of_lists
 from tests.lua.list_state import LEASE, NUDGE, ListState, bodies, element
 from tests.lua.state import NOW, out_of_memory, refused
@@ -99,9 +99,9 @@ def test_owns(lists: ListState) -> None:
     lists.register("a", "b")
     [token] = lists.give("a", element("5-1"))
 
-    assert lists.run(consume.owns(lists.keys, "a", token))
-    assert not lists.run(consume.owns(lists.keys, "b", token))
-    assert not lists.run(consume.owns(lists.keys, "a", b"6-1"))
+    assert lists.run(ending.owns(lists.keys, "a", token))
+    assert not lists.run(ending.owns(lists.keys, "b", token))
+    assert not lists.run(ending.owns(lists.keys, "a", b"6-1"))
 
 
 # Extend

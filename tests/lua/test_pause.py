@@ -280,7 +280,7 @@ def test_workers_are_told(state: State) -> None:
 def test_what_a_listener_hears(state: State) -> None:
     """A listener hears what is said from its beginning on, each word once."""
     pause(state)
-    start = state.run(control.now())
+    start = state.run(control.now(state.keys.control))
     state.do("DEL", state.keys.control)
     resume(state)
     heard = {state.keys.control: start}

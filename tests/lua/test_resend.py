@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from millstream.protocol import admin, kept
-from millstream.protocol.op import Op, Pause, Plan
+from millstream.protocol.op import Op, Pause, Plan, Step
 from millstream.protocol.replay import Span
 from tests.lua.state import FOREIGN, State, out_of_memory, refused
 from tests.support.servers import Server
@@ -24,7 +24,7 @@ def resend(state: State, span: Span = EVERYTHING, rate: float | None = None) -> 
     return state.drive(kept.resend(state.keys, span, producer="me", rate=rate))
 
 
-def follow(plan: Plan[int], run: Callable[[Op[Any] | Pause], Any]) -> int:
+def follow(plan: Plan[int], run: Callable[[Step], Any]) -> int:
     """Run a plan step by step; its result."""
     answer: Any = None
     while True:
@@ -90,7 +90,7 @@ def test_many(state: State) -> None:
         keep(state, number)
     calls = 0
 
-    def run(step: Op[Any] | Pause) -> Any:
+    def run(step: Step) -> Any:
         nonlocal calls
         assert isinstance(step, Op)
         answer = state.run(step)
@@ -110,7 +110,7 @@ def test_a_repeated_call_sends_nothing(state: State) -> None:
     for number in range(1, 700):
         keep(state, number)
 
-    def run(step: Op[Any] | Pause) -> Any:
+    def run(step: Step) -> Any:
         assert isinstance(step, Op)
         assert step.repeatable
         answer = state.run(step)
@@ -130,9 +130,10 @@ def test_at_a_rate(state: State) -> None:
         keep(state, number)
     pauses: list[float] = []
 
-    def run(step: Op[Any] | Pause) -> Any:
+    def run(step: Step) -> Any:
         if isinstance(step, Op):
             return state.run(step)
+        assert isinstance(step, Pause)
         pauses.append(step.seconds)
         return None
 

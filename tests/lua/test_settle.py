@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from millstream.policy import Retry
-from millstream.protocol import consume
+from millstream.protocol import consume, ending
 from millstream.protocol.consume import PROMOTED_AT_ONCE
 from millstream.protocol.envelope import Envelope
 from millstream.protocol.keys import GROUP
@@ -787,6 +787,6 @@ def test_settle_says_that_the_server_is_full(own_server: Server, own_state: Stat
     token = own_state.own("a")
 
     with out_of_memory(own_server), refused("OOM"):
-        own_state.drive(consume.settle(own_state.keys, "a", retry(token)))
+        own_state.drive(ending.settle(own_state.keys, "a", retry(token)))
 
     assert list(own_state.owners()) == [token.decode()]

@@ -46,7 +46,7 @@ PERMANENT = frozenset(
 )
 # What is there only as long as a message is that has it: nothing in them may name another one.
 HELD = {"holders", "lines", "priority", "unique"}
-_KIND = re.compile(r"[^{}]*:\{[^{}]+\}:([^:]+)")
+_KIND = re.compile(r"[^{}]*:\{[^{}]+\}(?:\.[^{}:]+)?:([^:]+)")
 
 
 def kind(key: str) -> str | None:

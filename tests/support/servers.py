@@ -41,7 +41,7 @@ PACKAGED = {
 USER, PASSWORD = "suite", "suite"
 ACL = (
     f"user {USER} on >{PASSWORD} resetkeys ~t-* resetchannels &t-* +@all -@dangerous"
-    " +info +config|get +client|id +client|getname +client|setname +client|list +client|unblock"
+    " +info +config|get +cluster|slots +client|id +client|getname +client|setname +client|list +client|unblock"
 )
 
 START_TIMEOUT = 20.0
@@ -108,7 +108,9 @@ class Server:
     """One server process. Use it as a context manager, or call start() and close().
 
     `extra` are further lines of its configuration file, e.g. `["maxmemory 20mb"]`. With `cluster`
-    it is a node of a cluster that has all slots, until the test gives some away.
+    it is a node of a cluster that has all slots, until the test gives some away; without `alone` it
+    has none, and waits to be made part of one (`tests/support/cluster.py`). With `sentinel` it is a
+    Sentinel, which keeps what it has learned when it is started again.
     """
 
     def __init__(
@@ -118,6 +120,8 @@ class Server:
         appendonly: bool = False,
         appendfsync: Literal["always", "everysec", "no"] = "everysec",
         cluster: bool = False,
+        sentinel: bool = False,
+        alone: bool = True,
         extra: Iterable[str] = (),
     ) -> None:
         program = binary(name)
@@ -126,6 +130,8 @@ class Server:
         self.name = name
         self.port = free_port(bus=cluster)
         self._cluster = cluster
+        self._sentinel = sentinel
+        self._alone = alone
         # Not the default temporary directory: a socket's path has at most 104 characters on macOS.
         self.directory = Path(tempfile.mkdtemp(prefix="ms-", dir="/tmp"))
         self._program = program
@@ -137,7 +143,7 @@ class Server:
         ]
         self._process: subprocess.Popen[bytes] | None = None
         self._admin: redis.Redis | None = None
-        self._started_once = False
+        self._started_once = self._paused = False
         self._owner = os.getpid()
         atexit.register(self._close_at_exit)
 
@@ -167,6 +173,11 @@ class Server:
         return self._process is not None and self._process.poll() is None
 
     @property
+    def paused(self) -> bool:
+        """True between pause() and resume(), or the end of the process."""
+        return self.running and self._paused
+
+    @property
     def pid(self) -> int:
         """The process id of the running server."""
         return self._alive().pid
@@ -180,10 +191,11 @@ class Server:
     def start(self) -> Self:
         """Start the process and return when it answers."""
         assert not self.running, f"{self.name} runs already"
+        self._paused = False
         for _ in range(5):
             self._launch()
             if self._wait_until_ready():
-                if self._cluster:
+                if self._cluster and self._alone:
                     self._wait_until_it_serves()
                 self._started_once = True
                 return self
@@ -221,10 +233,12 @@ class Server:
         pid = self._alive().pid
         os.kill(pid, signal.SIGSTOP)
         os.waitpid(pid, os.WUNTRACED)  # returns when it has really stopped
+        self._paused = True
 
     def resume(self) -> None:
         """Go on after pause()."""
         os.kill(self._alive().pid, signal.SIGCONT)
+        self._paused = False
 
     def close(self) -> None:
         """End the process and delete its data. Safe to call twice."""
@@ -254,27 +268,31 @@ class Server:
 
     def _launch(self) -> None:
         config = self.directory / "server.conf"
+        if not (self._sentinel and self._started_once):  # it writes down there what it learns
+            self._configure(config)
+        (self.directory / "log").write_text("")
+        # The kernel's parent-death signal comes when the *thread* that started the process ends,
+        # so a server started from another thread is left to atexit.
+        tied = _libc is not None and threading.current_thread() is threading.main_thread()
+        self._process = subprocess.Popen(
+            [self._program, config, *(["--sentinel"] if self._sentinel else [])],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for pytest; it stops the servers in its own order
+            preexec_fn=_die_with_parent if tied else None,  # noqa: PLW1509 - one system call
+        )
+
+    def _configure(self, config: Path) -> None:
         lines = [
             f"bind 127.0.0.1\nport {self.port}",
             f"unixsocket {self.socket_path}\nunixsocketperm 700",
             f"dir {self.directory}\nlogfile {self.directory}/log",
             'save ""',
             "repl-diskless-sync-delay 0",  # a test's replica need not wait for company
-            ACL,
+            *([] if self._sentinel else [ACL]),  # it does not know all of these commands
             *self._settings,
         ]
         config.write_text("\n".join(lines) + "\n")
-        (self.directory / "log").write_text("")
-        # The kernel's parent-death signal comes when the *thread* that started the process ends,
-        # so a server started from another thread is left to atexit.
-        tied = _libc is not None and threading.current_thread() is threading.main_thread()
-        self._process = subprocess.Popen(
-            [self._program, config],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for pytest; it stops the servers in its own order
-            preexec_fn=_die_with_parent if tied else None,  # noqa: PLW1509 - one system call
-        )
 
     def _wait_until_ready(self) -> bool:
         """True when it answers, False when it ended first."""

@@ -16,10 +16,18 @@ DEADLINE = 10.0
 
 
 @contextlib.contextmanager
-def tls_proxy(upstream: int, authority: trustme.CA) -> Iterator[int]:
-    """Forward what comes over TLS to 127.0.0.1:`upstream`; the value is the port to connect to."""
+def tls_proxy(
+    upstream: int, authority: trustme.CA, *, clients: trustme.CA | None = None
+) -> Iterator[int]:
+    """Forward what comes over TLS to 127.0.0.1:`upstream`; the value is the port to connect to.
+
+    Its certificate is for `localhost`. With `clients`, these need one of that authority.
+    """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("localhost").configure_cert(context)
+    if clients is not None:
+        clients.configure_trust(context)
+        context.verify_mode = ssl.CERT_REQUIRED
     port = free_port()
     ready, end = threading.Event(), asyncio.Event()
     loop = asyncio.new_event_loop()

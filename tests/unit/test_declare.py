@@ -11,6 +11,7 @@ import pytest
 from millstream.declare import DEFAULT_MAX_BODY, Queue, check_name
 from millstream.errors import UsageError
 from millstream.policy import AtMostOnce, Backoff, Bound, Limits, Rate, Retain, Retry
+from millstream.topic import Topic
 
 
 class Order(msgspec.Struct):
@@ -117,6 +118,23 @@ def test_a_name_may_not_be(name: Any) -> None:
     with pytest.raises(UsageError, match=r"^namespace must be 1 to 200 characters"):
         check_name(name, "namespace")
     with pytest.raises(UsageError, match=r"^the queue's name must be"):
+        Queue(name)
+
+
+@pytest.mark.parametrize("name", ["{shop}.orders", "{a:b}.c.d", "{\u00fc}.\u00fc"])
+def test_a_name_may_begin_with_a_tag(name: str) -> None:
+    """It shares its slot with others then, also as a durable topic."""
+    assert Queue(name).name == name
+    assert Topic(name).name == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["{}.a", "{a}", "{a}.", "{a}b", "{a}.b:c", "{a}.b{c}", "{a/1}.b", "{a b}.c", "{a.b", "{{a}}.b"],
+)
+def test_a_tag_may_not_be(name: str) -> None:
+    """Whatever would change the hash tag again, or be taken for the end of a name."""
+    with pytest.raises(UsageError, match=r"^the queue's name must be a tag"):
         Queue(name)
 
 

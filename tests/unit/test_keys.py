@@ -55,6 +55,13 @@ def all_keys(keys: QueueKeys | TopicKeys) -> dict[str, str]:
         (KEYS.producer("p7"), "ms:{orders}:producer:p7"),
         (GROUP, "workers"),
         (KEYS.group, GROUP),
+        (queue_keys("ms", "{shop}.orders").ready, "ms:{shop}.orders:ready"),
+        (queue_keys("ms", "{shop}.orders", 3).dead, "ms:{shop/3}.orders:dead"),
+        (topic_keys("ms", "{shop}.placed", 3).log, "ms:{shop/3}.placed:log"),
+        (
+            topic_keys("ms", "{shop}.placed").subscription("email").due,
+            "ms:{shop}.placed:subscription:email:due",
+        ),
         (TOPIC.log, "ms:{placed}:log"),
         (TOPIC.counters, "ms:{placed}:log-counters"),
         (TOPIC.subscriptions, "ms:{placed}:subscriptions"),

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import pytest
 
 from millstream.errors import NotConnected, ServerRefused, TimedOut
-from millstream.policy import Retry
-from millstream.protocol import admin, consume
+from millstream.policy import Limits, Retain, Retry
+from millstream.protocol import admin, consume, ending
 from millstream.protocol.discovery import list_queues
 from millstream.protocol.envelope import Envelope
-from millstream.protocol.keys import queue_keys
-from millstream.protocol.op import Op, Pause, Plan
+from millstream.protocol.keys import QueueKeys, queue_keys, subscription_keys
+from millstream.protocol.op import Nodes, Op, Pause, Plan, Step
 from millstream.protocol.recover import HandedOver, hand_over
-from millstream.protocol.settlement import Settlement, ack, failure, reject
+from millstream.protocol.settlement import Settlement, ack, failure, reject, release
 
 T = TypeVar("T")
 KEYS = queue_keys("ms", "orders")
@@ -39,6 +40,9 @@ def play(plan: Plan[T], *answers: Any) -> tuple[T, list[str]]:
             if isinstance(step, Pause):
                 steps.append(f"pause {step.seconds:g}")
                 continue
+            if isinstance(step, Nodes):
+                answer = [None]
+                continue
             steps.append(" ".join(map(name, step.commands)))
             reply = left.pop(0)
             answer = reply if isinstance(reply, Exception) else step.decode(reply)
@@ -52,7 +56,7 @@ def name(command: Any) -> str:
     return command.script.name if command.script else str(command.arguments[0])
 
 
-def arguments(op: Op[Any] | Pause) -> list[Any]:
+def arguments(op: Step) -> list[Any]:
     """What the first command of a step says, behind its keys if it is a script."""
     assert isinstance(op, Op)
     command = op.commands[0]
@@ -74,55 +78,84 @@ GONE: list[Any] = [[]]
 
 
 @pytest.fixture
-def settle() -> Plan[bool]:
-    return consume.settle(KEYS, "me", ack(b"5-1"))
+def settle() -> Plan[bool | None]:
+    return ending.settle(KEYS, "me", release(b"5-1"))
 
 
-def test_settle_is_one_step(settle: Plan[bool]) -> None:
+def test_settle_is_one_step(settle: Plan[bool | None]) -> None:
     """The ordinary case costs one round trip."""
     assert play(settle, answer()) == (True, ["settle"])
 
 
-def test_settle_tells_a_lost_lease(settle: Plan[bool]) -> None:
+def test_settle_tells_a_lost_lease(settle: Plan[bool | None]) -> None:
     """What the server refuses is not ours."""
     assert play(settle, answer(lost=(b"5-1",))) == (False, ["settle"])
 
 
-@pytest.mark.parametrize("loss", [LOST, LATE])
-def test_a_lost_reply_is_looked_into(settle: Plan[bool], loss: Exception) -> None:
-    """What is not pending any more was settled, most likely by the call whose reply was lost."""
-    assert play(settle, loss, GONE) == (True, ["settle", "XPENDING"])
+def test_a_plain_ack_has_a_script_of_its_own() -> None:
+    """It has nothing to bring along; a lost reply is looked into as for every end."""
+    plan = partial(ending.settle, KEYS, "me", ack(b"5-1"))
+    assert play(plan(), [1]) == (True, ["ack"])
+    assert play(plan(), [0]) == (False, ["ack"])
+    assert play(plan(), LOST, OURS, [1]) == (True, ["ack", "XPENDING", "ack"])
+
+
+@pytest.mark.parametrize(
+    ("keys", "end", "options"),
+    [
+        (KEYS, ack(b"f5-1"), {}),
+        (KEYS, ack(b"s5-1"), {}),
+        (KEYS, ack(b"5-1", plain=False), {}),
+        (KEYS, ack(b"5-1"), {"limits": Limits(rate=None, max_running=1)}),
+        (KEYS, ack(b"5-1"), {"keep": Retain(max_length=1)}),
+        (queue_keys("ms", "q", store="list"), ack(b"5-1"), {}),
+        (subscription_keys("ms", "t", "s"), ack(b"5-1"), {}),
+    ],
+)
+def test_other_acks_do_what_a_fetch_does(
+    keys: QueueKeys, end: Settlement, options: dict[str, Any]
+) -> None:
+    """Something follows from them, or their message may have had another owner."""
+    op = next(ending.settle(keys, "me", end, **options))
+    assert isinstance(op, Op)
+    assert name(op.commands[0]) != "ack"
 
 
 @pytest.mark.parametrize("loss", [LOST, LATE])
-def test_a_lost_request_is_repeated(settle: Plan[bool], loss: Exception) -> None:
+def test_a_lost_reply_is_looked_into(settle: Plan[bool | None], loss: Exception) -> None:
+    """What is not pending any more was settled, by the call whose reply was lost or by others."""
+    assert play(settle, loss, GONE) == (None, ["settle", "XPENDING"])
+
+
+@pytest.mark.parametrize("loss", [LOST, LATE])
+def test_a_lost_request_is_repeated(settle: Plan[bool | None], loss: Exception) -> None:
     """What is still ours was not settled, so it is settled now."""
     assert play(settle, loss, OURS, answer()) == (True, ["settle", "XPENDING", "settle"])
 
 
-def test_the_repetition_may_be_refused(settle: Plan[bool]) -> None:
-    """When the lease ran out between the look and the second try."""
-    assert play(settle, LOST, OURS, answer(lost=(b"5-1",)))[0] is False
+def test_the_repetition_may_be_refused(settle: Plan[bool | None]) -> None:
+    """The first call has arrived after the look, or the lease ran out since: nobody can tell."""
+    assert play(settle, LOST, OURS, answer(lost=(b"5-1",)))[0] is None
 
 
-def test_what_another_consumer_has_is_left_to_it(settle: Plan[bool]) -> None:
-    """There is nothing left to do for us, and nothing to tell."""
-    assert play(settle, LOST, THEIRS) == (True, ["settle", "XPENDING"])
+def test_what_another_consumer_has_is_left_to_it(settle: Plan[bool | None]) -> None:
+    """There is nothing left to do for us; whether it was ours before, the caller may know."""
+    assert play(settle, LOST, THEIRS) == (None, ["settle", "XPENDING"])
 
 
-def test_a_server_that_stays_away_is_an_error(settle: Plan[bool]) -> None:
+def test_a_server_that_stays_away_is_an_error(settle: Plan[bool | None]) -> None:
     """Nobody knows then whether it was settled."""
     with pytest.raises(NotConnected):
         play(settle, LOST, LOST)
 
 
-def test_a_second_loss_is_an_error(settle: Plan[bool]) -> None:
+def test_a_second_loss_is_an_error(settle: Plan[bool | None]) -> None:
     """The plan tries again once."""
     with pytest.raises(TimedOut):
         play(settle, LOST, OURS, LATE)
 
 
-def test_a_refusal_is_an_error(settle: Plan[bool]) -> None:
+def test_a_refusal_is_an_error(settle: Plan[bool | None]) -> None:
     """It is no loss: the server has said no."""
     with pytest.raises(ServerRefused):
         play(settle, ServerRefused("NOPERM", code="NOPERM"))
@@ -131,7 +164,7 @@ def test_a_refusal_is_an_error(settle: Plan[bool]) -> None:
 @pytest.mark.parametrize("before", [(), (LOST, OURS)])
 def test_what_could_not_be_stored_is_an_error(before: tuple[Any, ...]) -> None:
     """It names the queue and has the server's code."""
-    plan = consume.settle(KEYS, "me", reject(b"f5-1", "no"))
+    plan = ending.settle(KEYS, "me", reject(b"f5-1", "no"))
 
     with pytest.raises(ServerRefused, match=r"queue 'orders': .*: OOM command not") as caught:
         play(plan, *before, answer(kept=((b"f5-1", b"OOM command not allowed"),)))
@@ -149,7 +182,7 @@ def test_what_could_not_be_stored_is_an_error(before: tuple[Any, ...]) -> None:
 )
 def test_the_look_is_at_the_right_lane(token: bytes, key: str, id: bytes) -> None:
     """The token says where the delivery is pending."""
-    plan = consume.settle(KEYS, "me", ack(token))
+    plan = ending.settle(KEYS, "me", ack(token))
     next(plan)
 
     look = plan.throw(LOST)
@@ -160,7 +193,7 @@ def test_the_look_is_at_the_right_lane(token: bytes, key: str, id: bytes) -> Non
 def test_a_settlement_that_may_be_due_first_wakes_a_reader() -> None:
     """Nobody else would see to it in time."""
     envelope = Envelope(b"5-1", [b"b", b""])
-    plan = consume.settle(KEYS, "me", failure(envelope, Retry(), reason="no", luck=0.5))
+    plan = ending.settle(KEYS, "me", failure(envelope, Retry(), reason="no", luck=0.5))
 
     step = next(plan)
 
@@ -433,7 +466,7 @@ def test_stats_merge_what_the_lanes_say() -> None:
 def test_every_plan_ends_when_it_is_closed() -> None:
     """A driver that gives up leaves nothing behind."""
     plans: list[Callable[[], Plan[Any]]] = [
-        lambda: consume.settle(KEYS, "me", ack(b"5-1")),
+        lambda: ending.settle(KEYS, "me", ack(b"5-1")),
         lambda: consume.own_pending(KEYS, "me"),
         lambda: hand_over(KEYS, "him", crashed=True, max_crashes=3),
         lambda: admin.purge(KEYS),

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from tests.support.cluster import Cluster, Stage
 from tests.support.leaks import kind, leaked, wipe
 from tests.support.proxy import Proxy
 from tests.support.servers import SERVERS, Server, binary
@@ -344,3 +345,26 @@ def test_a_test_that_ends_is_left_alone() -> None:
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, timeout=30, check=False)
 
     assert done.returncode == 0
+
+
+class TestCluster:
+    def test_a_slot_moves_with_its_keys(self) -> None:
+        """Each stage is told of once, and afterwards the other node has slot and key."""
+        stages: list[Stage] = []
+        with Cluster(masters=2) as cluster:
+            source, target = cluster.masters
+            key = next(f"k{n}" for n in range(100) if cluster.master_of(f"k{n}") is source)
+            source.admin().set(key, "value")
+            cluster.reshard(cluster.slot(key), target, between=stages.append)
+            assert cluster.master_of(key) is target
+            assert target.admin().get(key) == b"value"
+        assert stages == ["importing", "migrating", "key", "moved", "owned"]
+
+    def test_a_replica_takes_over_from_a_master_that_is_killed(self) -> None:
+        """When `kill` returns, the replica is the master of what the dead node had."""
+        with Cluster(masters=3, replicas=1, node_timeout_ms=500) as cluster:
+            victim = cluster.masters[0]
+            [replica] = cluster.replicas_of(victim)
+            slot = next(slot for slot in range(16384) if cluster.master_of(slot) is victim)
+            cluster.kill(victim)
+            assert cluster.master_of(slot) is replica

@@ -111,6 +111,7 @@ async def test_a_worker_keeps_its_subscription(
             await auntil(
                 lambda: admin.hkeys(keys.subscriptions) == [b"mine"], PATIENCE, message="it is gone"
             )
+            await auntil(lambda: caplog.records != [], PATIENCE, message="it was told")
     [record] = caplog.records
     assert "subscription 'forgotten' is removed" in record.getMessage()
     assert admin.hget(keys.config, "retain") == b'{"max_age":60000}'

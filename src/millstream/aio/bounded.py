@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from millstream.driver.aio import AsyncDriver
+from millstream.driver.aio_confirming import AsyncConfirming
 from millstream.message import Receipt
 from millstream.policy import Bound
 from millstream.protocol.bound import Unit, bounding, check_fits
@@ -22,17 +23,25 @@ class BoundedSender:
         keys: of the queue.
         bound: of the queue.
         in_order: whether batches must not overtake each other, whatever happens.
+        confirming: by what messages are to be confirmed, where sends do not wait for room; None: not
+            at all.
     """
 
     def __init__(
-        self, driver: AsyncDriver, keys: QueueKeys, bound: Bound, *, in_order: bool = False
+        self,
+        driver: AsyncDriver,
+        keys: QueueKeys,
+        bound: Bound,
+        *,
+        in_order: bool = False,
+        confirming: AsyncConfirming | None = None,
     ) -> None:
         self._name = keys.name
         self._bound = bound
         self._sender = (
             driver.waiting_sender(keys, bound)
             if bound.on_full == "wait"
-            else driver.sender(bounding(keys, bound), in_order=in_order)
+            else driver.sender(bounding(keys, bound), in_order=in_order, confirming=confirming)
         )
 
     async def send(self, message: Placement, _: bytes = b"") -> Receipt:

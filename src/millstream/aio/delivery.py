@@ -8,13 +8,17 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Generic, Protocol, TypeVar
 
+from millstream.aio.transaction import Transaction
 from millstream.errors import LeaseLost, UsageError
 from millstream.message import time_of
 from millstream.policy import Duration, Retry, milliseconds
 from millstream.protocol import settlement
+from millstream.protocol.draft import Draft
 from millstream.protocol.envelope import Envelope
 from millstream.protocol.partitions import public_id
+from millstream.protocol.requests import address_of
 from millstream.protocol.settlement import Settlement
+from millstream.protocol.transaction import Committed
 from millstream.topic import Source
 
 __all__ = ["Delivery", "Owner"]
@@ -36,6 +40,10 @@ class Owner(Protocol):
 
     async def settle(self, end: Settlement) -> bool:
         """End a delivery; False: it was not ours any more."""
+        ...
+
+    async def commit(self, end: Settlement, draft: Draft) -> Committed | None:
+        """Do what a draft says and end the delivery, in one step; None: it was not ours any more."""
         ...
 
     async def extend(self, token: bytes, lease_ms: int) -> bool:
@@ -127,8 +135,33 @@ class Delivery(Generic[T]):
 
         Raises:
             LeaseLost: another consumer owns it by now; nothing was done.
+            BrokerError: the connection was lost, for longer than the lease perhaps: it may be done,
+                or another consumer has it. So it is with the other settlements.
         """
         await self._settle(settlement.ack(self.envelope.token, plain=self.envelope.plain))
+
+    def transaction(self) -> Transaction:
+        """Return a block in which outputs and writes are gathered; its end acknowledges the message.
+
+        ``async with delivery.transaction() as tx: tx.send(...); tx.incrby(...)``: all of it and the
+        acknowledgement are one step at the server. When the block raises, nothing is done, and the
+        delivery is as it was before. Blocking deliveries have it without ``async``.
+
+        Raises:
+            UsageError: the queue delivers at most once, or it is a request, whose reply goes elsewhere.
+
+        Guarantee: what it does is done once for each message, whatever happens: only the owner of the
+        delivery can commit, and a commit that is repeated after a lost reply changes nothing.
+        """
+        self._check_kept("transaction")
+        if address_of(self.envelope) is not None:
+            message = (
+                f"{self._queue.title}: {self.id} is a request: its reply goes to its caller, which is in "
+                "another slot, so there is no transaction(). Send a message to a queue for what must "
+                "happen once"
+            )
+            raise UsageError(message)
+        return Transaction(self._queue, self._commit)
 
     async def retry(self, *, delay: Duration | None = None, reason: str = "retried") -> None:
         """Have it delivered again later. It counts as a failed attempt.
@@ -215,6 +248,14 @@ class Delivery(Generic[T]):
         if not await self._owner.settle(end):
             raise self._lost()
         self._settled = True
+
+    async def _commit(self, draft: Draft) -> Committed:
+        end = settlement.ack(self.envelope.token, plain=self.envelope.plain)
+        done = await self._owner.commit(end, draft)
+        if done is None:
+            raise self._lost()
+        self._settled = True
+        return done
 
     def _lost(self) -> LeaseLost:
         message = (

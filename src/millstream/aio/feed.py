@@ -68,7 +68,7 @@ class Feed(Generic[T]):
 
     async def _open(self) -> AsyncInbox:
         if self._inbox is None:
-            self._pubsub = await self._driver.pubsub()
+            self._pubsub = await self._driver.pubsub(self._channel)
             self._inbox = self._pubsub.inbox(self._box)
             await self._pubsub.join(self._channel, self._inbox)
         return self._inbox

@@ -71,7 +71,7 @@ async def queues(mq: Connected) -> list[str]:
 
     It looks at every key of the server, without holding others up.
     """
-    return await mq.driver.drive(discovery.list_queues(mq.namespace))
+    return await mq.driver.drive(discovery.list_queues(mq.namespace), stale=True)
 
 
 @overload
@@ -86,9 +86,9 @@ async def stats(mq: Connected, queue: Source[Any] | Topic[Any]) -> QueueStats | 
             keeps, and how far each of its subscriptions is.
     """
     if isinstance(queue, Topic):
-        return await mq.driver.drive(topic_stats(topic_keys(mq.namespace, queue.name)))
+        return await mq.driver.drive(topic_stats(topic_keys(mq.namespace, queue.name)), stale=True)
     check_countable(queue)
-    return await mq.driver.drive(whole.stats(mq.keys_of(queue)))
+    return await mq.driver.drive(whole.stats(mq.keys_of(queue)), stale=True)
 
 
 async def peek(
@@ -110,9 +110,9 @@ async def peek(
     keys = mq.keys_of(queue)
     check_limit(limit)
     if delayed:
-        waiting = await mq.driver.drive(whole.peek_delayed(keys, limit))
+        waiting = await mq.driver.drive(whole.peek_delayed(keys, limit), stale=True)
         return [shown.message(queue, where, one, due) for where, (one, due) in waiting]
-    ready = await mq.driver.drive(whole.peek_ready(keys, limit))
+    ready = await mq.driver.drive(whole.peek_ready(keys, limit), stale=True)
     return [shown.message(queue, where, one, None) for where, one in ready]
 
 
@@ -128,7 +128,7 @@ async def dead(
     """
     check_limit(limit)
     check_cursor(after)
-    letters = await mq.driver.drive(whole.dead(mq.keys_of(queue), after, limit))
+    letters = await mq.driver.drive(whole.dead(mq.keys_of(queue), after, limit), stale=True)
     return [shown.dead_letter(queue, where, one) for where, one in letters]
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from millstream.aio.confirm import confirming_of
 from millstream.aio.retention import Trimmer
 from millstream.aio.router import QueueSender, publisher_of
 from millstream.driver.aio import AsyncDriver
 from millstream.policy import Retain
 from millstream.protocol.keys import topic_keys
-from millstream.protocol.partitions import check_not_ordered, declare
+from millstream.protocol.partitions import check_not_ordered, declare, in_partition
 from millstream.protocol.publish import publishing, publishing_some
 from millstream.protocol.retention import retain
 from millstream.topic import Topic
@@ -23,50 +24,69 @@ class Publishers:
     Args:
         driver: of the client.
         namespace: of the client.
+        durability: of the client.
     """
 
-    def __init__(self, driver: AsyncDriver, namespace: str) -> None:
+    def __init__(self, driver: AsyncDriver, namespace: str, durability: str) -> None:
         self._driver = driver
         self._namespace = namespace
-        self._plain: dict[str, QueueSender] = {}
-        self._special: dict[str, QueueSender] = {}
+        self.durability = durability
+        self._plain: dict[tuple[str, str], QueueSender] = {}
+        self._special: dict[tuple[str, str], QueueSender] = {}
         self._trimmers: dict[str, list[Trimmer]] = {}
         # What was said of topics last.
         self._retained: dict[str, Retain] = {}
 
-    async def plain(self, topic: Topic[Any]) -> QueueSender:
+    async def plain(self, topic: Topic[Any], durability: str) -> QueueSender:
         """Return what publishes bodies and headers.
 
         Raises:
             UsageError: others have divided the topic in another way.
+            UnsupportedServer, ServerRefused: the server can never confirm it.
         """
-        sender = self._plain.get(topic.place)
+        way = (topic.place, durability)
+        sender = self._plain.get(way)
         if sender is None or self._is_news(topic):
             trimmers = await self._declare(topic)
             if sender is None:
-                senders = [one.sender(publishing(one.keys), in_order=False) for one in trimmers]
-                made = publisher_of(senders, keyed=False)
-                sender = self._plain.setdefault(topic.place, made)
+                confirming = await confirming_of(self._driver, durability)
+                senders = [
+                    one.sender(
+                        in_partition(publishing(one.keys), one.keys.partition),
+                        in_order=False,
+                        confirming=confirming,
+                    )
+                    for one in trimmers
+                ]
+                made = publisher_of(senders, keyed=False, confirming=confirming)
+                sender = self._plain.setdefault(way, made)
         return sender
 
-    async def special(self, topic: Topic[Any]) -> QueueSender:
+    async def special(self, topic: Topic[Any], durability: str) -> QueueSender:
         """Return what publishes messages with a key or a subject.
 
         Raises:
             UsageError: others have declared the topic in another way.
+            UnsupportedServer, ServerRefused: the server can never confirm it.
         """
-        sender = self._special.get(topic.place)
+        way = (topic.place, durability)
+        sender = self._special.get(way)
         if sender is None or self._is_news(topic):
             trimmers = await self._declare(topic)
             if sender is None:
                 if not topic.ordered:
                     await self._driver.run(check_not_ordered(trimmers[0].keys))
+                confirming = await confirming_of(self._driver, durability)
                 senders = [
-                    one.sender(publishing_some(one.keys), in_order=topic.ordered)
+                    one.sender(
+                        in_partition(publishing_some(one.keys), one.keys.partition),
+                        in_order=topic.ordered,
+                        confirming=confirming,
+                    )
                     for one in trimmers
                 ]
-                made = publisher_of(senders, keyed=True)
-                sender = self._special.setdefault(topic.place, made)
+                made = publisher_of(senders, keyed=True, confirming=confirming)
+                sender = self._special.setdefault(way, made)
         return sender
 
     async def _declare(self, topic: Topic[Any]) -> list[Trimmer]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import math
 import time
-from typing import TypeVar
+from functools import partial
+from typing import Any
 
 from millstream.driver.aio import AsyncDriver
-from millstream.driver.aio_sender import AsyncSender
+from millstream.driver.aio_confirming import AsyncConfirming
+from millstream.driver.aio_sender import AsyncSender, Run
 from millstream.errors import BrokerError
 from millstream.message import Receipt
 from millstream.protocol.keys import TopicKeys
@@ -17,8 +19,6 @@ from millstream.protocol.retention import QUIET_MS, Trims, remove_forgotten, tri
 from millstream.protocol.send import Batch
 
 __all__ = ["Trimmer", "tend"]
-
-T = TypeVar("T")
 
 logger = logging.getLogger("millstream.retention")
 
@@ -41,12 +41,20 @@ class Trimmer:
         self._trims = Trims(keys, time.monotonic)
         self._warned = False
 
-    def sender(self, batch: Batch[Receipt], *, in_order: bool) -> AsyncSender[Receipt]:
+    def sender(
+        self, batch: Batch[Receipt], *, in_order: bool, confirming: AsyncConfirming | None
+    ) -> AsyncSender[Receipt]:
         """Return what sends these batches; see ``AsyncSender``."""
-        return self._driver.sender(self._trims.beside(batch), in_order=in_order, run=self._run)
+        run = self._driver.run if confirming is None else confirming.run
+        return self._driver.sender(
+            self._trims.beside(batch),
+            in_order=in_order,
+            run=partial(self._run, run),
+            confirming=confirming,
+        )
 
-    async def _run(self, op: Op[T]) -> T:
-        result = await self._driver.run(op)
+    async def _run(self, run: Run, op: Op[Any]) -> Any:
+        result = await run(op)
         trims = self._trims
         if trims.problem is not None and not self._warned:
             self._warned = True

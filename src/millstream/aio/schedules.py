@@ -23,7 +23,7 @@ async def schedules(self: Connected, queue: Queue[Any]) -> list[Schedule]:
     Args:
         queue: whose.
     """
-    return await self.driver.run(protocol.listing(_keys(self, queue)))
+    return await self.driver.run(protocol.listing(_keys(self, queue)), stale=True)
 
 
 async def pause_schedule(self: Connected, queue: Queue[Any], name: str) -> None:

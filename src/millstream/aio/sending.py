@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Literal, Protocol, TypeVar, Unpack, overload
 
+from millstream.aio.confirm import confirming_of
 from millstream.aio.results import Handle, Results
 from millstream.aio.router import Placer, QueueSender, placer_of, sender_of
 from millstream.checks import check_options, check_results, check_sendable
 from millstream.declare import Queue
 from millstream.driver.aio import AsyncDriver
+from millstream.durability import check_durability
 from millstream.message import Receipt
 from millstream.message_id import check_id
 from millstream.protocol.envelope import encode_headers
@@ -21,6 +23,7 @@ from millstream.protocol.options import (
     placement,
 )
 from millstream.protocol.partitions import check_not_ordered
+from millstream.queue_checks import check_confirmable
 from millstream.topic import Source
 
 __all__ = ["Senders", "handle", "send", "send_many"]
@@ -36,37 +39,58 @@ class Senders:
         declare: makes a queue known, and returns the keys of its partitions.
 
     Attributes:
-        plain: place of a queue -> what sends a body and headers.
-        placers: place of a queue -> what sends messages with options, or within a bound.
+        durability: of the client.
+        plain: place of a queue, durability -> what sends a body and headers.
+        placers: the same -> what sends messages with options, or within a bound.
     """
 
     def __init__(
-        self, driver: AsyncDriver, declare: Callable[[Queue[Any]], Awaitable[list[QueueKeys]]]
+        self,
+        driver: AsyncDriver,
+        declare: Callable[[Queue[Any]], Awaitable[list[QueueKeys]]],
+        durability: str,
     ) -> None:
         self._driver = driver
         self._declare = declare
-        self.plain: dict[str, QueueSender] = {}
-        self.placers: dict[str, Placer] = {}
+        self.durability = durability
+        self.plain: dict[tuple[str, str], QueueSender] = {}
+        self.placers: dict[tuple[str, str], Placer] = {}
 
-    async def sender(self, queue: Queue[Any]) -> QueueSender:
+    def way(self, queue: Queue[Any], asked: str | None) -> tuple[str, str]:
+        """Return by what to look for a sender: the place, and the durability that holds for a send.
+
+        Raises:
+            UsageError: there is no such durability.
+        """
+        if asked is not None:
+            return queue.place, check_durability(asked, "durability")
+        return queue.place, queue.durability or self.durability
+
+    async def sender(self, queue: Queue[Any], way: tuple[str, str]) -> QueueSender:
         """Return what sends plain messages.
 
         Raises:
             UsageError: others declare the queue in another way.
+            UnsupportedServer, ServerRefused: the server can never confirm it.
         """
         keys = await self._declare(queue)
-        return self.plain.setdefault(queue.place, sender_of(self._driver, keys))
+        confirming = await confirming_of(self._driver, way[1])
+        return self.plain.setdefault(way, sender_of(self._driver, keys, confirming))
 
-    async def placer(self, queue: Queue[Any]) -> Placer:
+    async def placer(self, queue: Queue[Any], way: tuple[str, str]) -> Placer:
         """Return what sends other messages.
 
         Raises:
-            UsageError: others declare the queue in another way.
+            UsageError: others declare the queue in another way, or a send that waits for room is to
+                be confirmed.
+            UnsupportedServer, ServerRefused: the server can never confirm it.
         """
+        check_confirmable(queue.name, queue.bound, way[1])
         keys = await self._declare(queue)
         if not queue.ordered:
             await self._driver.run(check_not_ordered(keys[0]))
-        return self.placers.setdefault(queue.place, placer_of(self._driver, keys, queue))
+        confirming = await confirming_of(self._driver, way[1])
+        return self.placers.setdefault(way, placer_of(self._driver, keys, queue, confirming))
 
     async def close(self) -> None:
         """Wait for what is on its way."""
@@ -100,6 +124,7 @@ async def send(
     *,
     result: Literal[False] = ...,
     headers: Mapping[str, str] | None = ...,
+    durability: str | None = ...,
     **options: Unpack[SendOptions],
 ) -> Receipt: ...
 
@@ -112,6 +137,7 @@ async def send(
     *,
     result: Literal[True],
     headers: Mapping[str, str] | None = ...,
+    durability: str | None = ...,
     **options: Unpack[SendOptions],
 ) -> Handle: ...
 
@@ -124,6 +150,7 @@ async def send(
     *,
     result: bool,
     headers: Mapping[str, str] | None = ...,
+    durability: str | None = ...,
     **options: Unpack[SendOptions],
 ) -> Receipt | Handle: ...
 
@@ -135,6 +162,7 @@ async def send(
     *,
     result: bool = False,
     headers: Mapping[str, str] | None = None,
+    durability: str | None = None,
     **options: Unpack[SendOptions],
 ) -> Receipt | Handle:
     """Send one message. Concurrent sends share round trips; alone, a send waits for nothing.
@@ -144,23 +172,21 @@ async def send(
         result: whether to keep what its handler returns (``Queue(results=)``). Default: no.
         headers: metadata, strings to strings.
         delay, at: seconds until it may run, or the time, with a time zone. Default: at once.
-        key: of which messages it is one: see ``Queue(ordered=, max_running_per_key=)``. Others
-            only hand it to the handler. Default: none.
+        key: of which messages it is one (``Queue(ordered=, max_running_per_key=)``). Default: none.
         priority: 0 (normal, default) to 9 (highest): see ``Queue(priorities=)``.
-        unique: while this key is taken, sends with it store nothing and return the receipt of
-            the message that has it, with ``duplicate=True``. Default: none.
+        unique: while this is taken, sends with it store nothing and return the first's receipt.
         unique_for: until when it is taken: ``done`` (default: acknowledged, dead, cancelled or
             expired), ``started`` (a handler begins with it), or so many seconds from now.
-        ttl: seconds from now within which a handler must begin with it; later it goes to the
-            dead letters with the reason ``expired`` (see ``Queue(expired=)``). Default: any.
+        ttl: seconds within which a handler must begin with it (``Queue(expired=)``). Default: any.
+        durability: ``memory``, ``fsync`` or ``replicas:N``. Default: the queue's, else the client's.
 
     Returns:
-        The receipt, once the server has the message; with ``result=True`` a handle that has it.
+        The receipt, once the message is that safe; with ``result=True`` a handle that has it.
 
     Raises:
-        UsageError: the body or an option makes no sense, or others declare the queue with
-            another order or number of partitions. Nothing was sent.
+        UsageError: the call makes no sense, or others divide the queue differently. Nothing was sent.
         QueueFull: the queue has reached its bound. Nothing was sent.
+        NotConfirmed: it is stored, but not confirmed to be that safe: see ``confirm``.
         BrokerError: the message may or may not be stored. A repeated call sends a second one.
 
     Guarantee: stored once, also when the connection breaks on the way; from then on delivered at
@@ -170,13 +196,14 @@ async def send(
     if not isinstance(queue, Queue):
         check_sendable(queue)
     encoded = encode_headers(headers) if headers else b""
+    way = senders.way(queue, durability)
     if options or result or queue.bound is not None:
         check_options("send", options, SendOptions.__optional_keys__)
         placed = placement(queue, queue.encode(body), encoded, result=result, **options)
-        placer = senders.placers.get(queue.place) or await senders.placer(queue)
+        placer = senders.placers.get(way) or await senders.placer(queue, way)
         receipt = await placer.send(placed)
         return Handle(receipt, queue, mq.keys_of(queue), mq.results) if result else receipt
-    sender = senders.plain.get(queue.place) or await senders.sender(queue)
+    sender = senders.plain.get(way) or await senders.sender(queue, way)
     return await sender.send(queue.encode(body), encoded)
 
 
@@ -187,17 +214,16 @@ async def send_many(
     *,
     headers: Mapping[str, str] | None = None,
     key: str | Callable[[T], str] | None = None,
+    durability: str | None = None,
     **options: Unpack[SendManyOptions],
 ) -> list[Receipt]:
     """Send many messages, in chunks of some hundred, one script call a chunk.
 
     Args:
-        queue: where to.
-        bodies: of the queue's type. All are encoded before the first is sent.
-        headers: metadata, the same for all.
-        key: the same for all, or a function that tells the key of a body.
-        options: ``delay``, ``at``, ``priority`` and ``ttl`` as in ``send``, the same for all.
-            There is no ``unique``: all but the first would be duplicates.
+        queue, bodies: where to; of its type. All are encoded before the first is sent.
+        key: the same for all, or a function that tells that of a body.
+        headers, durability: as in ``send``, the same for all.
+        options: as in ``send``, but without ``unique``: all but the first would be duplicates.
 
     Returns:
         A receipt for each, in order.
@@ -205,14 +231,15 @@ async def send_many(
     Raises:
         UsageError: as for ``send``, or they are more than the bound. Nothing was sent.
         QueueFull: they do not all fit into a queue with a bound. Nothing was sent.
+        NotConfirmed: all are stored, some are not confirmed; it has a receipt of each.
         BrokerError: some chunks may be stored, others not.
 
-    Guarantee: as for ``send``. To a queue with a bound they go in one call; else a chunk is
-    stored whole or not at all. The order is kept; for messages without a key, unless a
-    connection breaks on the way.
+    Guarantee: as for ``send``. With a bound they go in one call; else a chunk is stored whole or not
+    at all. The order is kept; for messages without a key, unless a connection breaks on the way.
     """
     senders = mq.senders
     check_sendable(queue)
+    way = senders.way(queue, durability)
     check_for_many(options)
     bodies = list(bodies)
     encoded = [queue.encode(body) for body in bodies]
@@ -225,10 +252,10 @@ async def send_many(
             placement(queue, data, metadata, key=one, **options)
             for data, one in zip(encoded, keys, strict=True)
         ]
-        placer = senders.placers.get(queue.place) or await senders.placer(queue)
+        placer = senders.placers.get(way) or await senders.placer(queue, way)
         return await placer.send_many(placed)
-    sender = senders.plain.get(queue.place) or await senders.sender(queue)
     same = [encode_headers(headers)] * len(encoded) if headers else None
+    sender = senders.plain.get(way) or await senders.sender(queue, way)
     return await sender.send_many(encoded, same)
 
 

@@ -49,6 +49,11 @@ class Sleeper:
         self._ending = False
         self._watches: Sequence[Watch] = [Watch()] * len(keys)
 
+    @property
+    def listener(self) -> AsyncListener:
+        """The connection."""
+        return self._listener
+
     async def begin(self, watches: Sequence[Watch]) -> None:
         """Begin to sleep, or go on.
 
@@ -91,9 +96,7 @@ class Sleeper:
         # The read may still be on its way to the server, on another connection than this: then
         # nobody sleeps as yet. By the next round trip it has arrived, or has ended by itself.
         for _ in range(2):
-            if not self._listener.listening or await self._driver.run(
-                consume.unblock(self._listener.client_id)
-            ):
+            if not self._listener.listening or await self._driver.run(self._unblock()):
                 return
 
     async def stop(self) -> list[Fetched] | None:
@@ -124,7 +127,7 @@ class Sleeper:
         await self._listener.close()
         if self._listener.client_id:
             with contextlib.suppress(ServerRefused):
-                await self._driver.run(consume.unblock(self._listener.client_id))
+                await self._driver.run(self._unblock())
             self._listener.client_id = 0
 
     async def disconnect(self) -> None:
@@ -133,3 +136,6 @@ class Sleeper:
 
     def _op(self) -> Op[list[Fetched]]:
         return listen(list(zip(self._keys, self._watches, strict=True)), self._consumer, BLOCK_MS)
+
+    def _unblock(self) -> Op[bool]:
+        return consume.unblock(self._listener.client_id, self._keys[0].ready)

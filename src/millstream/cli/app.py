@@ -24,6 +24,7 @@ from millstream.cli.reschedule import reschedule
 from millstream.cli.run import run
 from millstream.cli.schedules import schedules
 from millstream.cli.send import send
+from millstream.cli.server import server
 from millstream.cli.stats import stats
 from millstream.cli.subscribe import subscribe
 from millstream.cli.subscriptions import seek, unsubscribe
@@ -71,6 +72,7 @@ def make_app() -> typer.Typer:
         reschedule
     )
     app.command(epilog="Example: millstream run tasks:worker --processes 4")(run)
+    app.command(epilog="Example: millstream server --dir ./data --aof always")(server)
     app.command(epilog="Example: millstream doctor --json")(doctor)
     app.command(epilog="Example: millstream acl worker --queue orders --user shop")(acl)
     return app

@@ -17,10 +17,11 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from millstream.cli.json_input import BadInput, JsonInput, why_not_json
 from millstream.cli.output import Failed, duration, plural, show_json, show_text
-from millstream.errors import BrokerError, UsageError
+from millstream.durability import check_durability
+from millstream.errors import BrokerError, NotConfirmed, UsageError
 from millstream.message import Receipt
 
-__all__ = ["Outgoing", "checked_bodies", "given", "headers_of", "opened"]
+__all__ = ["Outgoing", "checked_bodies", "durability_of", "given", "headers_of", "opened"]
 
 STDIN = "-"
 LONG = 2**20
@@ -69,6 +70,15 @@ def _checked(body: str, number: int) -> bytes:
         message = f"BODY {number} is {reason}: {body[:50]!r}. A text needs its quotes: '\"text\"'"
         raise UsageError(message)
     return data
+
+
+def durability_of(option: str | None) -> str | None:
+    """Return what was asked for, if anything.
+
+    Raises:
+        UsageError: there is no such durability.
+    """
+    return None if option is None else check_durability(option, "--durability")
 
 
 @contextlib.contextmanager
@@ -129,8 +139,11 @@ class Outgoing:
             Failed: a file did not go out as a whole; it says how much of it did.
         """
         if file is None:
-            for receipt in pass_on(bodies):
+            receipts, unconfirmed = _passed(pass_on, bodies)
+            for receipt in receipts:
                 self._show(receipt)
+            if unconfirmed is not None:
+                raise unconfirmed
             return
         start = time.monotonic()
         count, last = self._each(file, longest, pass_on)
@@ -161,9 +174,11 @@ class Outgoing:
         try:
             with _progress(file) as advance:
                 for batch in reader.batches():
-                    receipts = pass_on(batch.bodies)
+                    receipts, unconfirmed = _passed(pass_on, batch.bodies)
                     count, last = count + len(receipts), receipts[-1]
                     next_line = batch.next_line
+                    if unconfirmed is not None:
+                        raise unconfirmed
                     advance(reader.read, count)
         except BadInput as error:
             message = f"{name}: {error}; {self._so_far(count, next_line)}"
@@ -178,6 +193,16 @@ class Outgoing:
     def _so_far(self, count: int, next_line: int | None) -> str:
         rest = f": go on with line {next_line}" if next_line is not None else ""
         return f"{plural(count)} {'was' if count == 1 else 'were'} {self.verb} before{rest}"
+
+
+def _passed(
+    pass_on: Pass, bodies: Sequence[bytes]
+) -> tuple[Sequence[Receipt], NotConfirmed | None]:
+    """Return the receipts of what is stored; a script must not repeat it, confirmed or not."""
+    try:
+        return pass_on(bodies), None
+    except NotConfirmed as error:
+        return error.receipts, error
 
 
 @contextlib.contextmanager

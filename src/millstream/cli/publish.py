@@ -10,6 +10,7 @@ import typer
 from millstream.cli.names import declared_topic, topic_of
 from millstream.cli.options import (
     Bodies,
+    Durability,
     Ephemeral,
     FromFile,
     Header,
@@ -24,6 +25,7 @@ from millstream.cli.options import (
 from millstream.cli.outgoing import (
     Outgoing,
     checked_bodies,
+    durability_of,
     given,
     headers_of,
     opened,
@@ -56,6 +58,7 @@ def publish(
     ephemeral: Ephemeral = False,
     ordered: Ordered = False,
     partitions: Partitions = None,
+    durability: Durability = None,
     json_output: Json = False,
     url: Url = None,
     namespace: Namespace = "ms",
@@ -68,10 +71,17 @@ def publish(
     if ephemeral and (ordered or partitions is not None or key is not None):
         message = "--ephemeral keeps nothing, so there is no order: leave out --key, --ordered and --partitions"
         raise UsageError(message)
+    if ephemeral and durability is not None:
+        message = (
+            "--ephemeral keeps nothing, so there is nothing to confirm: leave out --durability"
+        )
+        raise UsageError(message)
     topic_of(topic, partitions=partitions, durable=not ephemeral)
     if subject is not None:
         check_subject(subject)
-    options = given(headers=headers_of(header), key=key, subject=subject)
+    options = given(
+        headers=headers_of(header), key=key, subject=subject, durability=durability_of(durability)
+    )
     encoded = checked_bodies(bodies, source)
 
     outgoing = Outgoing("topic", topic, "published", source, as_json=json_output)

@@ -11,6 +11,7 @@ from millstream.cli.options import (
     Bodies,
     Bound,
     Delay,
+    Durability,
     FromFile,
     Header,
     Json,
@@ -31,6 +32,7 @@ from millstream.cli.options import (
 from millstream.cli.outgoing import (
     Outgoing,
     checked_bodies,
+    durability_of,
     given,
     headers_of,
     opened,
@@ -62,6 +64,7 @@ def send(
     unique: Unique = None,
     unique_for: UniqueFor = None,
     ttl: Ttl = None,
+    durability: Durability = None,
     result: Result = False,
     timeout: Timeout = None,
     json_output: Json = False,
@@ -73,7 +76,8 @@ def send(
     declared = given(partitions=partitions, bound=bound, store=store, results=result)
     queue_of(queue, **declared)
     due = given(delay=delay, at=None if at is None else time_of(at), ttl=ttl)
-    options = due | given(headers=headers_of(header), key=key, priority=priority or None)
+    due |= given(durability=durability_of(durability), priority=priority or None)
+    options = due | given(headers=headers_of(header), key=key)
     once = given(unique=unique, unique_for=_window(unique_for))
     encoded = checked_bodies(bodies, source)
     _check_together(encoded, source, once=bool(once), bound=bound)

@@ -5,39 +5,37 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from redis import exceptions
 
 from millstream.driver.aio_ahead import AsyncAhead
 from millstream.driver.aio_background import AsyncBackground
+from millstream.driver.aio_cluster import AsyncCluster
+from millstream.driver.aio_confirming import AsyncConfirming
 from millstream.driver.aio_letterbox import AsyncLetterbox
 from millstream.driver.aio_listener import AsyncListener
 from millstream.driver.aio_pubsub import AsyncPubSub
 from millstream.driver.aio_sender import AsyncSender, Run
+from millstream.driver.aio_server import AsyncServer
 from millstream.driver.aio_waiting import AsyncWaitingSender
-from millstream.driver.aio_wire import AsyncWire
 from millstream.driver.blocking import BlockingDriver
-from millstream.driver.faults import (
-    DEMOTED,
-    ERROR_REPLIES,
-    Tries,
-    any_error,
-    code_of,
-    is_hidden,
-    refusal,
-    translate,
-)
-from millstream.driver.packing import executed, pack, pack_op
-from millstream.driver.server_check import check_server, server_info
-from millstream.driver.target import Target, resolve
+from millstream.driver.cluster import ClusterTarget, locate
+from millstream.driver.faults import Tries, first_error, refusal, translate
+from millstream.driver.server_check import check_replies, server_info
+from millstream.driver.target import Target
 from millstream.errors import BrokerError, NotConnected, TimedOut, UsageError
-from millstream.policy import Bound
+from millstream.policy import Bound, ReadFrom
+from millstream.protocol.ephemeral import Channel
 from millstream.protocol.keys import QueueKeys
-from millstream.protocol.op import Command, Op, Pause, Plan
+from millstream.protocol.op import Nodes, Op, Pause, Plan
+from millstream.protocol.probe import probe
 from millstream.protocol.reading import BLOCK_MS
 from millstream.protocol.send import Batch
+from millstream.protocol.slots import slot_of
+from millstream.security import Security
 
 __all__ = ["AsyncDriver"]
 
@@ -51,15 +49,29 @@ class AsyncDriver:
         source: a URL, a redis-py client, or None (see ``resolve``).
         connect_timeout: seconds in which the first connection must succeed.
         timeout: seconds that an operation may take in all, reconnects included.
+        security: goes before what the source says of users and certificates.
+        read_from: where reads go whose caller is content with what a replica knows.
     """
 
-    def __init__(self, source: object, *, connect_timeout: float, timeout: float) -> None:
+    def __init__(
+        self,
+        source: object,
+        *,
+        connect_timeout: float,
+        timeout: float,
+        security: Security | None = None,
+        read_from: ReadFrom = "primary",
+    ) -> None:
         self._source = source
+        self._security = security
+        self._read_from = read_from
         self._connect_timeout = connect_timeout
         self._timeout = timeout
-        self._target: Target | None = None
-        self._wire: AsyncWire | None = None
-        self._pubsub: AsyncPubSub | None = None
+        self._target: Target | ClusterTarget | None = None
+        self._server: AsyncServer | AsyncCluster | None = None
+        self._replica: AsyncServer | None = None
+        self._confirming: dict[str, AsyncConfirming] = {}
+        self._pubsubs: dict[int | None, AsyncPubSub] = {}
         self._opening = asyncio.Lock()
         self._closed = False
         self._pid = os.getpid()
@@ -72,7 +84,7 @@ class AsyncDriver:
     @property
     def losses(self) -> int:
         """How often the connection was lost: what was asked of the server may hold no more."""
-        return self._wire.losses if self._wire is not None else 0
+        return self._server.losses if self._server is not None else 0
 
     async def open(self) -> None:
         """Connect and check the server, once.
@@ -84,53 +96,56 @@ class AsyncDriver:
         """
         async with self._opening:
             self._check_open()
-            if self._wire is not None:
+            if self._server is not None:
                 return
             # Starting an embedded server takes a while, and must not stop the event loop.
-            target = await asyncio.to_thread(resolve, self._source)
-            wire = AsyncWire(target, connect_timeout=self._connect_timeout, timeout=self._timeout)
+            target = await asyncio.to_thread(locate, self._source, self._security)
+            make = AsyncCluster if isinstance(target, ClusterTarget) else AsyncServer
+            server = make(target, connect_timeout=self._connect_timeout, timeout=self._timeout)  # type: ignore[arg-type]
             try:
-                await self._check(wire, target)
+                await self._check(server)
             except BaseException:
-                await wire.close()
-                if target.embedded is not None:
-                    await asyncio.to_thread(target.embedded.close)
+                await server.close()
+                await asyncio.to_thread(target.close)
                 raise
-            self._target, self._wire = target, wire
+            self._target, self._server = target, server
+            if self._read_from == "replica" and (replicas := target.replicas()) is not None:
+                self._replica = AsyncServer(
+                    replicas, connect_timeout=self._connect_timeout, timeout=self._timeout
+                )
 
     def _check_open(self) -> None:
         if self._closed:
             message = "this client is closed"
             raise UsageError(message)
 
-    async def _check(self, wire: AsyncWire, target: Target) -> None:
-        op = server_info()
+    async def _check(self, server: AsyncServer | AsyncCluster) -> None:
+        op, url = server_info(), server.target.url
         try:
             async with asyncio.timeout(self._connect_timeout):
-                replies = await wire.call(pack(op.commands), len(op.commands))
+                replies = await server.open(op)
         except _LOSSES as error:
-            raise translate(error, target.url) from error
-        if any(is_hidden(reply) for reply in replies):
-            return
-        for reply in replies:
-            if isinstance(reply, ERROR_REPLIES):
-                raise refusal(reply, target.url) from reply
-        check_server(op.decode(replies), target.url)
+            raise translate(error, url) from error
+        check_replies(op, replies, url)
 
-    async def run(self, op: Op[T]) -> T:
+    async def run(self, op: Op[T], *, stale: bool = False) -> T:
         """Run one operation.
 
         It is sent again after a lost connection or a passing refusal, for as long as the timeout
         allows, if it is repeatable.
 
+        Args:
+            op: it.
+            stale: whether its caller is content with what a replica knows.
+
         Raises:
             NotConnected, TimedOut: the server cannot be reached, or did not answer.
             ServerRefused: the server answered with an error.
         """
-        if self._wire is None or self._closed:
+        if self._server is None or self._closed:
             await self.open()
-        wire = self._wire
-        assert wire is not None  # noqa: S101 - open() raises or sets it
+        server = (self._replica if stale and op.readonly else None) or self._server
+        assert server is not None  # noqa: S101 - open() raises or sets it
         clock = asyncio.get_running_loop().time
         if os.getpid() != self._pid:
             # Two processes on one connection, with the same batch numbers, would lose messages.
@@ -139,17 +154,10 @@ class AsyncDriver:
         patience = self._timeout if op.patience is None else min(op.patience, self._timeout)
         tries: Tries | None = None
         begun = clock()
-        payload, count = pack_op(op)
         while True:
             try:
-                call = wire.call(payload, count)
-                call = call if op.patience is None else _by(begun + patience, call)
-                replies = executed(op, await call)
-                if replies is None:
-                    replies = await wire.call(pack(op.commands), len(op.commands))
-                error = None
-                if any_error(replies):
-                    error = await self._load_scripts(wire, op, replies)
+                replies = await server.perform(op, begun + patience)
+                error = first_error(op, replies)
                 if error is None:
                     return op.decode(replies)
                 problem, cause = refusal(error, self.url), error
@@ -157,36 +165,14 @@ class AsyncDriver:
                 problem, cause = translate(loss, self.url), loss
             tries = tries or Tries(begun + patience)
             again = op.repeatable and isinstance(problem, NotConnected | TimedOut)
-            if code_of(cause) in DEMOTED:
-                await wire.reset()
+            await server.failed(cause)
             pause = tries.next_pause(clock()) if again else None
             if pause is None or self._closed:
                 raise problem from cause
             await asyncio.sleep(pause)
 
-    async def _load_scripts(
-        self, wire: AsyncWire, op: Op[Any], replies: list[Any]
-    ) -> Exception | None:
-        """Repeat commands whose script the server did not know; return the first other error."""
-        again: list[int] = []
-        commands: list[Command] = []
-        for index, reply in enumerate(replies):
-            script = op.commands[index].script
-            if isinstance(reply, exceptions.NoScriptError) and script is not None:
-                again.append(index)
-                commands += (Command(("SCRIPT", "LOAD", script.source)), op.commands[index])
-        if again:
-            # In one write: what is behind this operation must not overtake a part of it.
-            answers = await wire.call(pack(commands), len(commands))
-            for index, answer in zip(again, answers[1::2], strict=True):
-                replies[index] = answer
-        for command, reply in zip(op.commands, replies, strict=True):
-            if isinstance(reply, ERROR_REPLIES) and not command.optional:
-                return reply
-        return None
-
-    async def drive(self, plan: Plan[T]) -> T:
-        """Run a plan's operations one after the other and return its result."""
+    async def drive(self, plan: Plan[T], *, stale: bool = False) -> T:
+        """Run a plan's operations one after the other and return its result; see ``run``."""
         answer: Any = None
         problem: BrokerError | None = None
         while True:
@@ -201,13 +187,22 @@ class AsyncDriver:
                 await asyncio.sleep(step.seconds)
                 continue
             try:
-                answer = await self.run(step)
+                if isinstance(step, Nodes):
+                    answer = await self.nodes()
+                else:
+                    answer = await self.run(step, stale=stale)
             except BrokerError as error:
                 problem = error
 
-    def begin(self, op: Op[T]) -> AsyncAhead[T]:
-        """Begin an operation that can go on while its caller does something else."""
-        return AsyncAhead(self.run, op)
+    async def nodes(self) -> list[int | None]:
+        """Return a slot of each node of a cluster; see ``Nodes``."""
+        await self.open()
+        assert self._server is not None  # noqa: S101 - open() sets it
+        return self._server.slots()
+
+    def begin(self, op: Op[T], *, stale: bool = False) -> AsyncAhead[T]:
+        """Begin an operation that can go on while its caller does something else; see ``run``."""
+        return AsyncAhead(partial(self.run, stale=stale), op)
 
     def lock(self) -> asyncio.Lock:
         """Return a lock for tasks."""
@@ -230,9 +225,11 @@ class AsyncDriver:
         in_order: bool = False,
         run: Run | None = None,
         unwanted: Callable[[T], object] | None = None,
+        confirming: AsyncConfirming | None = None,
     ) -> AsyncSender[T]:
         """Return what gathers the sends of many tasks into batches; see ``AsyncSender``."""
-        return AsyncSender(run or self.run, batch, in_order=in_order, unwanted=unwanted)
+        run = run or (self.run if confirming is None else confirming.run)
+        return AsyncSender(run, batch, in_order=in_order, unwanted=unwanted, confirming=confirming)
 
     def come_of(self, sending: asyncio.Future[T]) -> T | None:
         """Return what has come of a send already; None: nothing, or an error."""
@@ -254,20 +251,50 @@ class AsyncDriver:
     async def listener(self) -> AsyncListener:
         """Return a connection of its own for reads that sleep at the server."""
         await self.open()
-        assert self._target is not None  # noqa: S101 - open() sets it
+        assert self._server is not None  # noqa: S101 - open() sets it
         return AsyncListener(
-            self._target, connect_timeout=self._connect_timeout, longest=BLOCK_MS / 1000 + 5
+            self._server, connect_timeout=self._connect_timeout, longest=BLOCK_MS / 1000 + 5
         )
 
-    async def pubsub(self) -> AsyncPubSub:
-        """Return the connection for all that is listened to."""
+    async def any_of(self, listeners: Sequence[AsyncListener], seconds: float) -> None:
+        """Wait until one of some outstanding reads has ended, and no longer than so many seconds."""
+        readings = [one.reading for one in listeners if one.reading is not None]
+        if len(readings) == len(listeners):
+            await asyncio.wait(readings, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+
+    async def pubsub(self, channel: Channel) -> AsyncPubSub:
+        """Return the connection for all that is listened to; of a cluster, in the channel's slot."""
         await self.open()
-        assert self._target is not None  # noqa: S101 - open() sets it
-        if self._pubsub is None:
-            self._pubsub = AsyncPubSub(
-                self._target, connect_timeout=self._connect_timeout, timeout=self._timeout
+        server = self._server
+        assert server is not None  # noqa: S101 - open() sets it
+        slot = slot_of(channel.name) if isinstance(server, AsyncCluster) else None
+        if slot not in self._pubsubs:
+            self._pubsubs[slot] = AsyncPubSub(
+                server, slot, connect_timeout=self._connect_timeout, timeout=self._timeout
             )
-        return self._pubsub
+        return self._pubsubs[slot]
+
+    async def confirming(self, durability: str) -> AsyncConfirming:
+        """Return what has sends confirmed; it has a connection of its own.
+
+        Raises:
+            UnsupportedServer, ServerRefused: the server can never confirm it.
+        """
+        found = self._confirming.get(durability)
+        if found is None:
+            await self.open()
+            await self.run(probe(durability, self.url))
+            assert self._target is not None  # noqa: S101 - open() sets it
+            if isinstance(self._target, ClusterTarget):
+                message = f"durability {durability!r} is not known on a cluster"
+                raise UsageError(message)
+            made = AsyncConfirming(
+                *(self._target, durability),
+                connect_timeout=self._connect_timeout,
+                timeout=self._timeout,
+            )
+            found = self._confirming.setdefault(durability, made)
+        return found
 
     def blocking(self, *, timeout: float) -> BlockingDriver:
         """Return a blocking driver of the same server, for a thread, as patient as told."""
@@ -276,24 +303,21 @@ class AsyncDriver:
             source,
             connect_timeout=min(self._connect_timeout, timeout),
             timeout=min(self._timeout, timeout),
+            security=self._security,
         )
 
     async def close(self) -> None:
         """Disconnect. Safe to repeat."""
         self._closed = True
-        if self._pubsub is not None:
-            await self._pubsub.close()
-        wire, target = self._wire, self._target
-        if wire is not None:
-            await wire.close()
-        if target is not None and target.embedded is not None:
-            await asyncio.to_thread(target.embedded.close)
-
-
-async def _by(deadline: float, call: Awaitable[T]) -> T:
-    """Wait until then and no longer. The connection stays, for others may be more patient."""
-    async with asyncio.timeout_at(deadline):
-        return await call
+        for pubsub in self._pubsubs.values():
+            await pubsub.close()
+        for confirming in [*self._confirming.values()]:
+            await confirming.close()
+        for server in (self._server, self._replica):
+            if server is not None:
+                await server.close()
+        if self._target is not None:
+            await asyncio.to_thread(self._target.close)
 
 
 _LOSSES = (exceptions.RedisError, OSError)

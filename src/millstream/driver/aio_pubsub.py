@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import math
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from redis import exceptions
 
+from millstream.driver.aio_cluster import AsyncCluster
+from millstream.driver.aio_server import AsyncServer
 from millstream.driver.faults import (
     CONNECTION_LOSS,
     ERROR_REPLIES,
     Tries,
     is_connection_loss,
-    refusal,
     translate,
 )
 from millstream.driver.packing import pack
@@ -79,19 +81,30 @@ class AsyncPubSub:
     """Listens for any number of inboxes.
 
     Args:
-        target: the server.
+        server: the server, or the cluster.
+        slot: of all channels; None: the server has no slots.
         connect_timeout: seconds to connect and log in.
         timeout: seconds in which a lost connection must be back.
         beat: see ``BEAT``.
     """
 
     def __init__(
-        self, target: Target, *, connect_timeout: float, timeout: float, beat: float = BEAT
+        self,
+        server: AsyncServer | AsyncCluster,
+        slot: int | None = None,
+        *,
+        connect_timeout: float,
+        timeout: float,
+        beat: float = BEAT,
     ) -> None:
-        self._target = target
+        self._server = server
+        self._url = server.target.url
+        # It stands for all that is asked here.
+        self._op = replace(sharding(), near=slot)
         self._connect_timeout = connect_timeout
         self._timeout = timeout
         self._beat = beat
+        self._clustered = slot is not None
         self._board = Switchboard()
         self._connection: Any = None
         self._running: asyncio.Task[None] | None = None
@@ -124,7 +137,7 @@ class AsyncPubSub:
             raise
         except TimeoutError as error:
             # It is connected, and the server does not answer.
-            raise translate(error, self._target.url) from error
+            raise translate(error, self._url) from error
         finally:
             if not inbox.box.joined:
                 self.leave(channel, inbox)
@@ -134,6 +147,10 @@ class AsyncPubSub:
         inbox.box.close()
         inbox.wake()
         self._board.leave(channel, inbox)
+        if self._clustered and not self._board.busy and self._connection is not None:
+            # There is one for each slot: those of topics that nobody listens to must not add up.
+            self._connection._writer.transport.abort()  # noqa: SLF001 - as the wire does
+            return
         self._flush()
 
     async def close(self) -> None:
@@ -156,7 +173,7 @@ class AsyncPubSub:
                 except (exceptions.RedisError, OSError) as error:
                     if self._served:
                         tries = Tries(clock() + self._timeout)
-                    problem = translate(error, self._target.url)
+                    problem = self._server.explain(error, self._op)
                     again = isinstance(problem, NotConnected | TimedOut)
                     pause = tries.next_pause(clock()) if again else None
                     if pause is None:
@@ -171,10 +188,11 @@ class AsyncPubSub:
 
     async def _serve(self) -> None:
         """Connect, and read until the connection is lost."""
-        connection = self._target.async_connection(self._connect_timeout)
+        target = await self._server.target_for(self._op)
+        connection = target.async_connection(self._connect_timeout)
         beating: asyncio.Task[None] | None = None
         try:
-            await self._connect(connection)
+            await self._connect(connection, target)
             async with asyncio.timeout(self._connect_timeout):
                 sharded = await self._ask_sharded(connection)
             self._connection = connection
@@ -192,19 +210,19 @@ class AsyncPubSub:
                 connection._writer.transport.abort()  # noqa: SLF001 - see above
             await connection.disconnect(nowait=True)
 
-    async def _connect(self, connection: Any) -> None:
+    async def _connect(self, connection: Any, target: Target) -> None:
         try:
             async with asyncio.timeout(self._connect_timeout):
-                await connection.connect()
+                await target.connect(connection)
         except CONNECTION_LOSS as error:
-            embedded = self._target.embedded
+            embedded = target.embedded
             if embedded is not None and is_connection_loss(error):
                 await asyncio.to_thread(embedded.revive, timeout=self._connect_timeout)
             raise
 
     async def _ask_sharded(self, connection: Any) -> bool:
         # Each connection may be to another server.
-        op = sharding()
+        op = self._op
         connection._writer.write(pack(op.commands))  # noqa: SLF001 - as the wire does
         try:
             reply = await connection.read_response(disable_decoding=True, disconnect_on_error=False)
@@ -240,9 +258,10 @@ class AsyncPubSub:
             raise exceptions.ConnectionError(message) from error
         if channel is None:
             return
-        problem = refusal(error, self._target.url)
-        if isinstance(problem, NotConnected) and not self._served:
-            # A node of a cluster that has just started serves no channel for some seconds.
+        problem = self._server.explain(error, self._op)
+        if isinstance(problem, NotConnected) and (self._clustered or not self._served):
+            # A node of a cluster that has just started serves no channel for some seconds, and
+            # one that has given the slot away will not again.
             raise error
         if isinstance(problem, ServerRefused):
             problem = explained(problem, channel.name)

@@ -14,9 +14,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from millstream.errors import MillstreamError
+from millstream.driver.aio_confirming import AsyncConfirming
+from millstream.errors import MillstreamError, NotConfirmed
 from millstream.protocol.op import Op
 from millstream.protocol.send import Batch, chunks
+from millstream.protocol.unconfirmed import all_of
 
 __all__ = ["AsyncSender", "Run"]
 
@@ -35,6 +37,11 @@ LANES = 16
 remembers the last batch of every producer."""
 
 
+CONFIRMED_LANES = 64
+"""The same where a batch may be on its way for a second, until it is on disk. They go in one write,
+in their order, and are repeated in it."""
+
+
 class AsyncSender(Generic[R]):
     """Sends messages to one queue.
 
@@ -44,6 +51,7 @@ class AsyncSender(Generic[R]):
         in_order: have one batch on the wire at a time. Several are written in their order, but when
             the connection breaks, nobody knows which of them the server sees first.
         unwanted: called with the result of a send whose task was cancelled when it was on its way.
+        confirming: by what batches are sent, if they are to be confirmed; it keeps their order.
     """
 
     def __init__(
@@ -53,8 +61,10 @@ class AsyncSender(Generic[R]):
         *,
         in_order: bool = False,
         unwanted: Callable[[R], object] | None = None,
+        confirming: AsyncConfirming | None = None,
     ) -> None:
         self._run = run
+        self._confirming = confirming
         self._batch = batch
         self._unwanted = unwanted
         self._loop = asyncio.get_running_loop()
@@ -62,9 +72,10 @@ class AsyncSender(Generic[R]):
         self._headers: list[bytes] | None = None
         # A future for each message: one for all would be cancelled with the first of its tasks.
         self._waiting: Waiting[R] = []
-        name = uuid.uuid4().hex[:16]
         lanes = 1 if in_order else LANES
-        self._free: list[Lane] = [(f"{name}-{lane}", itertools.count(1)) for lane in range(lanes)]
+        if confirming is not None:
+            lanes = CONFIRMED_LANES
+        self._free: list[Lane] = _new_lanes(lanes)
         self._freed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -100,6 +111,7 @@ class AsyncSender(Generic[R]):
 
         Raises:
             BrokerError: a chunk is not known to be stored; others may be.
+            NotConfirmed: all are stored, some are not confirmed.
         """
         waiting: list[asyncio.Future[list[R]]] = []
         for some, with_headers in chunks(bodies, headers):
@@ -114,6 +126,8 @@ class AsyncSender(Generic[R]):
             if isinstance(result, BaseException):
                 raise result
             stored += result
+        if self._confirming is not None:
+            all_of(stored)  # type: ignore[arg-type] # only receipts are confirmed
         return stored
 
     def _flush(self) -> None:
@@ -144,6 +158,9 @@ class AsyncSender(Generic[R]):
             tell(error)
         else:
             tell(stored)
+            if self._confirming is not None and _has_unconfirmed(stored):
+                # The server is to recognise that batch for as long as somebody may confirm it.
+                [lane] = _new_lanes(1)
         finally:
             self._free.append(lane)
             self._freed.set()
@@ -156,12 +173,22 @@ class AsyncSender(Generic[R]):
             await asyncio.wait(self._tasks)
 
 
+def _new_lanes(count: int) -> list[Lane]:
+    name = uuid.uuid4().hex[:16]
+    return [(f"{name}-{lane}", itertools.count(1)) for lane in range(count)]
+
+
+def _has_unconfirmed(outcomes: Sequence[Any]) -> bool:
+    return any(isinstance(one, NotConfirmed) for one in outcomes)
+
+
 def _tell(waiting: asyncio.Future[list[R]], outcome: Outcome[R]) -> None:
     """Give one who waits for all messages of a batch what came of it."""
     if isinstance(outcome, BaseException):
         _fail(waiting, outcome)
     elif not waiting.done():
-        # Nobody sends many to a queue that refuses some of them.
+        # Nobody sends many to a queue that refuses some of them, and ``send_many`` looks whether
+        # some are not confirmed.
         waiting.set_result(outcome)  # type: ignore[arg-type]
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from functools import partial
 from typing import Any
 
 from redis import exceptions
 
+from millstream.driver.aio_replies import Replies
 from millstream.driver.faults import CONNECTION_LOSS, ERROR_REPLIES
 from millstream.driver.target import Target
 
@@ -32,15 +34,25 @@ class AsyncWire:
         self._connect_timeout = connect_timeout
         self._timeout = timeout
         self._connection: Any = None
+        self._replies: Replies | None = None
+        # Those that have come of the first who waits.
+        self._received: list[Any] = []
         # Who waits for replies, how many, and until when; the first is answered first.
         self._waiting: deque[tuple[asyncio.Future[list[Any]], int, float]] = deque()
         self._watchdog: asyncio.TimerHandle | None = None
-        self._reader: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
-        self._connecting = asyncio.Lock()
+        self._connecting: asyncio.Task[None] | None = None
+        self._connecting_since = 0.0
         self._closed = False
         self.losses = 0
         """How many connections it has lost so far: the next may be to another server."""
+
+    @property
+    def waiting_since(self) -> float | None:
+        """Time of the event loop's clock since when the first call waits; None: none does."""
+        if self._connecting is not None:
+            return self._connecting_since
+        return self._waiting[0][2] - self._timeout if self._waiting else None
 
     async def connect(self) -> None:
         """Connect unless connected.
@@ -48,28 +60,42 @@ class AsyncWire:
         Raises:
             redis-py's errors, or TimeoutError.
         """
-        async with self._connecting:
-            if self._closed:
-                message = "the client is closed"
-                raise exceptions.ConnectionError(message)
-            if self._connection is not None:
-                return
-            connection = self._target.async_connection(self._connect_timeout)
-            try:
-                async with asyncio.timeout(self._connect_timeout):
-                    await connection.connect()
-                if self._closed:
-                    message = "the client was closed meanwhile"
-                    raise exceptions.ConnectionError(message)  # noqa: TRY301 - as any other loss
-            except BaseException as error:
-                await connection.disconnect(nowait=True)
-                embedded = self._target.embedded
-                if embedded is not None and isinstance(error, CONNECTION_LOSS):
-                    # The next try finds it, also when all that kept it was killed.
-                    await asyncio.to_thread(embedded.revive, timeout=self._connect_timeout)
-                raise
-            self._connection = connection
-            self._reader = asyncio.create_task(self._read(connection), name="millstream-wire")
+        if self._connection is not None:
+            return
+        if self._connecting is None:
+            self._connecting_since = asyncio.get_running_loop().time()
+            self._connecting = asyncio.create_task(self._connect(), name="millstream-connect")
+            self._connecting.add_done_callback(self._connected)
+        # All who wait go on in the same turn, in their order: what they write comes before whatever
+        # follows from a reply to the first of them.
+        await asyncio.shield(self._connecting)
+
+    def _connected(self, connecting: asyncio.Task[None]) -> None:
+        self._connecting = None
+        if not connecting.cancelled():
+            connecting.exception()  # those who have waited may be gone
+
+    async def _connect(self) -> None:
+        if self._closed:
+            message = "the client is closed"
+            raise exceptions.ConnectionError(message)
+        connection = self._target.async_connection(self._connect_timeout)
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                await self._target.connect(connection)
+            self._received = []
+            self._replies = Replies(connection, self._take, partial(self._drop, connection))
+        except BaseException as error:
+            await connection.disconnect(nowait=True)
+            embedded = self._target.embedded
+            if embedded is not None and isinstance(error, CONNECTION_LOSS):
+                # The next try finds it, also when all that kept it was killed.
+                await asyncio.to_thread(embedded.revive, timeout=self._connect_timeout)
+            if self._closed and isinstance(error, asyncio.CancelledError):
+                message = "the client was closed meanwhile"
+                raise exceptions.ConnectionError(message) from error
+            raise
+        self._connection = connection
 
     async def call(self, payload: bytes, replies: int) -> list[Any]:
         """Send packed commands in one write and return their replies.
@@ -79,7 +105,7 @@ class AsyncWire:
         Raises:
             redis-py's connection errors, or TimeoutError: the connection is given up.
         """
-        if self._connection is None:
+        while self._connection is None:
             await self.connect()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[list[Any]] = loop.create_future()
@@ -87,21 +113,16 @@ class AsyncWire:
         self._waiting.append((future, replies, deadline))
         if self._watchdog is None:
             self._watchdog = loop.call_at(deadline, self._watch, loop)
-        connection = self._connection
-        # redis-py's own method would disconnect everybody when one caller is cancelled. This
-        # takes all of the payload at once, so calls go out whole and in the order of entry.
-        writer: asyncio.StreamWriter = connection._writer  # noqa: SLF001
-        writer.write(payload)
+        connection, wire = self._connection, self._replies
+        assert wire is not None  # noqa: S101 - it comes with the connection
+        # This takes all of the payload at once, so calls go out whole and in the order of entry.
+        wire.write(payload)
+        if not wire.has_room:
+            await wire.drain()
         try:
-            if writer.transport.get_write_buffer_size():
-                await writer.drain()
             return await future
         except Exception as error:
-            # The future knows best: it was told why the connection was given up.
             self._drop(connection, error)
-            told = future.exception() if future.done() and not future.cancelled() else None
-            if told is not None and told is not error:
-                raise told from error
             raise
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -121,31 +142,24 @@ class AsyncWire:
             future.set_exception(TimeoutError("no reply"))
         self._drop(self._connection, TimeoutError("no reply"))
 
-    async def _read(self, connection: Any) -> None:
-        """Hand replies to those who wait, in order. It always reads, so it sees a cut at once."""
-        received: list[Any] = []
-        try:
-            while True:
-                try:
-                    reply = await connection.read_response(
-                        disable_decoding=True, disconnect_on_error=False
-                    )
-                except ERROR_REPLIES as error:
-                    reply = error
-                received.append(reply)
-                if len(received) == self._waiting[0][1]:
-                    future, _, _ = self._waiting.popleft()
-                    if not future.done():
-                        future.set_result(received)
-                    received = []
-        except IndexError:
-            self._drop(connection, exceptions.ConnectionError("a reply that nobody asked for"))
-        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must know
-            self._drop(connection, error)
-        except asyncio.CancelledError:
-            # By _drop, or with all tasks of this event loop: nobody would read any more.
-            self._drop(connection, exceptions.ConnectionError("its reader was cancelled"))
-            raise
+    def _take(self, replies: list[Any]) -> None:
+        """Hand replies to those who wait, in order."""
+        received, waiting = self._received, self._waiting
+        for reply in replies:
+            if isinstance(reply, Exception) and not isinstance(reply, ERROR_REPLIES):
+                self._drop(self._connection, reply)
+                return
+            received.append(reply)
+            if not waiting:
+                error = exceptions.ConnectionError("a reply that nobody asked for")
+                self._drop(self._connection, error)
+                return
+            future, count, _ = waiting[0]
+            if len(received) == count:
+                waiting.popleft()
+                if not future.done():
+                    future.set_result(received)
+                received = self._received = []
 
     def _drop(self, connection: Any, error: BaseException) -> None:
         """Give up a connection: whoever waits on it gets the error."""
@@ -153,16 +167,15 @@ class AsyncWire:
             return
         self._connection = None
         self.losses += 1
-        # Whoever waits to write hears of it, too; closing would first write out what is buffered.
-        connection._writer.transport.abort()  # noqa: SLF001
+        # Whoever waits to write hears of it, too.
+        if self._replies is not None:
+            self._replies.abort()
         waiting, self._waiting = self._waiting, deque()
         for future, _, _ in waiting:
             if not future.done():
                 future.set_exception(exceptions.ConnectionError(str(error) or repr(error)))
                 # The caller may be gone (timed out, cancelled); that is no news for the log.
                 future.exception()
-        if self._reader is not None and self._reader is not asyncio.current_task():
-            self._reader.cancel()
         self._closing = asyncio.create_task(connection.disconnect(nowait=True))
 
     async def reset(self) -> None:
@@ -175,8 +188,11 @@ class AsyncWire:
         self._closed = True
         if self._watchdog is not None:
             self._watchdog.cancel()
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.wait([self._connecting])
         connection = self._connection
         if connection is not None:
             self._drop(connection, exceptions.ConnectionError("the client is closed"))
-            tasks = [task for task in (self._reader, self._closing) if task is not None]
-            await asyncio.wait(tasks)
+            assert self._closing is not None  # noqa: S101 - it was dropped
+            await asyncio.wait([self._closing])

@@ -4,40 +4,39 @@ from __future__ import annotations
 
 import inspect
 import os
+import selectors
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from redis import exceptions
 
 from millstream.driver.blocking_ahead import BlockingAhead
 from millstream.driver.blocking_background import BlockingBackground
+from millstream.driver.blocking_cluster import BlockingCluster
+from millstream.driver.blocking_confirming import BlockingConfirming
 from millstream.driver.blocking_letterbox import BlockingLetterbox
 from millstream.driver.blocking_listener import BlockingListener
 from millstream.driver.blocking_pubsub import BlockingPubSub
 from millstream.driver.blocking_sender import BlockingSender, Run
+from millstream.driver.blocking_server import BlockingServer
 from millstream.driver.blocking_waiting import BlockingWaitingSender
-from millstream.driver.blocking_wire import BlockingWire
-from millstream.driver.faults import (
-    DEMOTED,
-    ERROR_REPLIES,
-    Tries,
-    any_error,
-    code_of,
-    is_hidden,
-    refusal,
-    translate,
-)
-from millstream.driver.packing import executed, pack, pack_op
-from millstream.driver.server_check import check_server, server_info
-from millstream.driver.target import Target, resolve
+from millstream.driver.cluster import ClusterTarget, locate
+from millstream.driver.faults import Tries, first_error, refusal, translate
+from millstream.driver.server_check import check_replies, server_info
+from millstream.driver.target import Target
 from millstream.errors import BrokerError, NotConnected, TimedOut, UsageError
-from millstream.policy import Bound
+from millstream.policy import Bound, ReadFrom
+from millstream.protocol.ephemeral import Channel
 from millstream.protocol.keys import QueueKeys
-from millstream.protocol.op import Command, Op, Pause, Plan
+from millstream.protocol.op import Nodes, Op, Pause, Plan
+from millstream.protocol.probe import probe
 from millstream.protocol.reading import BLOCK_MS
 from millstream.protocol.send import Batch
+from millstream.protocol.slots import slot_of
+from millstream.security import Security
 
 __all__ = ["BlockingDriver"]
 
@@ -51,15 +50,29 @@ class BlockingDriver:
         source: a URL, a redis-py client, a Target, or None (see ``resolve``).
         connect_timeout: seconds in which the first connection must succeed.
         timeout: seconds that an operation may take in all, reconnects included.
+        security: goes before what the source says of users and certificates.
+        read_from: where reads go whose caller is content with what a replica knows.
     """
 
-    def __init__(self, source: object, *, connect_timeout: float, timeout: float) -> None:
+    def __init__(
+        self,
+        source: object,
+        *,
+        connect_timeout: float,
+        timeout: float,
+        security: Security | None = None,
+        read_from: ReadFrom = "primary",
+    ) -> None:
         self._source = source
+        self._security = security
+        self._read_from = read_from
         self._connect_timeout = connect_timeout
         self._timeout = timeout
-        self._target: Target | None = None
-        self._wire: BlockingWire | None = None
-        self._pubsub: BlockingPubSub | None = None
+        self._target: Target | ClusterTarget | None = None
+        self._server: BlockingServer | BlockingCluster | None = None
+        self._replica: BlockingServer | None = None
+        self._confirming: dict[str, BlockingConfirming] = {}
+        self._pubsubs: dict[int | None, BlockingPubSub] = {}
         self._opening = threading.Lock()
         self._closed = False
         self._pid = os.getpid()
@@ -72,7 +85,7 @@ class BlockingDriver:
     @property
     def losses(self) -> int:
         """How often the connection was lost: what was asked of the server may hold no more."""
-        return self._wire.losses if self._wire is not None else 0
+        return self._server.losses if self._server is not None else 0
 
     def open(self) -> None:
         """Connect and check the server, once.
@@ -84,109 +97,83 @@ class BlockingDriver:
         """
         with self._opening:
             self._check_open()
-            if self._wire is not None:
+            if self._server is not None:
                 return
-            owned = not isinstance(self._source, Target)
-            target = self._source if isinstance(self._source, Target) else resolve(self._source)
-            patience = self._connect_timeout
-            # Of its own, since a connection has one timeout, and operations may take longer.
-            first = BlockingWire(target, connect_timeout=patience, timeout=patience)
+            target = self._source
+            owned = not isinstance(target, Target | ClusterTarget)
+            target = target if isinstance(target, Target) else locate(target, self._security)
+            make = BlockingCluster if isinstance(target, ClusterTarget) else BlockingServer
+            server = make(target, connect_timeout=self._connect_timeout, timeout=self._timeout)  # type: ignore[arg-type]
             try:
-                self._check(first, target)
+                self._check(server)
             except BaseException:
-                if owned and target.embedded is not None:
-                    target.embedded.close()
+                server.close()
+                if owned:
+                    target.close()
                 raise
-            finally:
-                first.close()
-            self._wire = BlockingWire(target, connect_timeout=patience, timeout=self._timeout)
-            self._target, self._owned = target, owned
+            self._target, self._server, self._owned = target, server, owned
+            if self._read_from == "replica" and (replicas := target.replicas()) is not None:
+                self._replica = BlockingServer(
+                    replicas, connect_timeout=self._connect_timeout, timeout=self._timeout
+                )
 
     def _check_open(self) -> None:
         if self._closed:
             message = "this client is closed"
             raise UsageError(message)
 
-    def _check(self, wire: BlockingWire, target: Target) -> None:
-        op = server_info()
+    def _check(self, server: BlockingServer | BlockingCluster) -> None:
+        op, url = server_info(), server.target.url
         try:
-            replies = wire.call(pack(op.commands), len(op.commands))
+            replies = server.open(op)
         except _LOSSES as error:
-            raise translate(error, target.url) from error
-        if any(is_hidden(reply) for reply in replies):
-            return
-        for reply in replies:
-            if isinstance(reply, ERROR_REPLIES):
-                raise refusal(reply, target.url) from reply
-        check_server(op.decode(replies), target.url)
+            raise translate(error, url) from error
+        check_replies(op, replies, url)
 
-    def run(self, op: Op[T]) -> T:
+    def run(self, op: Op[T], *, stale: bool = False) -> T:
         """Run one operation.
 
         It is sent again after a lost connection or a passing refusal, for as long as the timeout
         allows, if it is repeatable.
 
+        Args:
+            op: it.
+            stale: whether its caller is content with what a replica knows.
+
         Raises:
             NotConnected, TimedOut: the server cannot be reached, or did not answer.
             ServerRefused: the server answered with an error.
         """
-        if self._wire is None or self._closed:
+        if self._server is None or self._closed:
             self.open()
-        wire = self._wire
-        assert wire is not None  # noqa: S101 - open() raises or sets it
+        server = (self._replica if stale and op.readonly else None) or self._server
+        assert server is not None  # noqa: S101 - open() raises or sets it
         if os.getpid() != self._pid:
             # Two processes on one connection, with the same batch numbers, would lose messages.
             message = "this client was made before a fork: make one in each process"
             raise UsageError(message)
-        patience = None if op.patience is None else min(op.patience, self._timeout)
+        patience = self._timeout if op.patience is None else min(op.patience, self._timeout)
         tries: Tries | None = None
         begun = time.monotonic()
-        payload, count = pack_op(op)
         while True:
             try:
-                replies = executed(op, wire.call(payload, count, patience))
-                if replies is None:
-                    replies = wire.call(pack(op.commands), len(op.commands))
-                error = None
-                if any_error(replies):
-                    error = self._load_scripts(wire, op, replies)
+                replies = server.perform(op, begun + patience)
+                error = first_error(op, replies)
                 if error is None:
                     return op.decode(replies)
                 problem, cause = refusal(error, self.url), error
             except _LOSSES as loss:
                 problem, cause = translate(loss, self.url), loss
-            tries = tries or Tries(begun + (self._timeout if patience is None else patience))
+            tries = tries or Tries(begun + patience)
             again = op.repeatable and isinstance(problem, NotConnected | TimedOut)
-            if code_of(cause) in DEMOTED:
-                wire.reset()
+            server.failed(cause)
             pause = tries.next_pause(time.monotonic()) if again else None
             if pause is None or self._closed:
                 raise problem from cause
             time.sleep(pause)
 
-    def _load_scripts(
-        self, wire: BlockingWire, op: Op[Any], replies: list[Any]
-    ) -> Exception | None:
-        """Repeat commands whose script the server did not know; return the first other error."""
-        again: list[int] = []
-        commands: list[Command] = []
-        for index, reply in enumerate(replies):
-            script = op.commands[index].script
-            if isinstance(reply, exceptions.NoScriptError) and script is not None:
-                again.append(index)
-                commands += (Command(("SCRIPT", "LOAD", script.source)), op.commands[index])
-        if again:
-            # In one write: what is behind this operation must not overtake a part of it.
-            answers = wire.call(pack(commands), len(commands))
-            for index, answer in zip(again, answers[1::2], strict=True):
-                replies[index] = answer
-        for command, reply in zip(op.commands, replies, strict=True):
-            if isinstance(reply, ERROR_REPLIES) and not command.optional:
-                return reply
-        return None
-
-    def drive(self, plan: Plan[T]) -> T:
-        """Run a plan's operations one after the other and return its result."""
+    def drive(self, plan: Plan[T], *, stale: bool = False) -> T:
+        """Run a plan's operations one after the other and return its result; see ``run``."""
         answer: Any = None
         problem: BrokerError | None = None
         while True:
@@ -201,13 +188,19 @@ class BlockingDriver:
                 time.sleep(step.seconds)
                 continue
             try:
-                answer = self.run(step)
+                answer = self.nodes() if isinstance(step, Nodes) else self.run(step, stale=stale)
             except BrokerError as error:
                 problem = error
 
-    def begin(self, op: Op[T]) -> BlockingAhead[T]:
-        """Return an operation that is run when its result is wanted."""
-        return BlockingAhead(self.run, op)
+    def nodes(self) -> list[int | None]:
+        """Return a slot of each node of a cluster; see ``Nodes``."""
+        self.open()
+        assert self._server is not None  # noqa: S101 - open() sets it
+        return self._server.slots()
+
+    def begin(self, op: Op[T], *, stale: bool = False) -> BlockingAhead[T]:
+        """Return an operation that is run when its result is wanted; see ``run``."""
+        return BlockingAhead(partial(self.run, stale=stale), op)
 
     def lock(self) -> threading.RLock:
         """Return a lock for threads. A signal handler may close what its own thread uses."""
@@ -236,9 +229,11 @@ class BlockingDriver:
         in_order: bool = False,  # noqa: ARG002 - they always are
         run: Run | None = None,
         unwanted: Callable[[T], object] | None = None,  # noqa: ARG002 - a thread waits to the end
+        confirming: BlockingConfirming | None = None,
     ) -> BlockingSender[T]:
         """Return what gathers the sends of many threads into batches, in their order."""
-        return BlockingSender(run or self.run, batch)
+        run = run or (self.run if confirming is None else confirming.run)
+        return BlockingSender(run, batch, confirming=confirming)
 
     def come_of(self, sending: T) -> T | None:
         """Return what has come of a send."""
@@ -259,21 +254,54 @@ class BlockingDriver:
     def listener(self) -> BlockingListener:
         """Return a connection of its own for reads that sleep at the server."""
         self.open()
-        assert self._target is not None  # noqa: S101 - open() sets it
+        assert self._server is not None  # noqa: S101 - open() sets it
         return BlockingListener(
-            self._target, connect_timeout=self._connect_timeout, longest=BLOCK_MS / 1000 + 5
+            self._server, connect_timeout=self._connect_timeout, longest=BLOCK_MS / 1000 + 5
         )
 
-    def pubsub(self) -> BlockingPubSub:
-        """Return the connection for all that is listened to."""
+    def any_of(self, listeners: Sequence[BlockingListener], seconds: float) -> None:
+        """Wait until one of some outstanding reads has ended, and no longer than so many seconds."""
+        with selectors.DefaultSelector() as selector:
+            for listener in listeners:
+                if not listener.listening or listener.done:
+                    return
+                selector.register(listener.socket, selectors.EVENT_READ)
+            selector.select(seconds)
+
+    def pubsub(self, channel: Channel) -> BlockingPubSub:
+        """Return the connection for all that is listened to; of a cluster, in the channel's slot."""
         self.open()
-        assert self._target is not None  # noqa: S101 - open() sets it
+        server = self._server
+        assert server is not None  # noqa: S101 - open() sets it
+        slot = slot_of(channel.name) if isinstance(server, BlockingCluster) else None
         with self._opening:
-            if self._pubsub is None:
-                self._pubsub = BlockingPubSub(
-                    self._target, connect_timeout=self._connect_timeout, timeout=self._timeout
+            if slot not in self._pubsubs:
+                self._pubsubs[slot] = BlockingPubSub(
+                    server, slot, connect_timeout=self._connect_timeout, timeout=self._timeout
                 )
-            return self._pubsub
+            return self._pubsubs[slot]
+
+    def confirming(self, durability: str) -> BlockingConfirming:
+        """Return what has sends confirmed; it has a connection of its own.
+
+        Raises:
+            UnsupportedServer, ServerRefused: the server can never confirm it.
+        """
+        found = self._confirming.get(durability)
+        if found is None:
+            self.open()
+            self.run(probe(durability, self.url))
+            assert self._target is not None  # noqa: S101 - open() sets it
+            if isinstance(self._target, ClusterTarget):
+                message = f"durability {durability!r} is not known on a cluster"
+                raise UsageError(message)
+            made = BlockingConfirming(
+                *(self._target, durability),
+                connect_timeout=self._connect_timeout,
+                timeout=self._timeout,
+            )
+            found = self._confirming.setdefault(durability, made)
+        return found
 
     def blocking(self, *, timeout: float) -> BlockingDriver:
         """Return a further driver of the same server, for another thread, as patient as told."""
@@ -282,18 +310,21 @@ class BlockingDriver:
             source,
             connect_timeout=min(self._connect_timeout, timeout),
             timeout=min(self._timeout, timeout),
+            security=self._security,
         )
 
     def close(self) -> None:
         """Disconnect. Safe to repeat."""
         self._closed = True
-        if self._pubsub is not None:
-            self._pubsub.close()
-        wire, target = self._wire, self._target
-        if wire is not None:
-            wire.close()
-        if target is not None and target.embedded is not None and self._owned:
-            target.embedded.close()
+        for pubsub in [*self._pubsubs.values()]:
+            pubsub.close()
+        for confirming in [*self._confirming.values()]:
+            confirming.close()
+        for server in (self._server, self._replica):
+            if server is not None:
+                server.close()
+        if self._target is not None and self._owned:
+            self._target.close()
 
 
 _LOSSES = (exceptions.RedisError, OSError)

@@ -7,7 +7,10 @@ from typing import Any, TypeVar
 
 from redis import exceptions
 
-from millstream.driver.faults import ERROR_REPLIES, refusal, translate
+from millstream.driver.blocking_cluster import BlockingCluster
+from millstream.driver.blocking_server import BlockingServer
+from millstream.driver.cluster import GLANCE
+from millstream.driver.faults import ERROR_REPLIES
 from millstream.driver.packing import pack
 from millstream.driver.target import Target
 from millstream.protocol.op import Op
@@ -21,13 +24,18 @@ class BlockingListener:
     """One sleeping read at a time, on a connection of its own, for one thread.
 
     Args:
-        target: the server.
+        server: the server, or the cluster.
         connect_timeout: seconds to connect and log in.
         longest: seconds after which a read without a reply means that the connection is dead.
     """
 
-    def __init__(self, target: Target, *, connect_timeout: float, longest: float) -> None:
-        self._target = target
+    def __init__(
+        self, server: BlockingServer | BlockingCluster, *, connect_timeout: float, longest: float
+    ) -> None:
+        self._server = server
+        self._url = server.target.url
+        # Where it is connected to.
+        self._target: Target | None = None
         self._connect_timeout = connect_timeout
         self._longest = longest
         self._overdue = 0.0
@@ -39,6 +47,19 @@ class BlockingListener:
     def listening(self) -> bool:
         """Whether a read is outstanding."""
         return self._listening
+
+    @property
+    def done(self) -> bool:
+        """Whether there is something to read, if only that the connection is lost."""
+        try:
+            return bool(self._connection is None or self._connection.can_read(0))
+        except (exceptions.RedisError, OSError):
+            return True
+
+    @property
+    def socket(self) -> Any:
+        """What to wait for, together with others."""
+        return self._connection._sock  # noqa: SLF001 - redis-py waits for one socket only
 
     def listen(self, op: Op[Any]) -> None:
         """Begin a read unless one is outstanding.
@@ -52,7 +73,7 @@ class BlockingListener:
             self._begin(op)
         except (exceptions.RedisError, OSError) as error:
             self.close()
-            raise translate(error, self._target.url) from error
+            raise self._server.explain(error, op) from error
         except BaseException:
             # Interrupted between a command and its reply, it would be out of step.
             self.close()
@@ -67,29 +88,36 @@ class BlockingListener:
         """
         self.listen(op)
         # A timeout may be hours; a connection that is dead is to be noticed before.
-        patience = min(timeout, self._overdue - time.monotonic())
+        end = min(time.monotonic() + timeout, self._overdue)
         try:
-            if not self._connection.can_read(max(0.0, patience)):
-                if time.monotonic() < self._overdue:
+            while not self._connection.can_read(max(0.0, min(GLANCE, end - time.monotonic()))):
+                now = time.monotonic()
+                if now >= self._overdue or (self._target and self._server.has_left(self._target)):
+                    message = "a sleeping read did not end"
+                    raise TimeoutError(message)
+                if now >= end:
                     return None
-                message = "a sleeping read did not end"
-                raise TimeoutError(message)
             self._listening = False
             reply = self._connection.read_response(disable_decoding=True, disconnect_on_error=False)
             return op.decode([reply])
         except ERROR_REPLIES as error:
-            raise refusal(error, self._target.url) from error
+            raise self._server.explain(error, op) from error
         except (exceptions.RedisError, OSError) as error:
             self.close()
-            raise translate(error, self._target.url) from error
+            raise self._server.explain(error, op) from error
 
     def _begin(self, op: Op[Any]) -> None:
+        target = self._server.target_for(op)
+        if target is not self._target and self._connection is not None:
+            # What it reads has moved to another node.
+            self.close()
         if self._connection is None:
+            self._target = target
             # A reply that has begun to arrive comes at once; only its beginning may take long.
-            self._connection = self._target.blocking_connection(
+            self._connection = target.blocking_connection(
                 self._connect_timeout, self._connect_timeout
             )
-            self._connection.connect()
+            self._target.connect_blocking(self._connection)
             self._connection.send_command("CLIENT", "ID", check_health=False)
             self.client_id = self._connection.read_response()
         self._connection.send_packed_command([pack(op.commands)], check_health=False)

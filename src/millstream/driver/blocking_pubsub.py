@@ -11,16 +11,18 @@ import selectors
 import socket
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 from redis import exceptions
 
+from millstream.driver.blocking_cluster import BlockingCluster
+from millstream.driver.blocking_server import BlockingServer
 from millstream.driver.faults import (
     CONNECTION_LOSS,
     ERROR_REPLIES,
     Tries,
     is_connection_loss,
-    refusal,
     translate,
 )
 from millstream.driver.packing import pack
@@ -89,19 +91,30 @@ class BlockingPubSub:
     """Listens for any number of inboxes, of any number of threads.
 
     Args:
-        target: the server.
+        server: the server, or the cluster.
+        slot: of all channels; None: the server has no slots.
         connect_timeout: seconds to connect and log in.
         timeout: seconds in which a lost connection must be back.
         beat: see ``BEAT``.
     """
 
     def __init__(
-        self, target: Target, *, connect_timeout: float, timeout: float, beat: float = BEAT
+        self,
+        server: BlockingServer | BlockingCluster,
+        slot: int | None = None,
+        *,
+        connect_timeout: float,
+        timeout: float,
+        beat: float = BEAT,
     ) -> None:
-        self._target = target
+        self._server = server
+        self._url = server.target.url
+        # It stands for all that is asked here.
+        self._op = replace(sharding(), near=slot)
         self._connect_timeout = connect_timeout
         self._timeout = timeout
         self._beat = beat
+        self._clustered = slot is not None
         self._pid = os.getpid()
         # Also around all boxes. A signal handler may close what its own thread uses.
         self._lock = threading.RLock()
@@ -144,7 +157,7 @@ class BlockingPubSub:
         try:
             if not inbox.joined(self._timeout + 1):
                 # It is connected, and the server does not answer.
-                raise translate(TimeoutError("no reply"), self._target.url)
+                raise translate(TimeoutError("no reply"), self._url)
         finally:
             if not inbox.box.joined:
                 self.leave(channel, inbox)
@@ -184,7 +197,7 @@ class BlockingPubSub:
                 except (exceptions.RedisError, OSError) as error:
                     if self._served:
                         tries = Tries(time.monotonic() + self._timeout)
-                    problem = translate(error, self._target.url)
+                    problem = self._server.explain(error, self._op)
                     again = isinstance(problem, NotConnected | TimedOut)
                     pause = tries.next_pause(time.monotonic()) if again else None
                     if pause is None:
@@ -205,9 +218,10 @@ class BlockingPubSub:
 
     def _serve(self) -> None:
         """Connect, and read until the connection is lost, or the client is closed."""
-        connection = self._target.blocking_connection(self._connect_timeout, self._connect_timeout)
+        target = self._server.target_for(self._op)
+        connection = target.blocking_connection(self._connect_timeout, self._connect_timeout)
         try:
-            self._connect(connection)
+            self._connect(connection, target)
             sharded = self._ask_sharded(connection)
             with self._lock:
                 self._board.connect(sharded=sharded)
@@ -217,18 +231,18 @@ class BlockingPubSub:
                 self._board.cut()
             connection.disconnect()
 
-    def _connect(self, connection: Any) -> None:
+    def _connect(self, connection: Any, target: Target) -> None:
         try:
-            connection.connect()
+            target.connect_blocking(connection)
         except CONNECTION_LOSS as error:
-            embedded = self._target.embedded
+            embedded = target.embedded
             if embedded is not None and is_connection_loss(error):
                 embedded.revive(timeout=self._connect_timeout)
             raise
 
     def _ask_sharded(self, connection: Any) -> bool:
         # Each connection may be to another server.
-        op = sharding()
+        op = self._op
         connection.send_packed_command([pack(op.commands)], check_health=False)
         try:
             reply = connection.read_response(disable_decoding=True, disconnect_on_error=False)
@@ -242,7 +256,7 @@ class BlockingPubSub:
             selector.register(connection._sock, selectors.EVENT_READ)  # noqa: SLF001 - redis-py waits for one socket only
             selector.register(self._bell, selectors.EVENT_READ)
             self._flush(connection)
-            while not self._closing.is_set():
+            while not (self._closing.is_set() or self._is_over()):
                 readable = [key.fileobj for key, _ in selector.select(self._beat)]
                 if self._bell in readable:
                     self._bell.recv(4096)
@@ -257,6 +271,11 @@ class BlockingPubSub:
                     with self._lock:
                         self._board.ping()
                 self._flush(connection)
+
+    def _is_over(self) -> bool:
+        """Tell whether nobody listens any more, on a cluster: there is a connection for each slot."""
+        with self._lock:
+            return self._clustered and not self._board.busy
 
     def _read(self, connection: Any) -> None:
         """Read all that is there."""
@@ -294,9 +313,10 @@ class BlockingPubSub:
                 raise exceptions.ConnectionError(message) from error
             if channel is None:
                 return
-            problem = refusal(error, self._target.url)
-            if isinstance(problem, NotConnected) and not self._served:
-                # A node of a cluster that has just started serves no channel for some seconds.
+            problem = self._server.explain(error, self._op)
+            if isinstance(problem, NotConnected) and (self._clustered or not self._served):
+                # A node of a cluster that has just started serves no channel for some seconds, and
+                # one that has given the slot away will not again.
                 raise error
             if isinstance(problem, ServerRefused):
                 problem = explained(problem, channel.name)

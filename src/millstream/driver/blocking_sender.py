@@ -13,14 +13,23 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
-from millstream.errors import MillstreamError, NotConnected, UsageError
+from millstream.driver.blocking_confirming import BlockingConfirming
+from millstream.errors import MillstreamError, NotConfirmed, NotConnected, UsageError
 from millstream.protocol.op import Op
 from millstream.protocol.send import Batch, chunks
+from millstream.protocol.unconfirmed import all_of
 
 __all__ = ["BlockingSender", "Run"]
 
 R = TypeVar("R")
 Run = Callable[[Op[Any]], Any]
+
+
+TOGETHER = 64
+"""Chunks of a ``send_many`` that go in one commit, when they are to be confirmed."""
+
+Lane = tuple[str, "itertools.count[int]"]
+Chunk = tuple[Sequence[Any], "Sequence[bytes] | None"]
 
 
 class _Gathered(Generic[R]):
@@ -42,11 +51,18 @@ class BlockingSender(Generic[R]):
     Args:
         run: the driver's way to run an operation, with its repetitions.
         batch: makes the operation that sends some messages.
+        confirming: by what messages are sent, if they are to be confirmed. It gathers by itself: a
+            thread that has been confirmed must not wait for the batch of others here.
     """
 
-    def __init__(self, run: Run, batch: Batch[R]) -> None:
+    def __init__(
+        self, run: Run, batch: Batch[R], *, confirming: BlockingConfirming | None = None
+    ) -> None:
         self._run = run
         self._batch = batch
+        self._confirming = confirming
+        # Producers whose last batch nobody needs any more.
+        self._free: list[Lane] = []
         self._pid = os.getpid()
         self._producer = uuid.uuid4().hex[:16]
         self._numbers = itertools.count(1)
@@ -65,6 +81,11 @@ class BlockingSender(Generic[R]):
             # Locks that another thread held at the fork stay locked for ever.
             message = "this client was made before a fork: make one in each process"
             raise UsageError(message)
+        if self._confirming is not None:
+            result = self._confirm(self._confirming, [([body], [headers] if headers else None)])[0]
+            if isinstance(result, MillstreamError):
+                raise result
+            return result
         with self._guard:
             batch = self._gathering
             index = len(batch.bodies)
@@ -89,12 +110,38 @@ class BlockingSender(Generic[R]):
 
         Raises:
             BrokerError: a chunk is not known to be stored; those before it are.
+            NotConfirmed: all are stored, some are not confirmed.
         """
         stored: list[R] = []
+        if self._confirming is not None:
+            outcomes: list[Any] = []
+            many = chunks(bodies, headers)
+            while some_chunks := list(itertools.islice(many, TOGETHER)):
+                outcomes += self._confirm(self._confirming, some_chunks)
+            return all_of(outcomes)  # type: ignore[return-value] # only receipts are confirmed
         for some, with_headers in chunks(bodies, headers):
             with self._sending:
                 stored += self._send(some, with_headers)  # type: ignore[arg-type] # no unit among them
         return stored
+
+    def _confirm(
+        self, confirming: BlockingConfirming, some: Sequence[Chunk]
+    ) -> list[R | MillstreamError]:
+        """Send chunks in one commit, each by a producer of its own."""
+        with self._guard:
+            lanes = [self._free.pop() if self._free else _new_lane() for _ in some]
+        ops = [
+            self._batch(producer, next(numbers), *chunk)
+            for (producer, numbers), chunk in zip(lanes, some, strict=True)
+        ]
+        results = confirming.run_all(ops)
+        outcomes: list[R | MillstreamError] = []
+        for lane, result in zip(lanes, results, strict=True):
+            outcomes += result
+            # The server is to recognise a batch for as long as somebody may confirm it.
+            if not any(isinstance(one, NotConfirmed) for one in result):
+                self._free.append(lane)
+        return outcomes
 
     def _transmit(self, batch: _Gathered[R]) -> None:
         try:
@@ -126,3 +173,7 @@ class BlockingSender(Generic[R]):
         """Wait for what is on its way."""
         with self._sending:
             pass
+
+
+def _new_lane() -> Lane:
+    return uuid.uuid4().hex[:16], itertools.count(1)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
+from millstream.driver.blocking_guard import take_back
 from millstream.driver.blocking_listener import BlockingListener
 from millstream.errors import BrokerError, NotConnected, UsageError
 from millstream.message import Receipt
@@ -52,6 +53,7 @@ class BlockingWaitingSender:
     def __init__(self, run: Run, connect: Connect, keys: QueueKeys, bound: Bound) -> None:
         self._run = run
         self._connect = connect
+        self._key = keys.ready
         self._line = Line(keys, bound, uuid.uuid4().hex[:16])
         self._pid = os.getpid()
         self._guard = threading.Condition()
@@ -139,18 +141,7 @@ class BlockingWaitingSender:
             self._guard.release()
             return call()
         finally:
-            self._take_guard()
-
-    def _take_guard(self) -> None:
-        """Get the guard back, also if Ctrl-C comes just then: without it, others would wait for ever."""
-        interrupt: BaseException | None = None
-        while not self._guard._is_owned():  # type: ignore[attr-defined] # noqa: SLF001 - as Condition asks itself
-            try:
-                self._guard.acquire()
-            except BaseException as error:  # noqa: BLE001 - it is raised below
-                interrupt = error
-        if interrupt is not None:
-            raise interrupt
+            take_back(self._guard)
 
     def close(self) -> None:
         """Wait for what is on its way; what waits for room is not sent."""
@@ -161,7 +152,7 @@ class BlockingWaitingSender:
                 listener = self._listener
                 if listener is not None and listener.listening:
                     with contextlib.suppress(BrokerError):
-                        self._run(unblock(listener.client_id))
+                        self._run(unblock(listener.client_id, self._key))
                 self._guard.wait(PAUSE)
             # A thread that was interrupted may have left its ticket.
             while isinstance(step := self._line.step(time.monotonic()), Op):

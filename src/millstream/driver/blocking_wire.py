@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
 from redis import exceptions
@@ -29,6 +31,8 @@ class BlockingWire:
         self._timeout = timeout
         self._lock = threading.Lock()
         self._connected = self._closed = False
+        self.silence: tuple[float, Callable[[], bool]] | None = None
+        """After so many seconds without a reply, and again: what tells whether to wait no longer."""
         self.losses = 0
         """How many connections it has lost so far: the next may be to another server."""
 
@@ -53,9 +57,7 @@ class BlockingWire:
         try:
             self._connect()
             self._connection.send_packed_command([payload], check_health=False)
-            if patience is not None and not self._connection.can_read(patience):
-                message = "no reply"
-                raise TimeoutError(message)  # noqa: TRY301 - as any other loss
+            self._wait(patience)
             return [self._reply() for _ in range(replies)]
         except BaseException:
             # Half a reply would make every later one belong to another call.
@@ -63,6 +65,20 @@ class BlockingWire:
             raise
         finally:
             self._lock.release()
+
+    def _wait(self, patience: float | None) -> None:
+        """Wait for the first reply, if not as long as the connection does by itself."""
+        if self.silence is None:
+            if patience is not None and not self._connection.can_read(patience):
+                message = "no reply"
+                raise TimeoutError(message)
+            return
+        step, is_over = self.silence
+        end = time.monotonic() + (self._timeout if patience is None else patience)
+        while not self._connection.can_read(max(0.0, min(step, end - time.monotonic()))):
+            if time.monotonic() >= end or is_over():
+                message = "no reply"
+                raise TimeoutError(message)
 
     def _connect(self) -> None:
         if self._closed:
@@ -73,7 +89,7 @@ class BlockingWire:
         if self._connected:
             return
         try:
-            self._connection.connect()
+            self._target.connect_blocking(self._connection)
         except CONNECTION_LOSS:
             if self._target.embedded is not None:
                 # The next try finds it, also when all that kept it was killed.
@@ -107,6 +123,15 @@ class BlockingWire:
         self._connected = False
         self.losses += 1
         self._connection.disconnect()
+
+    def retire(self) -> None:
+        """Disconnect, unless a thread waits for a reply; it does so by itself then."""
+        self._closed = True
+        if self._lock.acquire(blocking=False):
+            try:
+                self._drop()
+            finally:
+                self._lock.release()
 
     def close(self) -> None:
         """Disconnect. Later calls fail."""

@@ -312,7 +312,10 @@ def _lock(directory: Path, descriptor: int, how: int, deadline: float) -> None:
     """Take a lock of the directory before the deadline; at least one attempt is made."""
     while not supervisor.try_lock(descriptor, how):
         if time.monotonic() >= deadline:
-            raise _not_connected(directory, "is being started or stopped by another process")
+            raise _not_connected(
+                directory,
+                "is being started or stopped by another process, or run by `millstream server`",
+            )
         time.sleep(_POLL)
 
 

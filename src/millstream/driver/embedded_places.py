@@ -14,7 +14,7 @@ from pathlib import Path
 from millstream.driver import embedded_supervisor as supervisor
 from millstream.errors import UsageError
 
-__all__ = ["address", "data_directory", "find_binary"]
+__all__ = ["LONGEST_ADDRESS", "address", "data_directory", "default_directory", "find_binary"]
 
 # The address of a unix socket ends at 107 bytes on Linux and at 103 on macOS.
 LONGEST_ADDRESS = 103
@@ -48,13 +48,18 @@ def find_binary() -> str:
     )
 
 
+def default_directory(name: str) -> Path:
+    """Return the user's own place for data of this name; `~` is not expanded yet."""
+    home = os.environ.get("XDG_DATA_HOME", "")
+    # The XDG specification wants relative values ignored.
+    base = Path(home if Path(home).is_absolute() else "~/.local/share")
+    return base / "millstream" / name
+
+
 def data_directory(directory: str | os.PathLike[str] | None) -> Path:
     """Turn what the user gave into an absolute path without links, and make the directory."""
     if directory is None:
-        home = os.environ.get("XDG_DATA_HOME", "")
-        # The XDG specification wants relative values ignored.
-        base = Path(home if Path(home).is_absolute() else "~/.local/share")
-        directory = base / "millstream" / "default"
+        directory = default_directory("default")
     try:
         path = Path(directory).expanduser().resolve()
         path.mkdir(mode=0o700, parents=True, exist_ok=True)

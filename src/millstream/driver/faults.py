@@ -11,6 +11,7 @@ from typing import Any
 from redis import exceptions
 
 from millstream.errors import BrokerError, NotConnected, ServerRefused, TimedOut
+from millstream.protocol.op import Op
 
 __all__ = [
     "CONNECTION_LOSS",
@@ -18,7 +19,9 @@ __all__ = [
     "Tries",
     "any_error",
     "code_of",
+    "first_error",
     "is_connection_loss",
+    "is_demotion",
     "is_hidden",
     "refusal",
     "translate",
@@ -28,7 +31,7 @@ TRY_AGAIN = frozenset(
     {
         # A replica was promoted, is being promoted, or is loading; a script or slot is busy.
         *("LOADING", "READONLY", "MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN"),
-        *("TRYAGAIN", "UNBLOCKED", "BUSY"),
+        *("TRYAGAIN", "ASK", "UNBLOCKED", "BUSY"),
     }
 )
 """Answers that pass by themselves."""
@@ -43,7 +46,15 @@ _HINTS = {
     "NOAUTH": "it wants a password",
     "WRONGPASS": "the user or password is wrong",
     "WRONGTYPE": "another program uses a key of this name",
-    "MOVED": "another node of the cluster has this slot: give the address of that one",
+    "MOVED": "it is one node of a cluster: begin the URL with redis+cluster://",
+}
+
+_TLS_HINTS = {
+    "mismatch": "its certificate is for another host: use the name that is in it",
+    "CERTIFICATE_VERIFY_FAILED": "nobody whom this client trusts vouches for its certificate: name "
+    "the file with the authority, by ssl_ca_certs in the URL or Security(ca_certs=)",
+    "CERTIFICATE_REQUIRED": "it wants a certificate of this client: ssl_certfile and ssl_keyfile in "
+    "the URL, or Security(certfile=, keyfile=)",
 }
 
 CONNECTION_LOSS = (exceptions.ConnectionError, exceptions.TimeoutError, OSError, TimeoutError)
@@ -105,14 +116,26 @@ def is_connection_loss(error: BaseException) -> bool:
     return isinstance(error, CONNECTION_LOSS) and not isinstance(error, ERROR_REPLIES)
 
 
+def is_demotion(reply: object) -> bool:
+    """Tell whether it is the answer of a server that is no master any more."""
+    # What slept there was woken as it lost its role.
+    return isinstance(reply, ERROR_REPLIES) and code_of(reply) in DEMOTED | {"UNBLOCKED"}
+
+
 def translate(error: BaseException, url: str) -> BrokerError:
     """Turn an error of redis-py into ours, naming the server."""
     if isinstance(error, exceptions.TimeoutError | TimeoutError):
         text = str(error) or "no reply"
         return TimedOut(f"{url} did not answer in time ({text})", url=url)
     if is_connection_loss(error):
-        return NotConnected(f"cannot reach {url}: {error}", url=url)
+        return NotConnected(f"cannot reach {url}: {error}{_hint_about_tls(error)}", url=url)
     return refusal(error, url)
+
+
+def _hint_about_tls(error: BaseException) -> str:
+    text = str(error)
+    hints = (hint for sign, hint in _TLS_HINTS.items() if sign in text)
+    return next((f" ({hint})" for hint in hints), "")
 
 
 def refusal(error: BaseException, url: str) -> BrokerError:
@@ -131,6 +154,15 @@ def any_error(replies: Sequence[Any]) -> bool:
         if isinstance(reply, Exception):
             return True
     return False
+
+
+def first_error(op: Op[Any], replies: Sequence[Any]) -> Exception | None:
+    """Return the first error for which an operation has failed."""
+    if any_error(replies):
+        for command, reply in zip(op.commands, replies, strict=False):
+            if isinstance(reply, ERROR_REPLIES) and not command.optional:
+                return reply
+    return None
 
 
 @dataclass(slots=True)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
+from redis import exceptions
+
+from millstream.driver.faults import ERROR_REPLIES, refusal
 from millstream.errors import UnsupportedServer
 from millstream.protocol.doctor.versions import STREAM_CRASHES
 from millstream.protocol.op import Command, Op
 
-__all__ = ["check_server", "server_info"]
+__all__ = ["check_replies", "check_server", "server_info"]
 
 logger = logging.getLogger("millstream.driver")
 
@@ -25,6 +29,21 @@ def _parse(replies: list[bytes]) -> dict[str, str]:
     text = b"\r\n".join(replies).decode("utf-8", "replace")
     lines = (line.partition(":") for line in text.splitlines())
     return {name: value for name, separator, value in lines if separator}
+
+
+def check_replies(op: Op[dict[str, str]], replies: list[Any], url: str) -> None:
+    """Look at what a server has answered to ``server_info``; a user may be refused an answer.
+
+    Raises:
+        UnsupportedServer: see ``check_server``.
+        BrokerError: it has refused something else.
+    """
+    if any(isinstance(reply, exceptions.NoPermissionError) for reply in replies):
+        return
+    for reply in replies:
+        if isinstance(reply, ERROR_REPLIES):
+            raise refusal(reply, url) from reply
+    check_server(op.decode(replies), url)
 
 
 def check_server(info: dict[str, str], url: str) -> None:

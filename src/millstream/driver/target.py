@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 from urllib.parse import unquote
 
@@ -18,8 +18,13 @@ import redis.connection as blocking_connections
 from redis.asyncio.sentinel import SentinelConnectionPool as AsyncSentinelConnectionPool
 from redis.sentinel import SentinelConnectionPool
 
+from millstream.driver import sentinel_url
 from millstream.driver.embedded import EmbeddedServer, start_or_join
+from millstream.driver.secured import secured
+from millstream.driver.sentinel import shown
+from millstream.driver.sentinels import Sentinels
 from millstream.errors import UsageError
+from millstream.security import Security
 
 try:
     from redis.driver_info import DriverInfo
@@ -30,7 +35,14 @@ else:
     # takes longer than to connect.
     _WHO = {"driver_info": DriverInfo()}
 
-__all__ = ["ENVIRONMENT_VARIABLE", "Target", "hide_password", "resolve"]
+__all__ = [
+    "ENVIRONMENT_VARIABLE",
+    "Target",
+    "Transport",
+    "hide_password",
+    "resolve",
+    "target_options",
+]
 
 ENVIRONMENT_VARIABLE = "MILLSTREAM_URL"
 
@@ -45,6 +57,11 @@ _SCHEMES = {
     "valkeys": "rediss",
     "unix": "unix",
 }
+_SENTINEL = "+sentinel"
+
+SENTINEL_CONNECT_TIMEOUT = 1.5
+"""Seconds to reach a server that Sentinels have named: a host that is gone does not refuse, and there
+may be another primary by then."""
 
 _CLASSES: Mapping[Transport, tuple[Any, Any]] = {
     "tcp": (async_connections.Connection, blocking_connections.Connection),
@@ -72,12 +89,16 @@ class Target:
         transport: TCP, TLS or a unix socket.
         options: for redis-py's connection.
         embedded: our share in an embedded server, to be closed at the end.
+        sentinels: who tell where it is, if it has no address of its own; to be closed at the end.
+        replica: whether a replica of it is meant.
     """
 
     url: str
     transport: Transport
     options: Mapping[str, Any]
     embedded: EmbeddedServer | None = None
+    sentinels: Sentinels | None = None
+    replica: bool = False
 
     def __repr__(self) -> str:
         """Show no secrets."""
@@ -102,7 +123,38 @@ class Target:
         """Make a blocking connection; it is not connected yet."""
         return _CLASSES[self.transport][1](**self._common(connect_timeout), socket_timeout=timeout)
 
+    async def connect(self, connection: Any) -> None:
+        """Connect a connection for asyncio, to where the server is now.
+
+        Raises:
+            redis-py's errors, OSError.
+        """
+        if self.sentinels is None:
+            await connection.connect()
+        else:
+            await self.sentinels.connect_async(connection, replica=self.replica)
+
+    def connect_blocking(self, connection: Any) -> None:
+        """Connect a blocking connection in the same way."""
+        if self.sentinels is None:
+            connection.connect()
+        else:
+            self.sentinels.connect(connection, replica=self.replica)
+
+    def replicas(self) -> Target | None:
+        """Return its replicas as a target of their own; None: nobody could tell where they are."""
+        return None if self.sentinels is None else replace(self, replica=True)
+
+    def close(self) -> None:
+        """Leave what was started for it. It may take some seconds; safe to repeat."""
+        if self.embedded is not None:
+            self.embedded.close()
+        if self.sentinels is not None:
+            self.sentinels.close()
+
     def _common(self, connect_timeout: float) -> dict[str, Any]:
+        if self.sentinels is not None:
+            connect_timeout = min(connect_timeout, SENTINEL_CONNECT_TIMEOUT)
         keepalive = {} if self.transport == "unix" else {"socket_keepalive": True}
         return {
             **keepalive,
@@ -114,13 +166,15 @@ class Target:
         }
 
 
-def resolve(source: object = None) -> Target:
+def resolve(source: object = None, security: Security | None = None) -> Target:
     """Find the server.
 
     Args:
-        source: a URL (``redis:// rediss:// valkey:// valkeys:// unix:// embedded://[dir]``), or
-            a ready-made ``redis.Redis`` or ``redis.asyncio.Redis``, whose address and
-            credentials are taken. None: the URL in ``$MILLSTREAM_URL``, else ``embedded://``.
+        source: a URL (``redis:// rediss:// valkey:// valkeys:// unix:// embedded://[dir]``, or with
+            ``+sentinel``), or a ready-made ``redis.Redis`` or ``redis.asyncio.Redis``, whose
+            address and credentials are taken. None: the URL in ``$MILLSTREAM_URL``, else
+            ``embedded://``.
+        security: goes before what the source says of users and certificates.
 
     Raises:
         UsageError: it is no such thing.
@@ -129,10 +183,10 @@ def resolve(source: object = None) -> Target:
     if source is None:
         source = os.environ.get(ENVIRONMENT_VARIABLE) or "embedded://"
     if isinstance(source, str):
-        return _from_url(source)
+        return _from_url(source, security)
     pool = getattr(source, "connection_pool", None)
     if pool is not None:
-        return _from_pool(pool)
+        return _from_pool(pool, security)
     message = f"expected a URL or a redis-py client, not {type(source).__name__}"
     raise UsageError(message)
 
@@ -157,42 +211,101 @@ def _hide_item(item: re.Match[str]) -> str:
     return f"{item['name']}=***" if secret else item[0]
 
 
-def _from_url(url: str) -> Target:
+def _from_url(url: str, security: Security | None) -> Target:
     scheme, separator, rest = url.partition("://")
     if scheme == "embedded" and separator:
+        if security is not None:
+            message = "an embedded server is this user's own: it takes no security"
+            raise UsageError(message)
         server = start_or_join(unquote(rest) or None)
-        shown = f"embedded://{server.directory}"
-        return Target(shown, "unix", {"path": str(server.socket_path)}, server)
-    known = _SCHEMES.get(scheme) if separator else None
-    if known is None:
-        known_schemes = "://, ".join([*_SCHEMES, "embedded"])
+        shown_url = f"embedded://{server.directory}"
+        return Target(shown_url, "unix", {"path": str(server.socket_path)}, server)
+    base = scheme.removesuffix(_SENTINEL)
+    known = _SCHEMES.get(base) if separator else None
+    if known is None or (known == "unix" and base != scheme):
+        known_schemes = "://, ".join(
+            [*_SCHEMES, "redis+sentinel", "rediss+sentinel", "redis+cluster", "embedded"]
+        )
         message = f"{hide_password(url)!r} is not a URL of {known_schemes}://"
         raise UsageError(message)
     try:
+        if base != scheme:
+            return _from_sentinel_url(url, rest, tls=known == "rediss", security=security)
         parse: Any = blocking_connections.parse_url
         options: dict[str, Any] = dict(parse(f"{known}://{rest}"))
+    except UsageError:
+        raise
     except ValueError as error:
         # What it cannot read may be a part of the password, so neither text nor cause is shown.
-        detail = "" if "@" in url else f": {error}"
+        detail = "" if "@" in url or "password" in url else f": {error}"
         message = f"cannot read the URL {hide_password(url)!r}{detail}"
         raise UsageError(message) from None
     connection_class = options.pop("connection_class", blocking_connections.Connection)
-    return Target(hide_password(url), _transport(connection_class), _kept(options))
+    transport = _transport(connection_class)
+    return Target(hide_password(url), transport, target_options(transport, options, security))
 
 
-def _from_pool(pool: Any) -> Target:
+def _from_sentinel_url(url: str, rest: str, *, tls: bool, security: Security | None) -> Target:
+    named = sentinel_url.read(rest, tls=tls)
+    transport: Transport = "tls" if tls else "tcp"
+    places = [_place(transport, options, security) for options in named.sentinels]
+    options = target_options(transport, named.options, security)
+    return Target(hide_password(url), transport, options, sentinels=Sentinels(named.name, places))
+
+
+def _place(transport: Transport, options: Mapping[str, Any], security: Security | None) -> Target:
+    """Return where one Sentinel is."""
+    there = target_options(transport, options, security, sentinel=True)
+    return Target(shown((there["host"], there["port"])), transport, there)
+
+
+def _from_pool(pool: Any, security: Security | None) -> Target:
+    kwargs = pool.connection_kwargs
     if isinstance(pool, SentinelConnectionPool | AsyncSentinelConnectionPool):
-        # It has no address of its own, and the default one would be another server.
-        message = "a client that a Sentinel made is not supported: pass the URL of the master"
-        raise UsageError(message)
-    options = _kept(pool.connection_kwargs)
+        return _from_sentinel_pool(pool, security)
     transport = _transport(pool.connection_class)
+    options = target_options(transport, kwargs, security)
     if transport == "unix":
-        shown = f"unix://{options.get('path', '')}"
+        shown_url = f"unix://{options.get('path', '')}"
     else:
         scheme = "rediss" if transport == "tls" else "redis"
-        shown = f"{scheme}://{options.get('host', 'localhost')}:{options.get('port', 6379)}"
-    return Target(shown, transport, options)
+        shown_url = f"{scheme}://{options.get('host', 'localhost')}:{options.get('port', 6379)}"
+    return Target(shown_url, transport, options)
+
+
+def _from_sentinel_pool(pool: Any, security: Security | None) -> Target:
+    if not pool.is_master:
+        message = (
+            "a client of replicas cannot send: pass the one of master_for(), and read_from="
+            '"replica" to read from replicas'
+        )
+        raise UsageError(message)
+    manager = pool.sentinel_manager
+    if getattr(manager, "_force_master_ip", None) is not None:
+        message = "force_master_ip is not supported: have the Sentinels announce an address"
+        raise UsageError(message)
+    places: list[Target] = []
+    for client in manager.sentinels:
+        its = client.connection_pool
+        there = {"port": sentinel_url.PORT, **its.connection_kwargs}
+        places.append(_place(_transport(its.connection_class), there, security))
+    transport = _transport(pool.connection_class)
+    options = target_options(transport, pool.connection_kwargs, security)
+    scheme = "rediss" if transport == "tls" else "redis"
+    hosts = ",".join(place.url for place in places)
+    shown_url = f"{scheme}+sentinel://{hosts}/{pool.service_name}"
+    return Target(shown_url, transport, options, sentinels=Sentinels(pool.service_name, places))
+
+
+def target_options(
+    transport: Transport,
+    options: Mapping[str, Any],
+    security: Security | None,
+    *,
+    sentinel: bool = False,
+) -> dict[str, Any]:
+    """Return what counts of a client's or a URL's options, with those of ``security`` before them."""
+    return secured(_kept(options), security, tls=transport == "tls", sentinel=sentinel)
 
 
 def _transport(connection_class: Any) -> Transport:

@@ -68,7 +68,7 @@ def stats(keys: QueueKeys) -> Op[QueueStats]:
             expired=int(totals.get(b"expired", 0)),
         )
 
-    return Op((command,), decode)
+    return Op((command,), decode, readonly=True)
 
 
 def age_of(id: bytes, now_ms: int) -> float | None:
@@ -94,7 +94,7 @@ def peek_ready(keys: QueueKeys, limit: int) -> Op[list[Envelope]]:
         command = _PEEK_LIST.call(keys.listed, [limit])
     else:
         command = _PEEK.call(keys.common, [keys.group, limit])
-    return Op((command,), decode=_entries)
+    return Op((command,), decode=_entries, readonly=True)
 
 
 def peek_delayed(keys: QueueKeys, limit: int) -> Op[list[tuple[Envelope, int]]]:
@@ -104,7 +104,7 @@ def peek_delayed(keys: QueueKeys, limit: int) -> Op[list[tuple[Envelope, int]]]:
     def decode(replies: list[Any]) -> list[tuple[Envelope, int]]:
         return [(Envelope(message, fields), due) for message, fields, due in replies[0]]
 
-    return Op((command,), decode)
+    return Op((command,), decode, readonly=True)
 
 
 def dead(
@@ -120,7 +120,7 @@ def dead(
     """
     start = "-" if after is None else after if inclusive else f"({after}"
     command = Command(("XRANGE", keys.dead, start, "+", "COUNT", limit))
-    return Op((command,), decode=_entries)
+    return Op((command,), decode=_entries, readonly=True)
 
 
 def redrive(

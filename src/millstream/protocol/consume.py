@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from millstream.errors import NotConnected, ServerRefused, TimedOut
 from millstream.policy import AtMostOnce, Limits, Retain, Sieve
 from millstream.protocol import lists, popping
 from millstream.protocol.envelope import Envelope, entries_of
@@ -33,10 +32,8 @@ __all__ = [
     "fetch",
     "have_another_look",
     "own_pending",
-    "owns",
     "register",
     "rejoin",
-    "settle",
     "started",
     "unblock",
     "wait",
@@ -311,12 +308,16 @@ def started(keys: QueueKeys, message_id: str, unique: str) -> Op[None]:
     return Op((command,), decode=_nothing)
 
 
-def unblock(client_id: int) -> Op[bool]:
+def unblock(client_id: int, key: str) -> Op[bool]:
     """End the sleep of a connection at once, as if its time had passed.
 
     The result is whether it slept.
+
+    Args:
+        client_id: what the server calls the connection.
+        key: that it reads, or one beside it.
     """
-    return Op((Command(("CLIENT", "UNBLOCK", client_id)),), decode=_whether)
+    return Op((Command(("CLIENT", "UNBLOCK", client_id)),), decode=_whether, near=key)
 
 
 def have_another_look(keys: QueueKeys) -> Op[None]:
@@ -337,56 +338,3 @@ def _whether(replies: list[Any]) -> bool:
 
 def _first(replies: list[Any]) -> Any:
     return replies[0]
-
-
-def owns(keys: QueueKeys, consumer: str, token: bytes) -> Op[bool]:
-    """Tell whether a consumer owns a delivery."""
-    if keys.store == "list":
-        return lists.owns(keys, consumer, token)
-    prefix = token[:1] if token[:1] in (b"f", b"s") else b""
-    entry = token[len(prefix) :]
-    command = Command(("XPENDING", keys.lane(prefix.decode()), keys.group, entry, entry, 1))
-
-    def decode(replies: list[Any]) -> bool:
-        return bool(replies[0]) and replies[0][0][1] == consumer.encode()
-
-    return Op((command,), decode)
-
-
-def settle(
-    keys: QueueKeys,
-    consumer: str,
-    settlement: Settlement,
-    *,
-    limits: Limits | Sieve | AtMostOnce | None = None,
-    keep: Retain | None = None,
-    results: bool = False,
-) -> Plan[bool]:
-    """End one delivery; the result is whether this consumer still owned it.
-
-    Args:
-        keys: of the queue.
-        consumer: who owns it.
-        settlement: how it ends.
-        limits: of the queue, so that others learn that there is room for another delivery.
-        keep: what the queue keeps of what is acknowledged; None: nothing.
-        results: whether the queue has results.
-
-    Raises:
-        ServerRefused: it could not be stored (out of memory); it is still owned.
-    """
-    op = fetch(keys, consumer, [settlement], wake=True, limits=limits, keep=keep, results=results)
-    try:
-        done: Fetched = yield op
-    except (NotConnected, TimedOut):
-        # Did it arrive? What is not ours any more was settled then: by us, most likely, and if
-        # not, the message is with somebody else and nothing is left to do.
-        still_ours: bool = yield owns(keys, consumer, settlement.token)
-        if not still_ours:
-            return True
-        done = yield op
-    if settlement.token in done.kept:
-        problem = done.kept[settlement.token]
-        message = f"{keys.title}: the server could not store the message: {problem}"
-        raise ServerRefused(message, code=problem.partition(" ")[0])
-    return not done.lost

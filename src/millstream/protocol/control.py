@@ -168,15 +168,19 @@ def cancel_running(keys: QueueKeys, id: str, *, now_ms: int | None = None) -> Pl
         lane, start = answer
 
 
-def now() -> Op[str]:
-    """Return the id behind which a control stream tells what happens from now on."""
+def now(stream: str) -> Op[str]:
+    """Return the id behind which a control stream tells what happens from now on.
+
+    Args:
+        stream: its key. Nodes of a cluster have clocks of their own.
+    """
 
     def decode(replies: list[Any]) -> str:
         seconds, microseconds = replies[0]
         # What was said within this millisecond is heard once more.
         return f"{int(seconds) * 1000 + int(microseconds) // 1000 - 1}-0"
 
-    return Op((Command(("TIME",)),), decode)
+    return Op((Command(("TIME",)),), decode, near=stream)
 
 
 def hear(heard: Mapping[str, str], block_ms: int) -> Op[tuple[list[Word], dict[str, str]]]:

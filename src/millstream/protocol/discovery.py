@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from millstream.declare import Store, check_name
+from millstream.declare import Store, check_place
 from millstream.protocol.keys import queue_keys, topic_keys
-from millstream.protocol.op import Command, Op, Plan
+from millstream.protocol.op import Command, Nodes, Op, Plan
 
 __all__ = ["Found", "list_queues", "list_topics", "look"]
 
@@ -100,13 +100,15 @@ def look(namespace: str, name: str) -> Op[Found]:
 def _list(namespace: str, is_one: Callable[[str, str, str, int], bool]) -> Plan[list[str]]:
     # Namespaces may have characters that mean something in a pattern.
     literal = "".join(f"\\{char}" if char in "*?[]^-\\" else char for char in namespace)
-    pattern = f"{queue_keys(literal, '*').prefix}:*"
+    pattern = f"{queue_keys(literal, '*').prefix}*:*"
     found: set[str] = set()
-    cursor: bytes | str = "0"
-    while cursor != b"0":
-        command = Command(("SCAN", cursor, "MATCH", pattern, "COUNT", KEYS_A_CALL))
-        cursor, keys = yield Op((command,), decode=_first)
-        found.update(name for key in keys if (name := _owner(namespace, key, is_one)) is not None)
+    for node in (yield Nodes()):
+        cursor: bytes | str = "0"
+        while cursor != b"0":
+            command = Command(("SCAN", cursor, "MATCH", pattern, "COUNT", KEYS_A_CALL))
+            cursor, keys = yield Op((command,), decode=_first, readonly=True, near=node)
+            names = (_owner(namespace, key, is_one) for key in keys)
+            found.update(name for name in names if name is not None)
     return sorted(found)
 
 
@@ -115,9 +117,11 @@ def _owner(namespace: str, key: bytes, is_one: Callable[[str, str, str, int], bo
     prefix = queue_keys(namespace, "").prefix  # ms:{}
     try:
         text = key.decode()
-        tag = text.removeprefix(prefix[:-1]).partition(prefix[-1])[0]
+        tag, _, rest = text.removeprefix(prefix[:-1]).partition(prefix[-1])
         inner, slash, partition = tag.partition("/")
-        name = check_name(inner, "queue")
+        # Behind a tag that others share stands the rest of the name.
+        own = rest.partition(":")[0]
+        name = check_place(f"{{{inner}}}{own}" if own else inner, "queue")
         return name if is_one(text, namespace, name, int(partition) if slash else 0) else None
     except (UnicodeDecodeError, ValueError):  # a UsageError is one
         return None  # somebody else's key of a similar shape

@@ -300,7 +300,14 @@ class TopicKeys:
 
 
 def _prefix(namespace: str, name: str, partition: int) -> str:
-    return f"{namespace}:{{{name}/{partition}}}" if partition else f"{namespace}:{{{name}}}"
+    """Return the part that all keys of a partition share; the cluster hashes what is in braces."""
+    tag, rest = name, ""
+    if name.startswith("{"):
+        tag, brace, rest = name[1:].partition("}")
+        rest = rest if brace else ""
+    return (
+        f"{namespace}:{{{tag}/{partition}}}{rest}" if partition else f"{namespace}:{{{tag}}}{rest}"
+    )
 
 
 def topic_keys(namespace: str, name: str, partition: int = 0) -> TopicKeys:

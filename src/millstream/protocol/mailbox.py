@@ -182,7 +182,9 @@ def delivering(namespace: str) -> Batch[bool]:
     def batch(
         _: str, __: int, mails: Sequence[Mail], ___: Sequence[bytes] | None = None
     ) -> Op[list[bool]]:
-        return Op(tuple(_delivery(namespace, mail) for mail in mails), decode=_there)
+        commands = tuple(_delivery(namespace, mail) for mail in mails)
+        # Together, so that a reader that sleeps wakes once for all that is for it.
+        return Op(commands, decode=_there, atomic=len(commands) > 1, scattered=True)
 
     return batch
 

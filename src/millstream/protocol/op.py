@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Generic, TypeVar
 
-__all__ = ["Argument", "Command", "Op", "Pause", "Plan", "Script", "load_script"]
+__all__ = ["Argument", "Command", "Nodes", "Op", "Pause", "Plan", "Script", "Step", "load_script"]
 
 T = TypeVar("T", covariant=True)  # noqa: PLC0105 - one letter, as everywhere in typing
 
@@ -69,12 +69,17 @@ class Op(Generic[T]):
     """One round trip: commands that go out in one write, and how to read their replies.
 
     Args:
-        commands: in the order in which the server runs them. Their keys share one hash slot.
+        commands: in the order in which the server runs them. Their keys share one hash slot, so that one
+            node of a cluster can run them all.
         decode: raw replies (RESP2 types, one for each command) to the result.
         repeatable: whether the driver may send it again when the reply was lost.
         atomic: whether the server is to run all of the commands or none, with nothing in between. A
             server without free memory takes no transactions; it gets them one after the other.
         patience: seconds after which it is of no use any more; None: the client's timeout.
+        readonly: whether it changes nothing, so that a replica can run it.
+        scattered: whether only the keys of each command share a slot: a cluster's nodes get theirs
+            side by side.
+        near: a key, or a slot, whose node is meant, for commands that name no key.
     """
 
     commands: tuple[Command, ...]
@@ -82,6 +87,9 @@ class Op(Generic[T]):
     repeatable: bool = True
     atomic: bool = False
     patience: float | None = None
+    readonly: bool = False
+    scattered: bool = False
+    near: str | int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,22 +99,45 @@ class Pause:
     seconds: float
 
 
-Plan = Generator[Op[Any] | Pause, Any, T]
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """A plan's question which nodes there are. The answer is a slot of each, for ``Op.near``.
+
+    A single server is one node that has no slots: ``[None]``.
+    """
+
+
+Step = Op[Any] | Pause | Nodes
+Plan = Generator[Step, Any, T]
 
 _INCLUDE = re.compile(r"^-- @include (\w+)\n", re.MULTILINE)
+_SCRIPT = re.compile(r"^-- @script (\w+)\n", re.MULTILINE)
 _HEADER = re.compile(r"^--.*", re.MULTILINE)
 _KEY = re.compile(r"KEYS\[(\d+)\]")
 _FURTHER_KEYS = re.compile(r"KEYS\[\d+\.\.\]")
 
+_LUA = resources.files(__package__) / "lua"
+
 
 def load_script(name: str) -> Script:
     """Read ``lua/<name>.lua``, put its includes in place, and count the keys of its header."""
-    folder = resources.files(__package__) / "lua"
-    source = (folder / f"{name}.lua").read_text("utf-8")
-    header = " ".join(_HEADER.findall(source))
-    source = _INCLUDE.sub(
-        lambda match: (folder / "lib" / f"{match[1]}.lua").read_text("utf-8"), source
-    )
+    text = (_LUA / f"{name}.lua").read_text("utf-8")
+    header = " ".join(_HEADER.findall(text))
+    source = _resolved(text)
     sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
     keys = max((int(number) for number in _KEY.findall(header)), default=0)
     return Script(name, source, sha, keys, bool(_FURTHER_KEYS.search(header)))
+
+
+def _resolved(text: str) -> str:
+    """Put what a script includes in its place: parts of ``lua/lib``, and whole scripts.
+
+    A whole script becomes a function of the same name: ``KEYS`` and ``ARGV`` are its parameters.
+    """
+    text = _INCLUDE.sub(lambda match: (_LUA / "lib" / f"{match[1]}.lua").read_text("utf-8"), text)
+    return _SCRIPT.sub(lambda match: _as_function(match[1]), text)
+
+
+def _as_function(name: str) -> str:
+    body = _resolved((_LUA / f"{name}.lua").read_text("utf-8"))
+    return f"local function {name}(KEYS, ARGV)\n{body}end\n"

@@ -7,12 +7,15 @@ partitions out to share the work, and two that read the same one for a moment do
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, overload
 
-from millstream.errors import UsageError
+from millstream.errors import MillstreamError, UsageError
+from millstream.message import Receipt
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.op import Command, Op, load_script
+from millstream.protocol.send import Batch
 
 __all__ = [
     "EXPIRY_MS",
@@ -22,6 +25,7 @@ __all__ = [
     "check_number",
     "declare",
     "declared",
+    "in_partition",
     "join",
     "leave",
     "partition_of",
@@ -63,6 +67,30 @@ def share_of(member: str, members: Iterable[str], count: int) -> frozenset[int]:
 def public_id(id: str, partition: int) -> str:
     """Return the id of a message as users see it."""
     return f"{id}/{partition}" if partition else id
+
+
+def in_partition(batch: Batch[Receipt], partition: int) -> Batch[Receipt]:
+    """Have receipts name their messages as users see them."""
+    if not partition:
+        return batch
+
+    def named(
+        producer: str, number: int, messages: Sequence[Any], headers: Sequence[bytes] | None
+    ) -> Op[Sequence[Receipt | MillstreamError]]:
+        op = batch(producer, number, messages, headers)
+
+        def decode(replies: list[Any]) -> list[Receipt | MillstreamError]:
+            return [_named(one, partition) for one in op.decode(replies)]
+
+        return replace(op, decode=decode)
+
+    return named
+
+
+def _named(outcome: Receipt | MillstreamError, partition: int) -> Receipt | MillstreamError:
+    if isinstance(outcome, Receipt):
+        return Receipt(public_id(outcome.id, partition), outcome.duplicate)
+    return outcome
 
 
 def bare_id(id: str) -> tuple[str, int]:
@@ -186,7 +214,7 @@ def declared(keys: Divided, default: int | None = 1) -> Op[Any]:
     def decode(replies: list[Any]) -> int | None:
         return default if replies[0] is None else int(replies[0])
 
-    return Op((command,), decode)
+    return Op((command,), decode, readonly=True)
 
 
 # Membership: the workers that share the partitions.

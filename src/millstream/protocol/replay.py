@@ -132,7 +132,7 @@ class Pages:
                 self._last = replies[0][0][0]
             return bool(replies[0])
 
-        return Op((command,), decode)
+        return Op((command,), decode, readonly=True)
 
     def ask(self) -> Op[Page]:
         """Ask for the next page."""
@@ -140,7 +140,7 @@ class Pages:
         if self._filter is not None:
             arguments = [self._start, self._last, self._filter, most, LOOKED_AT]
             command = _REPLAY.call([self._stream], arguments)
-            return Op((command,), decode=_filtered)
+            return Op((command,), decode=_filtered, readonly=True)
         command = Command(("XRANGE", self._stream, self._start, self._last, "COUNT", most))
 
         def decode(replies: list[Any]) -> Page:
@@ -149,7 +149,7 @@ class Pages:
             start = b"(" + entries[-1][0] if len(entries) == most else None
             return Page(entries, start)
 
-        return Op((command,), decode)
+        return Op((command,), decode, readonly=True)
 
     def turn(self, page: Page) -> bool:
         """Go on behind a page; the result is whether there may be more."""

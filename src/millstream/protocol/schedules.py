@@ -77,7 +77,7 @@ def declare(keys: QueueKeys, name: str, timing: Timing, missed: Missed) -> Plan[
     It starts with the first tick after now. One that is known already goes on where it was, so
     that a restart misses nothing.
     """
-    now = yield Op((Command(("TIME",)),), decode=_now)
+    now = yield Op((Command(("TIME",)),), decode=_now, near=keys.schedules)
     arguments: list[Argument] = [name, _json(timing, missed=missed), timing.next_after(now)]
     changed = yield Op((_DECLARE.call(_keys_of(keys, name), arguments),), decode=_is_one)
     return bool(changed)
@@ -155,7 +155,7 @@ def listing(keys: QueueKeys) -> Op[list[Schedule]]:
         known = ((name.decode("utf-8", "replace"), _read(text)) for name, text in sorted(pairs))
         return [_shown(name, stored) for name, stored in known if stored is not None]
 
-    return Op((Command(("HGETALL", keys.schedules)),), decode)
+    return Op((Command(("HGETALL", keys.schedules)),), decode, readonly=True)
 
 
 def pause(keys: QueueKeys, name: str) -> Op[bool]:

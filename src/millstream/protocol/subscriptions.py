@@ -160,7 +160,7 @@ def subscriptions(keys: TopicKeys) -> Op[dict[str, Declared]]:
         pairs = zip(flat[::2], flat[1::2], strict=True)
         return {name.decode(): _decode(text) for name, text in sorted(pairs)}
 
-    return Op((command,), decode)
+    return Op((command,), decode, readonly=True)
 
 
 def unsubscribe(keys: TopicKeys, name: str) -> Plan[bool]:
@@ -248,7 +248,7 @@ def _part_stats(at: TopicKeys, declared: Mapping[str, Declared]) -> Op[_Part]:
         }
         return _Part(length, size, published, found)
 
-    return Op((command,), decode)
+    return Op((command,), decode, readonly=True)
 
 
 def _row(name: str, declared: Declared, row: Sequence[Any], now_ms: int) -> SubscriptionStats:

@@ -222,7 +222,7 @@ def _each(keys: QueueKeys, ask: Callable[[QueueKeys], Op[T]]) -> Plan[list[T]]:
     def decode(replies: list[Any]) -> tuple[int, T]:
         return int(replies[0] or 1), first.decode(replies[1:])
 
-    count, answer = yield Op((number, *first.commands), decode)
+    count, answer = yield Op((number, *first.commands), decode, readonly=first.readonly)
     answers = {0: answer}
     for partition in range(1, count):
         answers[partition] = yield ask(keys.at(partition))

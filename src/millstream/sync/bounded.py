@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from millstream.driver.blocking import BlockingDriver
+from millstream.driver.blocking_confirming import BlockingConfirming
 from millstream.message import Receipt
 from millstream.policy import Bound
 from millstream.protocol.bound import Unit, bounding, check_fits
@@ -23,17 +24,25 @@ class BoundedSender:
         keys: of the queue.
         bound: of the queue.
         in_order: whether batches must not overtake each other, whatever happens.
+        confirming: by what messages are to be confirmed, where sends do not wait for room; None: not
+            at all.
     """
 
     def __init__(
-        self, driver: BlockingDriver, keys: QueueKeys, bound: Bound, *, in_order: bool = False
+        self,
+        driver: BlockingDriver,
+        keys: QueueKeys,
+        bound: Bound,
+        *,
+        in_order: bool = False,
+        confirming: BlockingConfirming | None = None,
     ) -> None:
         self._name = keys.name
         self._bound = bound
         self._sender = (
             driver.waiting_sender(keys, bound)
             if bound.on_full == "wait"
-            else driver.sender(bounding(keys, bound), in_order=in_order)
+            else driver.sender(bounding(keys, bound), in_order=in_order, confirming=confirming)
         )
 
     def send(self, message: Placement, _: bytes = b"") -> Receipt:

@@ -12,14 +12,17 @@ from collections.abc import Generator
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from millstream.checks import check_prefetch, check_source
+from millstream.checks import check_prefetch, check_read_from, check_security, check_source
 from millstream.declare import check_name
 from millstream.driver.blocking import BlockingDriver
 from millstream.driver.lease_keeper import CALL_TIMEOUT, LeaseKeeper
-from millstream.policy import Duration, milliseconds
+from millstream.durability import MEMORY, check_durability
+from millstream.policy import Duration, ReadFrom, milliseconds
 from millstream.protocol.keys import QueueKeys, queue_keys, subscription_keys, topic_keys
 from millstream.protocol.partitions import declare
 from millstream.protocol.subscriptions import subscribe
+from millstream.security import Security
+from millstream.sync import confirm as _confirm
 from millstream.sync import endpoints as _endpoints
 from millstream.sync import gathering as _gathering
 from millstream.sync import operate
@@ -42,15 +45,24 @@ T = TypeVar("T")
 
 
 class Client:
-    """A connection to one server. Use it as a context manager, from any number of threads.
+    """A connection to one server, or to a cluster. Use it as a context manager, from any number of threads.
 
     Args:
         source: a URL (``redis://``, ``rediss://``, ``valkey://``, ``valkeys://``, ``unix://``,
-            ``embedded://[dir]``), or a ready-made redis-py client whose address and credentials
-            are taken. Default: ``$MILLSTREAM_URL``, else ``embedded://``.
+            ``redis+sentinel://h1,h2/name``, ``redis+cluster://h1,h2``, ``embedded://[dir]``), or a
+            ready-made redis-py client whose address and credentials are taken. Default:
+            ``$MILLSTREAM_URL``, else ``embedded://``.
         namespace: first part of all keys; separates applications on one server.
         connect_timeout: seconds within which the first connection succeeds or fails. Default 5.
         timeout: seconds that one operation may take, reconnects included. Default 10.
+        durability: how far messages have to get before a send or publish returns, unless the call or
+            the declaration says it: ``memory`` (default), ``fsync`` or ``replicas:N``
+            (docs/durability.md).
+        read_from: ``"replica"``: what only looks (``stats``, ``peek``, ``dead``, ``replay`` and the
+            lists of names) asks a replica that the Sentinels hold for well, and the primary if there
+            is none. Its answer may be a moment old. Without Sentinels there is one server to ask.
+            Default ``"primary"``.
+        security: user, password and certificates, if they are not to be in the URL.
 
     Raises:
         NotConnected: on entry, when no server answers; the error names the URL.
@@ -64,17 +76,25 @@ class Client:
         namespace: str = "ms",
         connect_timeout: Duration = 5.0,
         timeout: Duration = 10.0,
+        durability: str = MEMORY,
+        read_from: ReadFrom = "primary",
+        security: Security | None = None,
     ) -> None:
         check_name(namespace, "namespace")
+        check_durability(durability, "durability")
+        check_read_from(read_from)
+        check_security(security)
         self._namespace = namespace
         self._driver = BlockingDriver(
             source,
             connect_timeout=milliseconds(connect_timeout, "connect_timeout", minimum=0.001) / 1000,
             timeout=milliseconds(timeout, "timeout", minimum=0.001) / 1000,
+            security=security,
+            read_from=read_from,
         )
         self._ephemeral = Ephemeral(self._driver, namespace)
-        self._senders = Senders(self._driver, self.declare)
-        self._publishers = Publishers(self._driver, namespace)
+        self._senders = Senders(self._driver, self.declare, durability)
+        self._publishers = Publishers(self._driver, namespace, durability)
         self._requests = Requests(self._driver, namespace)
         self._results = Results(self._driver, self._requests.mailbox)
         # Receivers may start at the same time, in threads even: all get the same keeper.
@@ -189,6 +209,7 @@ class Client:
 
     publish = _topics.publish
     publish_many = _topics.publish_many
+    confirm = _confirm.confirm
 
     request = _endpoints.request
     gather = _gathering.gather

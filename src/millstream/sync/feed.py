@@ -69,7 +69,7 @@ class SyncFeed(Generic[T]):
 
     def _open(self) -> BlockingInbox:
         if self._inbox is None:
-            self._pubsub = self._driver.pubsub()
+            self._pubsub = self._driver.pubsub(self._channel)
             self._inbox = self._pubsub.inbox(self._box)
             self._pubsub.join(self._channel, self._inbox)
         return self._inbox

@@ -72,7 +72,7 @@ def queues(mq: Connected) -> list[str]:
 
     It looks at every key of the server, without holding others up.
     """
-    return mq.driver.drive(discovery.list_queues(mq.namespace))
+    return mq.driver.drive(discovery.list_queues(mq.namespace), stale=True)
 
 
 @overload
@@ -87,9 +87,9 @@ def stats(mq: Connected, queue: Source[Any] | Topic[Any]) -> QueueStats | TopicS
             keeps, and how far each of its subscriptions is.
     """
     if isinstance(queue, Topic):
-        return mq.driver.drive(topic_stats(topic_keys(mq.namespace, queue.name)))
+        return mq.driver.drive(topic_stats(topic_keys(mq.namespace, queue.name)), stale=True)
     check_countable(queue)
-    return mq.driver.drive(whole.stats(mq.keys_of(queue)))
+    return mq.driver.drive(whole.stats(mq.keys_of(queue)), stale=True)
 
 
 def peek(
@@ -111,9 +111,9 @@ def peek(
     keys = mq.keys_of(queue)
     check_limit(limit)
     if delayed:
-        waiting = mq.driver.drive(whole.peek_delayed(keys, limit))
+        waiting = mq.driver.drive(whole.peek_delayed(keys, limit), stale=True)
         return [shown.message(queue, where, one, due) for where, (one, due) in waiting]
-    ready = mq.driver.drive(whole.peek_ready(keys, limit))
+    ready = mq.driver.drive(whole.peek_ready(keys, limit), stale=True)
     return [shown.message(queue, where, one, None) for where, one in ready]
 
 
@@ -129,7 +129,7 @@ def dead(
     """
     check_limit(limit)
     check_cursor(after)
-    letters = mq.driver.drive(whole.dead(mq.keys_of(queue), after, limit))
+    letters = mq.driver.drive(whole.dead(mq.keys_of(queue), after, limit), stale=True)
     return [shown.dead_letter(queue, where, one) for where, one in letters]
 
 

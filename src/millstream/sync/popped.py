@@ -16,6 +16,7 @@ from millstream.errors import ServerRefused, Undecodable
 from millstream.policy import AtMostOnce
 from millstream.protocol import consume, control
 from millstream.protocol.consume import Fetched
+from millstream.protocol.draft import Draft
 from millstream.protocol.envelope import Envelope, read_body
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.op import Op
@@ -111,7 +112,7 @@ class PoppedPart(Generic[T]):
             *(self.keys, self._consumer, returns, reads), urgent=urgent, limits=AtMostOnce()
         )
 
-    def woke(self, found: Fetched) -> None:
+    def woke(self, found: Fetched, since: float) -> None:  # noqa: ARG002 - nothing is delivered yet
         """It is time to look."""
         self.reading.woke(found)
 
@@ -171,6 +172,9 @@ class PoppedPart(Generic[T]):
         if end.verb not in ("ack", "finish"):
             self._return([end])
         return True
+
+    def commit(self, end: Settlement, draft: Draft) -> None:
+        """There is nothing at the server that could be acknowledged."""
 
     def extend(self, token: bytes, lease_ms: int) -> bool:  # noqa: ARG002 - as of every owner
         """There is no lease that could end."""

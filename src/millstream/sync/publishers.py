@@ -8,9 +8,10 @@ from typing import Any
 from millstream.driver.blocking import BlockingDriver
 from millstream.policy import Retain
 from millstream.protocol.keys import topic_keys
-from millstream.protocol.partitions import check_not_ordered, declare
+from millstream.protocol.partitions import check_not_ordered, declare, in_partition
 from millstream.protocol.publish import publishing, publishing_some
 from millstream.protocol.retention import retain
+from millstream.sync.confirm import confirming_of
 from millstream.sync.retention import Trimmer
 from millstream.sync.router import QueueSender, publisher_of
 from millstream.topic import Topic
@@ -24,50 +25,69 @@ class Publishers:
     Args:
         driver: of the client.
         namespace: of the client.
+        durability: of the client.
     """
 
-    def __init__(self, driver: BlockingDriver, namespace: str) -> None:
+    def __init__(self, driver: BlockingDriver, namespace: str, durability: str) -> None:
         self._driver = driver
         self._namespace = namespace
-        self._plain: dict[str, QueueSender] = {}
-        self._special: dict[str, QueueSender] = {}
+        self.durability = durability
+        self._plain: dict[tuple[str, str], QueueSender] = {}
+        self._special: dict[tuple[str, str], QueueSender] = {}
         self._trimmers: dict[str, list[Trimmer]] = {}
         # What was said of topics last.
         self._retained: dict[str, Retain] = {}
 
-    def plain(self, topic: Topic[Any]) -> QueueSender:
+    def plain(self, topic: Topic[Any], durability: str) -> QueueSender:
         """Return what publishes bodies and headers.
 
         Raises:
             UsageError: others have divided the topic in another way.
+            UnsupportedServer, ServerRefused: the server can never confirm it.
         """
-        sender = self._plain.get(topic.place)
+        way = (topic.place, durability)
+        sender = self._plain.get(way)
         if sender is None or self._is_news(topic):
             trimmers = self._declare(topic)
             if sender is None:
-                senders = [one.sender(publishing(one.keys), in_order=False) for one in trimmers]
-                made = publisher_of(senders, keyed=False)
-                sender = self._plain.setdefault(topic.place, made)
+                confirming = confirming_of(self._driver, durability)
+                senders = [
+                    one.sender(
+                        in_partition(publishing(one.keys), one.keys.partition),
+                        in_order=False,
+                        confirming=confirming,
+                    )
+                    for one in trimmers
+                ]
+                made = publisher_of(senders, keyed=False, confirming=confirming)
+                sender = self._plain.setdefault(way, made)
         return sender
 
-    def special(self, topic: Topic[Any]) -> QueueSender:
+    def special(self, topic: Topic[Any], durability: str) -> QueueSender:
         """Return what publishes messages with a key or a subject.
 
         Raises:
             UsageError: others have declared the topic in another way.
+            UnsupportedServer, ServerRefused: the server can never confirm it.
         """
-        sender = self._special.get(topic.place)
+        way = (topic.place, durability)
+        sender = self._special.get(way)
         if sender is None or self._is_news(topic):
             trimmers = self._declare(topic)
             if sender is None:
                 if not topic.ordered:
                     self._driver.run(check_not_ordered(trimmers[0].keys))
+                confirming = confirming_of(self._driver, durability)
                 senders = [
-                    one.sender(publishing_some(one.keys), in_order=topic.ordered)
+                    one.sender(
+                        in_partition(publishing_some(one.keys), one.keys.partition),
+                        in_order=topic.ordered,
+                        confirming=confirming,
+                    )
                     for one in trimmers
                 ]
-                made = publisher_of(senders, keyed=True)
-                sender = self._special.setdefault(topic.place, made)
+                made = publisher_of(senders, keyed=True, confirming=confirming)
+                sender = self._special.setdefault(way, made)
         return sender
 
     def _declare(self, topic: Topic[Any]) -> list[Trimmer]:

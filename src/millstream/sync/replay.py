@@ -143,15 +143,15 @@ class Reel:
 
     def open(self) -> None:
         """Ask for the first page."""
-        if self._driver.run(self._pages.end()):
-            self._ahead = self._driver.begin(self._pages.ask())
+        if self._driver.run(self._pages.end(), stale=True):
+            self._ahead = self._driver.begin(self._pages.ask(), stale=True)
 
     def next(self) -> list[Entry]:
         """Return the entries of the next page; none: there is no more."""
         while self._ahead is not None:
             page = self._ahead.result()
             more = self._pages.turn(page)
-            self._ahead = self._driver.begin(self._pages.ask()) if more else None
+            self._ahead = self._driver.begin(self._pages.ask(), stale=True) if more else None
             if page.entries:
                 return list(page.entries)
         return []

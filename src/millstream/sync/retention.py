@@ -6,10 +6,12 @@ from __future__ import annotations
 import logging
 import math
 import time
-from typing import TypeVar
+from functools import partial
+from typing import Any
 
 from millstream.driver.blocking import BlockingDriver
-from millstream.driver.blocking_sender import BlockingSender
+from millstream.driver.blocking_confirming import BlockingConfirming
+from millstream.driver.blocking_sender import BlockingSender, Run
 from millstream.errors import BrokerError
 from millstream.message import Receipt
 from millstream.protocol.keys import TopicKeys
@@ -18,8 +20,6 @@ from millstream.protocol.retention import QUIET_MS, Trims, remove_forgotten, tri
 from millstream.protocol.send import Batch
 
 __all__ = ["Trimmer", "tend"]
-
-T = TypeVar("T")
 
 logger = logging.getLogger("millstream.retention")
 
@@ -42,12 +42,20 @@ class Trimmer:
         self._trims = Trims(keys, time.monotonic)
         self._warned = False
 
-    def sender(self, batch: Batch[Receipt], *, in_order: bool) -> BlockingSender[Receipt]:
+    def sender(
+        self, batch: Batch[Receipt], *, in_order: bool, confirming: BlockingConfirming | None
+    ) -> BlockingSender[Receipt]:
         """Return what sends these batches; see ``BlockingSender``."""
-        return self._driver.sender(self._trims.beside(batch), in_order=in_order, run=self._run)
+        run = self._driver.run if confirming is None else confirming.run
+        return self._driver.sender(
+            self._trims.beside(batch),
+            in_order=in_order,
+            run=partial(self._run, run),
+            confirming=confirming,
+        )
 
-    def _run(self, op: Op[T]) -> T:
-        result = self._driver.run(op)
+    def _run(self, run: Run, op: Op[Any]) -> Any:
+        result = run(op)
         trims = self._trims
         if trims.problem is not None and not self._warned:
             self._warned = True

@@ -5,19 +5,21 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
-
-import msgspec
 
 from millstream.declare import Queue
 from millstream.driver.blocking import BlockingDriver
+from millstream.driver.blocking_confirming import BlockingConfirming
 from millstream.driver.blocking_sender import BlockingSender
+from millstream.errors import NotConfirmed
 from millstream.message import Receipt
 from millstream.protocol.keys import QueueKeys
-from millstream.protocol.partitions import partition_of, public_id
+from millstream.protocol.partitions import in_partition, partition_of
 from millstream.protocol.place import Placement, placing
 from millstream.protocol.publish import Publication
 from millstream.protocol.send import sending
+from millstream.protocol.unconfirmed import all_of
 from millstream.sync.bounded import BoundedSender
 
 __all__ = ["Placer", "QueueSender", "placer_of", "publisher_of", "sender_of"]
@@ -29,11 +31,16 @@ class Router:
     Args:
         senders: one for each partition.
         name_of: what a message's partition follows from; empty: any will do.
+        confirming: by what messages are to be confirmed; None: not at all.
     """
 
     def __init__(
-        self, senders: Sequence[BlockingSender[Receipt]], name_of: Callable[[Any], str]
+        self,
+        senders: Sequence[BlockingSender[Receipt]],
+        name_of: Callable[[Any], str],
+        confirming: BlockingConfirming | None,
     ) -> None:
+        self._confirming = confirming
         self._senders = senders
         self._name_of = name_of
         self._next = itertools.count()
@@ -44,9 +51,7 @@ class Router:
         Raises:
             BrokerError: it is not known to be stored.
         """
-        partition = self._choose(message)
-        receipt = self._senders[partition].send(message, headers)
-        return _in(partition, receipt)
+        return self._senders[self._choose(message)].send(message, headers)
 
     def send_many(
         self, messages: Sequence[Any], headers: Sequence[bytes] | None = None
@@ -55,19 +60,29 @@ class Router:
 
         Raises:
             BrokerError: a chunk is not known to be stored; others may be.
+            NotConfirmed: all are stored, some are not confirmed.
         """
         groups: dict[int, list[int]] = {}
         for index, message in enumerate(messages):
             groups.setdefault(self._choose(message), []).append(index)
-        placed: dict[int, Receipt] = {}
-        for partition, indexes in groups.items():
-            receipts = self._senders[partition].send_many(
+        calls = [
+            partial(
+                self._senders[partition].send_many,
                 [messages[index] for index in indexes],
                 [headers[index] for index in indexes] if headers else None,
             )
-            for index, receipt in zip(indexes, receipts, strict=True):
-                placed[index] = _in(partition, receipt)
-        return [placed[index] for index in range(len(messages))]
+            for partition, indexes in groups.items()
+        ]
+        results: list[Sequence[Any]]
+        if self._confirming is None:
+            results = [call() for call in calls]
+        else:
+            # One after the other, each would wait for a commit of its own.
+            results = [_known(one) for one in self._confirming.together(calls)]
+        placed: dict[int, Receipt] = {}
+        for indexes, receipts in zip(groups.values(), results, strict=True):
+            placed.update(zip(indexes, receipts, strict=True))
+        return all_of([placed[index] for index in range(len(messages))])
 
     def _choose(self, message: Any) -> int:
         count = len(self._senders)
@@ -87,33 +102,69 @@ Placer = QueueSender | BoundedSender
 """What sends other messages to it."""
 
 
-def sender_of(driver: BlockingDriver, keys: Sequence[QueueKeys]) -> QueueSender:
-    """Return what sends plain messages to a queue with these partitions."""
-    return _routed([driver.sender(sending(one)) for one in keys], _nothing)
+def sender_of(
+    driver: BlockingDriver, keys: Sequence[QueueKeys], confirming: BlockingConfirming | None
+) -> QueueSender:
+    """Return what sends plain messages to a queue with these partitions.
+
+    Args:
+        driver: of the client.
+        keys: of each partition.
+        confirming: by what they are to be confirmed; None: not at all.
+    """
+    batches = [in_partition(sending(one), one.partition) for one in keys]
+    senders = [driver.sender(batch, confirming=confirming) for batch in batches]
+    return _routed(senders, _nothing, confirming)
 
 
-def placer_of(driver: BlockingDriver, keys: Sequence[QueueKeys], queue: Queue[Any]) -> Placer:
-    """Return what sends other messages to a queue with these partitions."""
+def placer_of(
+    driver: BlockingDriver,
+    keys: Sequence[QueueKeys],
+    queue: Queue[Any],
+    confirming: BlockingConfirming | None,
+) -> Placer:
+    """Return what sends other messages to a queue with these partitions; see ``sender_of``."""
+    in_order = queue.ordered
     if queue.bound is not None:
-        return BoundedSender(driver, keys[0], queue.bound, in_order=queue.ordered)
-    senders = [driver.sender(placing(one), in_order=queue.ordered) for one in keys]
-    return _routed(senders, _key_of)
+        return BoundedSender(
+            *(driver, keys[0], queue.bound), in_order=in_order, confirming=confirming
+        )
+    batches = [in_partition(placing(one), one.partition) for one in keys]
+    senders = [driver.sender(batch, in_order=in_order, confirming=confirming) for batch in batches]
+    return _routed(senders, _key_of, confirming)
 
 
-def publisher_of(senders: Sequence[BlockingSender[Receipt]], *, keyed: bool) -> QueueSender:
+def publisher_of(
+    senders: Sequence[BlockingSender[Receipt]],
+    *,
+    keyed: bool,
+    confirming: BlockingConfirming | None,
+) -> QueueSender:
     """Return what publishes to a topic.
 
     Args:
         senders: one for each partition.
         keyed: whether messages may have keys.
+        confirming: as for ``sender_of``.
     """
-    return _routed(senders, _key if keyed else _nothing)
+    return _routed(senders, _key if keyed else _nothing, confirming)
 
 
 def _routed(
-    senders: Sequence[BlockingSender[Receipt]], name_of: Callable[[Any], str]
+    senders: Sequence[BlockingSender[Receipt]],
+    name_of: Callable[[Any], str],
+    confirming: BlockingConfirming | None,
 ) -> QueueSender:
-    return senders[0] if len(senders) == 1 else Router(senders, name_of)
+    return senders[0] if len(senders) == 1 else Router(senders, name_of, confirming)
+
+
+def _known(result: list[Receipt] | BaseException) -> Sequence[Any]:
+    """Return what came of each message of a partition."""
+    if isinstance(result, NotConfirmed):
+        return result.parts
+    if isinstance(result, BaseException):
+        raise result
+    return result
 
 
 def _nothing(_: bytes) -> str:
@@ -127,7 +178,3 @@ def _key_of(message: Placement) -> str:
 
 def _key(message: Publication) -> str:
     return message.key
-
-
-def _in(partition: int, receipt: Receipt) -> Receipt:
-    return msgspec.structs.replace(receipt, id=public_id(receipt.id, partition))

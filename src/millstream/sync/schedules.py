@@ -24,7 +24,7 @@ def schedules(self: Connected, queue: Queue[Any]) -> list[Schedule]:
     Args:
         queue: whose.
     """
-    return self.driver.run(protocol.listing(_keys(self, queue)))
+    return self.driver.run(protocol.listing(_keys(self, queue)), stale=True)
 
 
 def pause_schedule(self: Connected, queue: Queue[Any], name: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol, TypeVar, Unpack, overload
 from millstream.checks import check_options, check_results, check_sendable
 from millstream.declare import Queue
 from millstream.driver.blocking import BlockingDriver
+from millstream.durability import check_durability
 from millstream.message import Receipt
 from millstream.message_id import check_id
 from millstream.protocol.envelope import encode_headers
@@ -20,6 +21,8 @@ from millstream.protocol.options import (
     placement,
 )
 from millstream.protocol.partitions import check_not_ordered
+from millstream.queue_checks import check_confirmable
+from millstream.sync.confirm import confirming_of
 from millstream.sync.results import Results, SyncHandle
 from millstream.sync.router import Placer, QueueSender, placer_of, sender_of
 from millstream.topic import Source
@@ -37,37 +40,58 @@ class Senders:
         declare: makes a queue known, and returns the keys of its partitions.
 
     Attributes:
-        plain: place of a queue -> what sends a body and headers.
-        placers: place of a queue -> what sends messages with options, or within a bound.
+        durability: of the client.
+        plain: place of a queue, durability -> what sends a body and headers.
+        placers: the same -> what sends messages with options, or within a bound.
     """
 
     def __init__(
-        self, driver: BlockingDriver, declare: Callable[[Queue[Any]], list[QueueKeys]]
+        self,
+        driver: BlockingDriver,
+        declare: Callable[[Queue[Any]], list[QueueKeys]],
+        durability: str,
     ) -> None:
         self._driver = driver
         self._declare = declare
-        self.plain: dict[str, QueueSender] = {}
-        self.placers: dict[str, Placer] = {}
+        self.durability = durability
+        self.plain: dict[tuple[str, str], QueueSender] = {}
+        self.placers: dict[tuple[str, str], Placer] = {}
 
-    def sender(self, queue: Queue[Any]) -> QueueSender:
+    def way(self, queue: Queue[Any], asked: str | None) -> tuple[str, str]:
+        """Return by what to look for a sender: the place, and the durability that holds for a send.
+
+        Raises:
+            UsageError: there is no such durability.
+        """
+        if asked is not None:
+            return queue.place, check_durability(asked, "durability")
+        return queue.place, queue.durability or self.durability
+
+    def sender(self, queue: Queue[Any], way: tuple[str, str]) -> QueueSender:
         """Return what sends plain messages.
 
         Raises:
             UsageError: others declare the queue in another way.
+            UnsupportedServer, ServerRefused: the server can never confirm it.
         """
         keys = self._declare(queue)
-        return self.plain.setdefault(queue.place, sender_of(self._driver, keys))
+        confirming = confirming_of(self._driver, way[1])
+        return self.plain.setdefault(way, sender_of(self._driver, keys, confirming))
 
-    def placer(self, queue: Queue[Any]) -> Placer:
+    def placer(self, queue: Queue[Any], way: tuple[str, str]) -> Placer:
         """Return what sends other messages.
 
         Raises:
-            UsageError: others declare the queue in another way.
+            UsageError: others declare the queue in another way, or a send that waits for room is to
+                be confirmed.
+            UnsupportedServer, ServerRefused: the server can never confirm it.
         """
+        check_confirmable(queue.name, queue.bound, way[1])
         keys = self._declare(queue)
         if not queue.ordered:
             self._driver.run(check_not_ordered(keys[0]))
-        return self.placers.setdefault(queue.place, placer_of(self._driver, keys, queue))
+        confirming = confirming_of(self._driver, way[1])
+        return self.placers.setdefault(way, placer_of(self._driver, keys, queue, confirming))
 
     def close(self) -> None:
         """Wait for what is on its way."""
@@ -101,6 +125,7 @@ def send(
     *,
     result: Literal[False] = ...,
     headers: Mapping[str, str] | None = ...,
+    durability: str | None = ...,
     **options: Unpack[SendOptions],
 ) -> Receipt: ...
 
@@ -113,6 +138,7 @@ def send(
     *,
     result: Literal[True],
     headers: Mapping[str, str] | None = ...,
+    durability: str | None = ...,
     **options: Unpack[SendOptions],
 ) -> SyncHandle: ...
 
@@ -125,6 +151,7 @@ def send(
     *,
     result: bool,
     headers: Mapping[str, str] | None = ...,
+    durability: str | None = ...,
     **options: Unpack[SendOptions],
 ) -> Receipt | SyncHandle: ...
 
@@ -136,6 +163,7 @@ def send(
     *,
     result: bool = False,
     headers: Mapping[str, str] | None = None,
+    durability: str | None = None,
     **options: Unpack[SendOptions],
 ) -> Receipt | SyncHandle:
     """Send one message. Concurrent sends share round trips; alone, a send waits for nothing.
@@ -145,23 +173,21 @@ def send(
         result: whether to keep what its handler returns (``Queue(results=)``). Default: no.
         headers: metadata, strings to strings.
         delay, at: seconds until it may run, or the time, with a time zone. Default: at once.
-        key: of which messages it is one: see ``Queue(ordered=, max_running_per_key=)``. Others
-            only hand it to the handler. Default: none.
+        key: of which messages it is one (``Queue(ordered=, max_running_per_key=)``). Default: none.
         priority: 0 (normal, default) to 9 (highest): see ``Queue(priorities=)``.
-        unique: while this key is taken, sends with it store nothing and return the receipt of
-            the message that has it, with ``duplicate=True``. Default: none.
+        unique: while this is taken, sends with it store nothing and return the first's receipt.
         unique_for: until when it is taken: ``done`` (default: acknowledged, dead, cancelled or
             expired), ``started`` (a handler begins with it), or so many seconds from now.
-        ttl: seconds from now within which a handler must begin with it; later it goes to the
-            dead letters with the reason ``expired`` (see ``Queue(expired=)``). Default: any.
+        ttl: seconds within which a handler must begin with it (``Queue(expired=)``). Default: any.
+        durability: ``memory``, ``fsync`` or ``replicas:N``. Default: the queue's, else the client's.
 
     Returns:
-        The receipt, once the server has the message; with ``result=True`` a handle that has it.
+        The receipt, once the message is that safe; with ``result=True`` a handle that has it.
 
     Raises:
-        UsageError: the body or an option makes no sense, or others declare the queue with
-            another order or number of partitions. Nothing was sent.
+        UsageError: the call makes no sense, or others divide the queue differently. Nothing was sent.
         QueueFull: the queue has reached its bound. Nothing was sent.
+        NotConfirmed: it is stored, but not confirmed to be that safe: see ``confirm``.
         BrokerError: the message may or may not be stored. A repeated call sends a second one.
 
     Guarantee: stored once, also when the connection breaks on the way; from then on delivered at
@@ -171,13 +197,14 @@ def send(
     if not isinstance(queue, Queue):
         check_sendable(queue)
     encoded = encode_headers(headers) if headers else b""
+    way = senders.way(queue, durability)
     if options or result or queue.bound is not None:
         check_options("send", options, SendOptions.__optional_keys__)
         placed = placement(queue, queue.encode(body), encoded, result=result, **options)
-        placer = senders.placers.get(queue.place) or senders.placer(queue)
+        placer = senders.placers.get(way) or senders.placer(queue, way)
         receipt = placer.send(placed)
         return SyncHandle(receipt, queue, mq.keys_of(queue), mq.results) if result else receipt
-    sender = senders.plain.get(queue.place) or senders.sender(queue)
+    sender = senders.plain.get(way) or senders.sender(queue, way)
     return sender.send(queue.encode(body), encoded)
 
 
@@ -188,17 +215,16 @@ def send_many(
     *,
     headers: Mapping[str, str] | None = None,
     key: str | Callable[[T], str] | None = None,
+    durability: str | None = None,
     **options: Unpack[SendManyOptions],
 ) -> list[Receipt]:
     """Send many messages, in chunks of some hundred, one script call a chunk.
 
     Args:
-        queue: where to.
-        bodies: of the queue's type. All are encoded before the first is sent.
-        headers: metadata, the same for all.
-        key: the same for all, or a function that tells the key of a body.
-        options: ``delay``, ``at``, ``priority`` and ``ttl`` as in ``send``, the same for all.
-            There is no ``unique``: all but the first would be duplicates.
+        queue, bodies: where to; of its type. All are encoded before the first is sent.
+        key: the same for all, or a function that tells that of a body.
+        headers, durability: as in ``send``, the same for all.
+        options: as in ``send``, but without ``unique``: all but the first would be duplicates.
 
     Returns:
         A receipt for each, in order.
@@ -206,14 +232,15 @@ def send_many(
     Raises:
         UsageError: as for ``send``, or they are more than the bound. Nothing was sent.
         QueueFull: they do not all fit into a queue with a bound. Nothing was sent.
+        NotConfirmed: all are stored, some are not confirmed; it has a receipt of each.
         BrokerError: some chunks may be stored, others not.
 
-    Guarantee: as for ``send``. To a queue with a bound they go in one call; else a chunk is
-    stored whole or not at all. The order is kept; for messages without a key, unless a
-    connection breaks on the way.
+    Guarantee: as for ``send``. With a bound they go in one call; else a chunk is stored whole or not
+    at all. The order is kept; for messages without a key, unless a connection breaks on the way.
     """
     senders = mq.senders
     check_sendable(queue)
+    way = senders.way(queue, durability)
     check_for_many(options)
     bodies = list(bodies)
     encoded = [queue.encode(body) for body in bodies]
@@ -226,10 +253,10 @@ def send_many(
             placement(queue, data, metadata, key=one, **options)
             for data, one in zip(encoded, keys, strict=True)
         ]
-        placer = senders.placers.get(queue.place) or senders.placer(queue)
+        placer = senders.placers.get(way) or senders.placer(queue, way)
         return placer.send_many(placed)
-    sender = senders.plain.get(queue.place) or senders.sender(queue)
     same = [encode_headers(headers)] * len(encoded) if headers else None
+    sender = senders.plain.get(way) or senders.sender(queue, way)
     return sender.send_many(encoded, same)
 
 

@@ -50,6 +50,11 @@ class Sleeper:
         self._ending = False
         self._watches: Sequence[Watch] = [Watch()] * len(keys)
 
+    @property
+    def listener(self) -> BlockingListener:
+        """The connection."""
+        return self._listener
+
     def begin(self, watches: Sequence[Watch]) -> None:
         """Begin to sleep, or go on.
 
@@ -92,9 +97,7 @@ class Sleeper:
         # The read may still be on its way to the server, on another connection than this: then
         # nobody sleeps as yet. By the next round trip it has arrived, or has ended by itself.
         for _ in range(2):
-            if not self._listener.listening or self._driver.run(
-                consume.unblock(self._listener.client_id)
-            ):
+            if not self._listener.listening or self._driver.run(self._unblock()):
                 return
 
     def stop(self) -> list[Fetched] | None:
@@ -125,7 +128,7 @@ class Sleeper:
         self._listener.close()
         if self._listener.client_id:
             with contextlib.suppress(ServerRefused):
-                self._driver.run(consume.unblock(self._listener.client_id))
+                self._driver.run(self._unblock())
             self._listener.client_id = 0
 
     def disconnect(self) -> None:
@@ -134,3 +137,6 @@ class Sleeper:
 
     def _op(self) -> Op[list[Fetched]]:
         return listen(list(zip(self._keys, self._watches, strict=True)), self._consumer, BLOCK_MS)
+
+    def _unblock(self) -> Op[bool]:
+        return consume.unblock(self._listener.client_id, self._keys[0].ready)

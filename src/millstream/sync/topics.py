@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypedDict, TypeVar, Unpack, overload
 
 from millstream.checks import check_options, check_topic
 from millstream.driver.blocking import BlockingDriver
+from millstream.durability import check_durability
 from millstream.errors import UsageError
 from millstream.message import Receipt
 from millstream.policy import Duration
@@ -87,6 +88,7 @@ def publish(
     key: str | None = None,
     subject: str | None = None,
     headers: Mapping[str, str] | None = None,
+    durability: str | None = None,
 ) -> Receipt:
     """Publish one message. Concurrent calls share round trips; alone, one waits for nothing.
 
@@ -98,14 +100,18 @@ def publish(
         subject: what it is about, such as ``eu.paid``: tokens with dots between them, for the
             filters of subscriptions. Default: nothing; then no filter wants it.
         headers: metadata, strings to strings.
+        durability: how far it has to get before this returns: ``memory``, ``fsync`` or
+            ``replicas:N`` (docs/durability.md). Default: the topic's, else the client's.
 
     Returns:
-        The receipt, once the server has the message. Of an ephemeral topic (``durable=False``)
+        The receipt, once the server has the message, as durably as was asked for. Of an ephemeral topic (``durable=False``)
         its ``listeners`` says how many got it.
 
     Raises:
         UsageError: the body or an option makes no sense, or others declare the topic with another
             order or number of partitions. Nothing was published.
+        NotConfirmed: it is stored, but the durability was not confirmed in time: see ``confirm``.
+        UnsupportedServer, ServerRefused: the server can never confirm it. Nothing was published.
         BrokerError: the message may or may not be stored. A repeated call publishes a second one.
 
     Guarantee: stored once, also when the connection breaks on the way; from then on each
@@ -115,13 +121,14 @@ def publish(
     """
     if not isinstance(topic, Topic):
         check_topic(topic)
+    level = _durability(mq, topic, durability)
     if not topic.durable:
         return mq.ephemeral.publish(topic, body, key=key, headers=headers, subject=subject)
     encoded = encode_headers(headers) if headers else b""
     if key is None and subject is None:
-        return (mq.publishers.plain(topic)).send(topic.encode(body), encoded)
+        return (mq.publishers.plain(topic, level)).send(topic.encode(body), encoded)
     one = publication(topic, topic.encode(body), encoded, key=key, subject=subject)
-    return (mq.publishers.special(topic)).send(one)
+    return (mq.publishers.special(topic, level)).send(one)
 
 
 def publish_many(
@@ -132,27 +139,29 @@ def publish_many(
     key: str | Callable[[T], str] | None = None,
     subject: str | Callable[[T], str] | None = None,
     headers: Mapping[str, str] | None = None,
+    durability: str | None = None,
 ) -> list[Receipt]:
     """Publish many messages, in chunks of some hundred, one script call a chunk.
 
     Args:
-        topic: where to.
-        bodies: of the topic's type. All are encoded before the first is published.
+        topic, bodies: where to; of its type. All are encoded before the first is published.
         key: the same for all, or a function that tells the key of a body.
         subject: the same for all, or a function that tells the subject of a body.
-        headers: metadata, the same for all.
+        headers, durability: as for ``publish``, the same for all.
 
     Returns:
         A receipt for each, in order.
 
     Raises:
         UsageError: as for ``publish``. Nothing was published.
+        NotConfirmed: all are stored, some were not confirmed in time; it has a receipt of each.
         BrokerError: some chunks may be stored, others not.
 
     Guarantee: as for ``publish``; a chunk is stored whole or not at all. The order is kept; for
     messages without a key, unless a connection breaks on the way.
     """
     check_topic(topic)
+    level = _durability(mq, topic, durability)
     if not topic.durable:
         return mq.ephemeral.publish_many(topic, bodies, key=key, headers=headers, subject=subject)
     bodies = list(bodies)
@@ -162,14 +171,27 @@ def publish_many(
     metadata = encode_headers(headers) if headers else b""
     if key is None and subject is None:
         same = [metadata] * len(encoded) if headers else None
-        return (mq.publishers.plain(topic)).send_many(encoded, same)
+        return (mq.publishers.plain(topic, level)).send_many(encoded, same)
     keys = (key(body) if callable(key) else key for body in bodies)
     subjects = (subject(body) if callable(subject) else subject for body in bodies)
     many = [
         publication(topic, data, metadata, key=one, subject=about)
         for data, one, about in zip(encoded, keys, subjects, strict=True)
     ]
-    return (mq.publishers.special(topic)).send_many(many)
+    return (mq.publishers.special(topic, level)).send_many(many)
+
+
+def _durability(mq: Publishing, topic: Topic[Any], asked: str | None) -> str:
+    """Return what holds for a message: the word of the call, the topic, or the client."""
+    if asked is None:
+        return topic.durability or mq.publishers.durability
+    if not topic.durable:
+        message = (
+            f"{topic.title} keeps nothing (durable=False), so there is nothing to confirm: leave out "
+            f"durability={asked!r}"
+        )
+        raise UsageError(message)
+    return check_durability(asked, "durability")
 
 
 class SubscribeOptions(SubscriptionOptions, total=False):
@@ -263,13 +285,14 @@ def topics(mq: Publishing) -> list[str]:
 
     It looks at every key of the server, without holding others up.
     """
-    return mq.driver.drive(discovery.list_topics(mq.namespace))
+    return mq.driver.drive(discovery.list_topics(mq.namespace), stale=True)
 
 
 def subscriptions(mq: Publishing, topic: Topic[T]) -> list[str]:
     """List the subscriptions of a topic by name; ``stats`` of the topic tells more of each."""
     check_topic(topic)
-    return list(mq.driver.run(protocol.subscriptions(topic_keys(mq.namespace, topic.name))))
+    known = protocol.subscriptions(topic_keys(mq.namespace, topic.name))
+    return list(mq.driver.run(known, stale=True))
 
 
 def unsubscribe(mq: Publishing, topic: Topic[T], name: str) -> bool:

@@ -8,7 +8,9 @@ from operator import attrgetter
 from typing import Any
 
 from millstream.aio.delivery import Delivery, Owner
+from millstream.protocol.draft import Draft
 from millstream.protocol.settlement import Settlement
+from millstream.protocol.transaction import Committed
 from millstream.sync.delivery import SyncDelivery
 from millstream.worker.answering import Answering, as_answer, in_thread
 from millstream.worker.generators import over_loop, over_thread
@@ -139,6 +141,10 @@ class _Bridge:
     def settle(self, end: Settlement) -> bool:
         """End a delivery; False: it was not ours any more."""
         return asyncio.run_coroutine_threadsafe(self._owner.settle(end), self._loop).result()
+
+    def commit(self, end: Settlement, draft: Draft) -> Committed | None:
+        """Do what a draft says and end its delivery; None: it was not ours any more."""
+        return asyncio.run_coroutine_threadsafe(self._owner.commit(end, draft), self._loop).result()
 
     def extend(self, token: bytes, lease_ms: int) -> bool:
         """Begin the lease anew; False: it is lost."""

@@ -67,7 +67,7 @@ class Control:
         driver: of the client.
         listener: the connection.
         hearers: key of a queue's control stream -> who reads the queue.
-        since: id behind which to listen.
+        since: key of each stream -> id behind which to listen.
     """
 
     def __init__(
@@ -76,17 +76,17 @@ class Control:
         listener: AsyncListener,
         hearers: Mapping[str, Hearer],
         *,
-        since: str,
+        since: Mapping[str, str],
     ) -> None:
         self._driver = driver
         self._listener = listener
         self._hearers = hearers
-        self._heard = dict.fromkeys(hearers, since)
+        self._heard = dict(since)
 
     @classmethod
     async def start(cls, driver: AsyncDriver, hearers: Mapping[str, Hearer]) -> Control:
         """Connect. What is said from now on will be heard."""
-        since = await driver.run(control.now())
+        since = {key: await driver.run(control.now(key)) for key in hearers}
         return cls(driver, await driver.listener(), hearers, since=since)
 
     async def run(self) -> None:
@@ -124,7 +124,7 @@ class Control:
         async with asyncio.TaskGroup() as group:
             for key, hearer in self._hearers.items():
                 listener = await self._driver.listener()
-                one = Control(self._driver, listener, {key: hearer}, since=self._heard[key])
+                one = Control(self._driver, listener, {key: hearer}, since={key: self._heard[key]})
                 group.create_task(one.run(), name="millstream-control")
 
     def _pass_on(self, word: Word) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 
 from millstream.aio.delivery import Delivery
 from millstream.errors import MillstreamError, Undecodable
+from millstream.protocol.draft import Draft
 from millstream.protocol.envelope import Envelope, read_body
 from millstream.protocol.mailbox import Mail
 from millstream.protocol.requests import Address, address_of
@@ -167,6 +168,9 @@ class _Nobody:
     async def settle(self, end: Settlement) -> bool:
         """Refuse whatever is no acknowledgement: it cannot come again."""
         return end.verb == "ack"
+
+    async def commit(self, end: Settlement, draft: Draft) -> None:
+        """There is nothing at the server that could be acknowledged."""
 
     async def extend(self, _: bytes, __: int) -> bool:
         """Tell that it has no lease that could end."""

@@ -13,16 +13,20 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from millstream.aio.commits import Commits
 from millstream.driver.aio import AsyncDriver
 from millstream.driver.lease_keeper import TOKENS_A_CALL, Held, LeaseKeeper
 from millstream.errors import BrokerError
 from millstream.protocol import consume, settlement
 from millstream.protocol.consume import Fetched
+from millstream.protocol.draft import Draft
 from millstream.protocol.envelope import Envelope
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.reading import Reading
 from millstream.protocol.settlement import Settlement, release
+from millstream.protocol.transaction import Committed
 from millstream.topic import Source
+from millstream.worker.insist import insist
 from millstream.worker.outbox import Outbox, Parcel
 from millstream.worker.prefetch import Prefetch
 from millstream.worker.resulting import Resulting
@@ -37,7 +41,6 @@ LINGER = 0.005
 
 STORE_AGAIN = 1.0
 """Seconds until an end is tried again that a server without memory could not store."""
-
 
 EARLY = 100
 """Cancelled deliveries to remember that are not here. Each worker hears of all of a queue."""
@@ -94,6 +97,7 @@ class Holdings:
         self.slots: Slots
         # Of a queue with results.
         self.results: Resulting | None = None
+        self._commits = Commits(driver, queue, keys, consumer)
 
     # What slots tell (see handling.Holder)
 
@@ -127,7 +131,8 @@ class Holdings:
 
     def unsettled(self, token: bytes) -> bool:
         """Tell whether the delivery is ours, and its handler has not begun to end it."""
-        return token in self.held.until and token not in self.outbox.waiters
+        begun = token in self.outbox.waiters or token in self._commits.tokens
+        return token in self.held.until and not begun
 
     def ack(self, envelope: Envelope) -> None:
         """A handler is done with a message."""
@@ -149,14 +154,7 @@ class Holdings:
         begin before the server has done this.
         """
         op = consume.started(self._keys, message_id, unique)
-        while True:
-            try:
-                await self._driver.run(op)
-            except BrokerError as error:
-                logger.warning("%s: %s; trying again", self._queue.title, error)
-                await asyncio.sleep(STORE_AGAIN)
-            else:
-                return
+        await insist(self._driver, op, title=self._queue.title, pause=STORE_AGAIN)
 
     def end(self, end: Settlement) -> None:
         """A delivery ends in another way."""
@@ -173,13 +171,25 @@ class Holdings:
         self._wake()
 
     async def settle(self, end: Settlement) -> bool:
-        """End a delivery at once and tell whether it was ours."""
+        """End a delivery at once and tell whether it was ours; TimedOut: nobody can tell."""
         if not self.unsettled(end.token):
             return False
         self.outbox.add(end if self.results is None else self.results.onto(end))
         ended = self.outbox.expect(end.token)
         self._wake()
-        return await ended
+        if (owned := await ended) is None:
+            raise settlement.unclear(self._queue.title, self._driver.url)
+        return owned
+
+    async def commit(self, end: Settlement, draft: Draft) -> Committed | None:
+        """Do what a draft says and end its delivery; None: it was not ours any more."""
+        if not self.unsettled(end.token):
+            return None
+        done = await self._commits.commit(end, draft)
+        self._let_go([end.token])
+        if done is not None and done.awaited and self.results is not None:
+            self.results.tell(done.awaited)
+        return done
 
     async def extend(self, token: bytes, lease_ms: int) -> bool:
         """Begin a lease anew. It is extended for as long as the handler runs, anyway."""
@@ -308,17 +318,16 @@ class Holdings:
             if end.token not in found.kept:
                 until.pop(end.token, None)
                 self._reading.settled(end.token)
-        for token in found.lost:
-            if token not in self._cancelled:
-                logger.warning(
-                    "%s: lost the lease of delivery %s before it was settled; unless somebody "
-                    "has cancelled it, it is handled again",
-                    *(self._queue.title, token.decode()),
-                )
+        for token in set(found.lost) - self._cancelled - self.outbox.doubtful:
+            logger.warning(
+                "%s: lost the lease of delivery %s before it was settled; unless somebody "
+                "has cancelled it, it is handled again",
+                *(self._queue.title, token.decode()),
+            )
         self._cancelled.clear()
         if found.awaited and self.results is not None:
             self.results.tell(found.awaited)
-        if kept := self.outbox.confirmed(parcel, found):
+        if kept := self.outbox.confirmed(parcel, found, sure=self.held.sure):
             problem = next(iter(found.kept.values()))
             logger.warning(
                 "%s: cannot settle %d deliveries yet: %s",
@@ -339,10 +348,12 @@ class Holdings:
             pending: everything that this consumer owns.
         """
         owned = {envelope.token for envelope in pending}
-        for token in self.outbox.arrived(owned):
+        for token in self.outbox.arrived(owned, sure=self.held.sure):
             self.held.until.pop(token, None)
             self._reading.settled(token)
-        self._lost([token for token in list(self.held.until) if token not in owned])
+        # Of a commit that is on its way, its own answer tells.
+        known = owned | self._commits.tokens
+        self._lost([token for token in list(self.held.until) if token not in known])
         known = self.held.until.keys() | self._left_behind
         return [one for one in pending if one.token not in known]
 

@@ -19,6 +19,7 @@ from typing import Any
 from millstream.driver.lease_keeper import Held
 from millstream.protocol import popping, settlement
 from millstream.protocol.consume import Fetched
+from millstream.protocol.draft import Draft
 from millstream.protocol.envelope import Envelope
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.reading import Reading
@@ -124,7 +125,10 @@ class Popped:
         self._give_back(end)
         ended = self.outbox.expect(end.token)
         self._wake()
-        return await ended
+        return bool(await ended)
+
+    async def commit(self, end: Settlement, draft: Draft) -> None:
+        """There is nothing at the server that could be acknowledged."""
 
     async def extend(self, token: bytes, lease_ms: int) -> bool:  # noqa: ARG002 - as of every owner
         """There is no lease that could end."""
@@ -211,7 +215,7 @@ class Popped:
             if end.token not in found.kept:
                 self._in_hand.pop(end.token, None)
         ended, self._done = self._done + len(parcel), 0
-        if kept := self.outbox.confirmed(parcel, found):
+        if kept := self.outbox.confirmed(parcel, found, sure=True):
             problem = next(iter(found.kept.values()))
             logger.warning(
                 "%s: cannot hand back %d messages yet: %s", self._queue.title, len(kept), problem

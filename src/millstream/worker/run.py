@@ -6,10 +6,13 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
 from millstream.aio.client import AsyncClient
 from millstream.errors import BrokerError
 from millstream.message import QueueStats
+from millstream.protocol.whole import stats
+from millstream.topic import Source
 from millstream.worker.control import Control
 from millstream.worker.handler import Handler, Middleware
 from millstream.worker.listening import Listener, Listening, OnMissed
@@ -180,6 +183,10 @@ class Run:
             for consumer in self._consumers:
                 await consumer.let_go()
 
+    async def _count(self, queue: Source[Any]) -> QueueStats:
+        # The primary's word: what has just been sent may not be at a replica yet.
+        return await self.client.driver.drive(stats(self.client.keys_of(queue)))
+
     async def _drained(self) -> None:
         """Return when nothing is ready, delayed or in flight in any queue, or when stopped.
 
@@ -189,8 +196,7 @@ class Run:
             if all(consumer.idle for consumer in self._consumers):
                 try:
                     counts = {
-                        one.queue.title: await self.client.stats(one.queue)
-                        for one in self._handlers
+                        one.queue.title: await self._count(one.queue) for one in self._handlers
                     }
                 except BrokerError as error:
                     # Nobody knows whether anything is left. The reader says it louder.

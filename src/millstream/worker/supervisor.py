@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 from asyncio.subprocess import Process
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from millstream.aio.client import AsyncClient
@@ -79,7 +79,7 @@ def supervise(
 class Options:
     """What children are told."""
 
-    url: str | None
+    url: str | None = field(repr=False)  # a password may be in it
     concurrency: int | None
     shutdown_timeout: float | None
     burst: bool

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from millstream.driver.server_check import server_info
 from millstream.driver.target import ENVIRONMENT_VARIABLE
 from millstream.errors import ServerRefused
-from millstream.protocol.op import Command, Op, Plan
+from millstream.protocol.op import Command, Nodes, Op, Plan
 from millstream.sync.client import Client
 
 __all__ = ["Place", "delete_keys", "place_for", "server_name"]
@@ -73,15 +73,16 @@ def delete_keys(mq: Client) -> int:
 
 
 def _delete(namespace: str) -> Plan[int]:
-    deleted, cursor = 0, b"0"
-    while True:
-        scan = Command(("SCAN", cursor, "MATCH", f"{namespace}:*", "COUNT", KEYS_A_CALL))
-        cursor, keys = yield Op((scan,), decode=_first)
-        # One command a key: on a cluster they may be in different slots.
-        for key in keys:
-            deleted += yield Op((Command(("UNLINK", key)),), decode=_first)
-        if cursor == b"0":
-            return deleted
+    deleted = 0
+    for node in (yield Nodes()):
+        cursor: bytes | str = "0"
+        while cursor != b"0":
+            scan = Command(("SCAN", cursor, "MATCH", f"{namespace}:*", "COUNT", KEYS_A_CALL))
+            cursor, keys = yield Op((scan,), decode=_first, near=node)
+            # One command a key: on a cluster they may be in different slots.
+            for key in keys:
+                deleted += yield Op((Command(("UNLINK", key)),), decode=_first)
+    return deleted
 
 
 def _first(replies: list[Any]) -> Any:

@@ -14,6 +14,7 @@
 -- @include elements
 -- @include place_element
 -- @include due
+-- @include answered
 -- @include place
 local repeated = answered(KEYS[14], ARGV[1])
 if repeated then return repeated end

@@ -7,7 +7,11 @@ local last = redis.call('GET', KEYS[3])
 if last then
   local number, first = string.match(last, '^(%d+) (.+)$')
   -- Numbers only grow, so a smaller one is a late copy that nobody waits for any more.
-  if tonumber(number) >= tonumber(ARGV[1]) then return first end
+  if tonumber(number) >= tonumber(ARGV[1]) then
+    -- A repetition writes, too (see lib/append).
+    redis.call('PEXPIRE', KEYS[3], ARGV[2])
+    return first
+  end
 end
 local step = ARGV[3] == 'bh' and 2 or 1
 local count = (#ARGV - 3) / step

@@ -19,6 +19,7 @@
 -- @include arrive
 -- @include expire
 -- @include due
+-- @include answered
 -- @include place
 -- @include group
 -- @include room

@@ -10,6 +10,7 @@
 -- @include moves
 -- @include arrive
 -- @include expire
+-- @include answered
 -- @include place
 local repeated = answered(KEYS[14], ARGV[1])
 if repeated then return repeated end

@@ -1,13 +1,16 @@
 -- Appending a batch to a stream: once, however often it is repeated.
 -- ARGV[1] number of the batch  ARGV[2] ms to remember it
 
--- The answer of a batch that comes again, or nil.
+-- The answer of a batch that comes again, or nil. A repetition writes, too: a WAIT behind it, on a
+-- connection that has written nothing else, would be about nothing, and confirm at once.
 local function answer_to(producer)
   local last = redis.call('GET', producer)
   if not last then return nil end
   local number, first = string.match(last, '^(%d+) (.+)$')
   -- Numbers only grow, so a smaller one is a late copy that nobody waits for any more.
-  return tonumber(number) >= tonumber(ARGV[1]) and first or nil
+  if tonumber(number) < tonumber(ARGV[1]) then return nil end
+  redis.call('PEXPIRE', producer, ARGV[2])
+  return first
 end
 
 -- Appends what stands in ARGV[4..]. `form`: of FORMS. Returns the id of the first, the others follow it by one each, and how many they are.

@@ -1,15 +1,6 @@
 -- Accepting one message: its id, its unique key, and the place where it belongs.
 local last_ms, last_number
 
--- What was answered to a batch that comes again, or nil.
-local function answered(producer, number)
-  local last = redis.call('GET', producer)
-  if not last then return nil end
-  local known, answer = string.match(last, '^(%d+) (.*)$')
-  -- Numbers only grow, so a smaller one is a late copy that nobody waits for any more.
-  return tonumber(known) >= tonumber(number) and cmsgpack.unpack(answer) or nil
-end
-
 -- The id of a message that gets no entry of its own yet. It is as unique as those that the server
 -- gives: a stream does not count to a million within a millisecond.
 local function new_id(now)

@@ -1,0 +1,131 @@
+"""One server, as the asyncio driver uses it: a wire, and how an operation goes over it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any, TypeVar
+
+from redis import exceptions
+
+from millstream.driver.aio_listener import AsyncListener
+from millstream.driver.aio_wire import AsyncWire
+from millstream.driver.faults import DEMOTED, any_error, code_of, translate
+from millstream.driver.packing import executed, pack, pack_op
+from millstream.driver.target import Target
+from millstream.errors import BrokerError
+from millstream.protocol.op import Command, Op
+
+__all__ = ["AsyncServer", "exchange"]
+
+T = TypeVar("T")
+
+
+class AsyncServer:
+    """A server by itself. ``AsyncCluster`` has the same methods.
+
+    Args:
+        target: where it is.
+        connect_timeout: seconds to connect, log in and get the first answer.
+        timeout: seconds to wait for replies; then the connection is given up.
+    """
+
+    def __init__(self, target: Target, *, connect_timeout: float, timeout: float) -> None:
+        self.target = target
+        self._wire = AsyncWire(target, connect_timeout=connect_timeout, timeout=timeout)
+
+    @property
+    def losses(self) -> int:
+        """How many connections it has lost so far."""
+        return self._wire.losses
+
+    async def open(self, first: Op[T]) -> list[Any]:
+        """Connect, and return the raw replies to the first question."""
+        return await self._wire.call(pack(first.commands), len(first.commands))
+
+    async def perform(self, op: Op[Any], until: float) -> list[Any]:
+        """Run an operation once; return raw replies, errors in their places.
+
+        Args:
+            op: to run.
+            until: time of the event loop's clock at which an impatient one is given up.
+
+        Raises:
+            redis-py's connection errors, or TimeoutError.
+        """
+        return await exchange(self._wire, op, until)
+
+    def slots(self) -> list[int | None]:
+        """Return a slot of each node; see ``Nodes``."""
+        return [None]
+
+    def attach(self, listener: AsyncListener) -> None:
+        """Hear of a connection that somebody listens on."""
+
+    async def target_for(self, op: Op[Any]) -> Target:  # noqa: ARG002 - they are all here
+        """Return where an operation belongs."""
+        return self.target
+
+    def explain(self, error: Exception, op: Op[Any]) -> BrokerError:  # noqa: ARG002 - see above
+        """Return what to make of an error that a listener has met with."""
+        return translate(error, self.target.url)
+
+    async def failed(self, error: Exception) -> None:
+        """Hear that an operation has failed: a server that is no master any more is left."""
+        if code_of(error) in DEMOTED:
+            await self._wire.reset()
+
+    async def close(self) -> None:
+        """Disconnect."""
+        await self._wire.close()
+
+
+async def exchange(
+    wire: AsyncWire, op: Op[Any], until: float, *, asking: bool = False
+) -> list[Any]:
+    """Send an operation, and return raw replies, errors in their places.
+
+    A script that the server does not know is loaded. A transaction for which it has no memory is
+    run command by command.
+
+    Args:
+        wire: to the server.
+        op: to run.
+        until: see ``AsyncServer.perform``.
+        asking: whether the server is a node that is still being given the slot.
+
+    Raises:
+        redis-py's connection errors, or TimeoutError.
+    """
+    payload, count = pack_op(op, asking=asking)
+    call = wire.call(payload, count)
+    replies = executed(op, await (call if op.patience is None else _by(until, call)), asking=asking)
+    if replies is None:
+        replies = await wire.call(pack(op.commands, asking=asking), len(op.commands) << asking)
+        replies = replies[1::2] if asking else replies
+    if any_error(replies):
+        await _load_scripts(wire, op, replies, asking=asking)
+    return replies
+
+
+async def _load_scripts(wire: AsyncWire, op: Op[Any], replies: list[Any], *, asking: bool) -> None:
+    """Repeat commands whose script the server did not know."""
+    again: list[int] = []
+    commands: list[Command] = []
+    for index, reply in enumerate(replies):
+        script = op.commands[index].script
+        if isinstance(reply, exceptions.NoScriptError) and script is not None:
+            again.append(index)
+            commands += (Command(("SCRIPT", "LOAD", script.source)), op.commands[index])
+    if again:
+        # In one write: what is behind this operation must not overtake a part of it.
+        answers = await wire.call(pack(commands, asking=asking), len(commands) << asking)
+        answers = answers[1::2] if asking else answers
+        for index, answer in zip(again, answers[1::2], strict=True):
+            replies[index] = answer
+
+
+async def _by(deadline: float, call: Awaitable[T]) -> T:
+    """Wait until then and no longer. The connection stays, for others may be more patient."""
+    async with asyncio.timeout_at(deadline):
+        return await call
