@@ -47,6 +47,9 @@ def acl(
     cluster: Annotated[
         bool, typer.Option("--cluster", help="For a cluster of Redis 7.0 or Valkey, or newer.")
     ] = False,
+    fsync: Annotated[
+        bool, typer.Option("--fsync", help='With WAITAOF, for durability="fsync" (7.2 or newer).')
+    ] = False,
     json_output: Json = False,
     namespace: Namespace = "ms",
 ) -> None:
@@ -56,7 +59,7 @@ def acl(
     """
     names = Names(tuple(queue or ()), tuple(topic or ()), tuple(endpoint or ()))
     for name, parts in _users(user, roles_of(roles or ROLES)):
-        rules = rules_for(parts, namespace=namespace, names=names, sharded=cluster)
+        rules = rules_for(parts, namespace=namespace, names=names, sharded=cluster, fsync=fsync)
         password = secrets.token_urlsafe(24) if generate else None
         line = " ".join(["user", name, "reset", "on", _secret(password), *rules])
         if json_output:
