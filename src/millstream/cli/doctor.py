@@ -36,8 +36,9 @@ def doctor(
         list[str] | None,
         typer.Option(
             "--role",
-            metavar="producer|worker|operator|doctor",
-            help="What the user of the URL must be allowed to do. May be repeated.",
+            metavar="ROLE",
+            help="What the user must be allowed to do: producer, worker, operator, doctor. May be "
+            "repeated.",
             show_default=False,
         ),
     ] = None,
