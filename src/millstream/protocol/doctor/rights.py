@@ -27,7 +27,8 @@ SHOWN = 8
 # How to call each, for a server that looks at the number of words first. `K` is a key. All do nothing
 # should they ever run, but for the key that expires.
 _CALLS = """
-acl|whoami; blmove K K left right 0.01; client|id; client|unblock 0; cluster|info; config|get save; del K;
+acl|whoami; asking; blmove K K left right 0.01; client|id; client|unblock 0; cluster|info; cluster|slots;
+config|get save; del K;
 evalsha 0 0; exists K; get K; hdel K f; hexists K f; hget K f; hgetall K; hincrby K f x; hkeys K; hlen K;
 hmget K f; hrandfield K; hset K f v f; hsetnx K f v; hvals K; info server; latency|latest;
 llen K; lmove K K left x; lpos K e; lpush K e; lrange K 0 0; lrem K 0 e; ltrim K 0 -1;
@@ -36,7 +37,7 @@ scan 0; script|load x; select 0; set K v x; slowlog|get 1; spublish K m; ssubscr
 sunsubscribe K; time; unlink K; unsubscribe K; xack K g 0-1; xadd K nomkstream * f v; xclaim K g c 0 0-1;
 xdel K 0-1; xgroup|create K g 0; xgroup|createconsumer K g c; xgroup|delconsumer K g c; xgroup|destroy K g;
 xgroup|setid K g 0; xinfo|consumers K g; xinfo|groups K; xinfo|stream K; xlen K; xpending K g; xrange K - +;
-xread streams K 0; xreadgroup group g c streams K >; xrevrange K + -; xtrim K maxlen 0; zadd K x m; zcard K;
+xread STREAMS K 0; xreadgroup group g c STREAMS K >; xrevrange K + -; xtrim K maxlen 0; zadd K x m; zcard K;
 zcount K 0 1; zrange K 0 0; zrangebylex K - +; zrangebyscore K 0 1; zrem K m; zremrangebyscore K 0 1;
 zscore K m
 """
@@ -45,7 +46,7 @@ zscore K m
 def calls() -> dict[str, list[str]]:
     """Return how to call each command that a role may need, by its name in ACL rules."""
     rows = [row.split() for row in _CALLS.split(";")]
-    return {name: [*name.split("|"), *words] for name, *words in rows}
+    return {name: [*name.upper().split("|"), *words] for name, *words in rows}
 
 
 def lacking(namespace: str, commands: Sequence[str]) -> Plan[list[str] | Refusal]:
