@@ -20,7 +20,7 @@ unexport PYTHONDONTWRITEBYTECODE
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check format bench sync build clean
+.PHONY: help setup demo test test-fast faults check format bench sync build clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*## /\t/' \
@@ -44,6 +44,9 @@ test: setup ## Run all tests, on real servers; ARGS="..." goes to pytest
 
 test-fast: setup ## Run all tests but the slow ones
 	$(PYTEST) -m 'not slow' $(ARGS)
+
+faults: setup ## Break everything at random, and prove that nothing is lost; ARGS="--minutes 10"
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 check: setup ## Run every check that is not a test of behaviour; examples of the docs, too
 	$(BIN)/ruff format --check .

@@ -8,7 +8,6 @@ from datetime import timedelta
 from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack, overload
 
 from millstream.codec import Codec, CodecName, codec_for
-from millstream.durability import check_durability
 from millstream.errors import UsageError
 from millstream.policy import (
     AtMostOnce,
@@ -224,26 +223,22 @@ class Queue(Generic[T]):
         check_choices(name, priorities=priorities, expired=expired, store=store, delivery=delivery)
         check_partitions(f"queue {name!r}", ordered, partitions)
         check_limits(name, partitions, rate, max_running, bound)
-        if durability is not None:
-            check_durability(durability, f"queue {name!r}: durability")
-            check_confirmable(name, bound, durability)
+        check_confirmable(name, bound, durability)
         # The dataclass is frozen, so its own constructor sets fields in this way, too.
         put = object.__setattr__
         put(self, "name", name)
         put(self, "body_type", body_type)
         put(self, "retry", retry or Retry())
         put(self, "lease_ms", milliseconds(lease, f"queue {name!r}: lease", minimum=0.1))
-        put(self, "max_body", max_body)
-        put(self, "ordered", ordered)
         put(self, "max_running_per_key", max_running_per_key)
         put(self, "priorities", priorities)
         put(self, "expired", expired)
         put(self, "partitions", partitions)
-        put(self, "store", store)
         put(self, "place", _place(name, partitions if ordered else None, bound, store))
         others = {"keep": keep, "delivery": delivery, "rate": rate, "max_running": max_running}
-        sending = {"bound": bound, "results": results, "durability": durability}
-        for parameter, value in {**others, **sending}.items():
+        sending = {"bound": bound, "results": results, "durability": durability, "store": store}
+        plain = {"max_body": max_body, "ordered": ordered}
+        for parameter, value in {**others, **sending, **plain}.items():
             put(self, parameter, value)
         put(self, "codec", codec_for(body_type, self.title, codec))
         put(self, "result_codec", _result_codec(self.title, results, codec))

@@ -330,7 +330,7 @@ async def test_a_wake_up_at_the_last_moment(server: Server, url: str, namespace:
         told = admin.xadd(keys.wake, {"free": "1"})
         [found] = await mq.driver.run(listen([(keys, Watch(limited=True))], "a", 1000))
         assert found.woken == [told]
-        part.woke(found)
+        part.woke(found, 0.0)
 
         await part.pass_on()
 

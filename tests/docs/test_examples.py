@@ -8,13 +8,15 @@ A file's blocks run in order in one namespace, as a reader would paste them into
   ends in a backslash goes on in the next. Other lines are output, for the reader only.
 - `<!-- not run: reason -->` before a block skips it. The reason is mandatory.
 
-$MILLSTREAM_URL leads to an empty server (docs/cluster.md: a cluster), the current directory is an empty one.
+$MILLSTREAM_URL leads to an empty server (for the pages on Sentinels and clusters, to such), the current
+directory is an empty one.
 """
 
 from __future__ import annotations
 
 import ast
 import asyncio
+import contextlib
 import inspect
 import os
 import re
@@ -30,6 +32,7 @@ from typing import Literal
 import pytest
 
 from tests.support.cluster import Cluster
+from tests.support.sentinel import SentinelSetup
 from tests.support.servers import Server
 
 ROOT = Path(__file__).parents[2]
@@ -154,9 +157,14 @@ def test_examples_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The examples of a page run as they stand."""
-    if page.name == "cluster.md":
-        monkeypatch.setenv("MILLSTREAM_URL", request.getfixturevalue("docs_cluster").admin_url)
-    run_page(page.read_text("utf-8"), str(page), session)
+    with contextlib.ExitStack() as stack:
+        if page.name == "sentinel.md":
+            setup = stack.enter_context(SentinelSetup())
+            monkeypatch.setenv("MILLSTREAM_URL", setup.url)
+        if page.name == "cluster.md":
+            url = request.getfixturevalue("docs_cluster").admin_url
+            monkeypatch.setenv("MILLSTREAM_URL", url)
+        run_page(page.read_text("utf-8"), str(page), session)
 
 
 PAGE = """

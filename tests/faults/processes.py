@@ -102,7 +102,13 @@ def sleeping(server: Server) -> int:
 class Program:
     """A process of its own, and what it prints."""
 
-    def __init__(self, arguments: list[str], folder: Path, environment: dict[str, str]) -> None:
+    def __init__(
+        self,
+        arguments: list[str],
+        folder: Path,
+        environment: dict[str, str],
+        inherited: tuple[int, ...] = (),
+    ) -> None:
         self.log = folder / f"log-{time.monotonic_ns()}"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -112,6 +118,7 @@ class Program:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                pass_fds=inherited,
             )
 
     @property
@@ -188,10 +195,12 @@ class Workshop:
         """Let handlers go on that wait for it."""
         (self.folder / name).touch()
 
-    def worker(self, *options: str, target: str = "tasks:worker") -> Program:
-        """Start a worker process without a supervisor."""
+    def worker(
+        self, *options: str, target: str = "tasks:worker", inherited: tuple[int, ...] = ()
+    ) -> Program:
+        """Start a worker process without a supervisor; `inherited` are files that it has from us."""
         module = ["-m", "millstream.worker.child", target, "--namespace", NAMESPACE]
-        return self._start([*module, *options])
+        return self._start([*module, *options], inherited)
 
     def worker_off_by(self, seconds: float) -> Program:
         """Start a worker whose clock is wrong from its first import on."""
@@ -217,8 +226,8 @@ class Workshop:
         """Run the module itself."""
         return self._start([f"{name}.py"])
 
-    def _start(self, arguments: list[str]) -> Program:
-        program = Program(arguments, self.folder, self._environment)
+    def _start(self, arguments: list[str], inherited: tuple[int, ...] = ()) -> Program:
+        program = Program(arguments, self.folder, self._environment, inherited)
         self._programs.append(program)
         return program
 

@@ -350,3 +350,20 @@ for n in range(400):
     assert time.monotonic() - began < 25  # less than a lease
     supervisor.send(signal.SIGTERM)
     assert supervisor.wait(60) == 0
+
+
+def test_a_supervisor_that_dies_first(workshop: Workshop, mq: ms.Client) -> None:
+    """A worker process whose supervisor dies before it could report to it ends in order."""
+    workshop.write(HOLDING)
+    report, pipe = os.pipe()
+    lifeline, alive = os.pipe()
+    os.close(report)
+    os.close(alive)
+    worker = workshop.worker(
+        *("--report", str(pipe), "--lifeline", str(lifeline)), inherited=(pipe, lifeline)
+    )
+    os.close(pipe)
+    os.close(lifeline)
+
+    assert worker.wait() == 0
+    assert "Traceback" not in worker.output

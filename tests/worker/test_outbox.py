@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from millstream.protocol.consume import Fetched
 from millstream.protocol.settlement import reject, release
 from millstream.worker.outbox import MOST_OTHERS, Outbox
 
@@ -63,7 +66,49 @@ def test_after_a_lost_reply_nothing_is_forgotten() -> None:
         outbox.add(end)
     owned = {end.token for end in ends[::2]}
 
-    gone = outbox.arrived(owned)
+    gone = outbox.arrived(owned, sure=True)
 
     assert gone == [end.token for end in ends[1::2]]
     assert len(outbox) == len(owned)
+
+
+@pytest.mark.parametrize(("sure", "wanted"), [(True, True), (False, None)])
+async def test_a_lost_reply_leaves_a_doubt(sure: bool, wanted: bool | None) -> None:
+    """What is not ours when its end goes out again may have been ended by the first time.
+
+    While no lease of ours can have ended it was; after that nobody can tell.
+    """
+    outbox = Outbox()
+    outbox.add(reject(b"1-1", "bad"))
+    ended = outbox.expect(b"1-1")
+    outbox.put_back(outbox.take())  # no reply
+    assert outbox.arrived({b"1-1"}, sure=sure) == []  # it was still ours
+    outbox.confirmed(
+        outbox.take(), Fetched(envelopes=[], lost=[b"1-1"]), sure=sure
+    )  # the first has arrived
+
+    assert await ended is wanted
+    assert not outbox.doubtful
+
+
+async def test_without_a_loss_there_is_no_doubt() -> None:
+    """What is refused at the first time was not ours, however long leases hold."""
+    outbox = Outbox()
+    outbox.add(reject(b"1-1", "bad"))
+    ended = outbox.expect(b"1-1")
+    outbox.confirmed(outbox.take(), Fetched(envelopes=[], lost=[b"1-1"]), sure=True)
+
+    assert await ended is False
+
+
+@pytest.mark.parametrize(("sure", "wanted"), [(True, True), (False, None)])
+async def test_what_has_gone_after_a_lost_reply(sure: bool, wanted: bool | None) -> None:
+    """It was settled by us while no lease of ours can have ended; after that nobody can tell."""
+    outbox = Outbox()
+    outbox.add(reject(b"1-1", "bad"))
+    ended = outbox.expect(b"1-1")
+    outbox.put_back(outbox.take())
+    outbox.arrived(set(), sure=sure)
+
+    assert await ended is wanted
+    assert not outbox.doubtful

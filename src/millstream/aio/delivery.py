@@ -135,6 +135,8 @@ class Delivery(Generic[T]):
 
         Raises:
             LeaseLost: another consumer owns it by now; nothing was done.
+            BrokerError: the connection was lost, for longer than the lease perhaps: it may be done,
+                or another consumer has it. So it is with the other settlements.
         """
         await self._settle(settlement.ack(self.envelope.token, plain=self.envelope.plain))
 

@@ -25,7 +25,7 @@ from millstream.protocol.keys import QueueKeys
 from millstream.protocol.op import Op
 from millstream.protocol.reading import Reading
 from millstream.protocol.recover import leave, sweep
-from millstream.protocol.settlement import Settlement, expire, reject, release
+from millstream.protocol.settlement import Settlement, expire, reject, release, unclear
 from millstream.protocol.transaction import Committed
 from millstream.topic import Source
 
@@ -80,7 +80,10 @@ class Part(Generic[T]):
         # How many of the next messages in the buffer are known to be ours, and until when.
         self._sure_of = 0
         self._sure_until = 0.0
-        self._handed_out: set[bytes] = set()
+        # Time before which the leases of those have not ended.
+        self._leased_until = 0.0
+        # Each with the same, for the deliveries that our user has.
+        self._handed_out: dict[bytes, float] = {}
         # Came a second time, under the name of a delivery that is over (see _rename).
         self._again: list[bytes] = []
         self._left = False
@@ -117,7 +120,7 @@ class Part(Generic[T]):
         reading.woken.clear()
         reading.heard(found.now_ms, asked)
         reading.fetched(found, reads, time.monotonic())
-        self._keep(found)
+        self._keep(found, asked)
         if self._again:
             await self._rename()
 
@@ -137,10 +140,15 @@ class Part(Generic[T]):
             results=queue.results is not None,
         )
 
-    def woke(self, found: Fetched) -> None:
-        """Take what a sleeping read has brought."""
+    def woke(self, found: Fetched, since: float) -> None:
+        """Take what a sleeping read has brought.
+
+        Args:
+            found: what it has brought.
+            since: time on the monotonic clock before which it cannot have been delivered.
+        """
         self.reading.woke(found)
-        self._keep(found)
+        self._keep(found, since)
 
     async def pass_on(self) -> None:
         """Leave a wake-up that came at the last moment to a reader that waits for a slot."""
@@ -148,14 +156,14 @@ class Part(Generic[T]):
             woken, self.reading.woken = self.reading.woken, []
             await self._driver.run(self._fetch([Settlement("woken", entry) for entry in woken]))
 
-    def _keep(self, found: Fetched) -> None:
+    def _keep(self, found: Fetched, since: float) -> None:
         envelopes = found.envelopes
         if self.keys.subscription:
             # Only a seek has an entry of a log read twice: the delivery that is here is over.
             self._again += [one.token for one in envelopes if self._has(one.token)]
             envelopes = [one for one in envelopes if one.token not in self._again]
         if not self._buffer:
-            self._be_sure_of(len(envelopes))
+            self._be_sure_of(len(envelopes), since)
         for envelope in envelopes:
             self._held.until[envelope.token] = math.inf
             self._buffer.append(envelope)
@@ -187,13 +195,13 @@ class Part(Generic[T]):
 
     async def recover(self) -> None:
         """After a loss: find what was delivered to us without arriving."""
-        known = {envelope.token for envelope in self._buffer} | self._handed_out
-        queue = self._queue
+        known = {envelope.token for envelope in self._buffer} | self._handed_out.keys()
+        queue, asked = self._queue, time.monotonic()
         plan = consume.rejoin(
             self.keys, self._consumer, queue.lease_ms, queue.partitions, source=queue
         )
         pending = await self._driver.drive(plan)
-        self.woke(Fetched(envelopes=[one for one in pending if one.token not in known]))
+        self.woke(Fetched(envelopes=[one for one in pending if one.token not in known]), asked)
 
     # Handing out
 
@@ -225,7 +233,7 @@ class Part(Generic[T]):
                 continue
             if not plain and (unique := envelope.unique_until_started):
                 await self._driver.run(consume.started(self.keys, envelope.state.id, unique))
-            self._handed_out.add(token)
+            self._handed_out[token] = self._leased_until
             if token == self.reading.suspect_held:
                 self._suspect_until = time.monotonic() + self._queue.lease_ms / 1000
             return Delivery(body, envelope, self._queue, self._queue.retry, self)
@@ -233,7 +241,7 @@ class Part(Generic[T]):
 
     async def _end_unseen(self, end: Settlement) -> None:
         """End a message that is not for the user; the next one of its key may be ready by that."""
-        await self.settle(end)
+        await self._end(end)
         self.reading.more = True
 
     def make_unsure(self) -> None:
@@ -252,9 +260,11 @@ class Part(Generic[T]):
             await self._release([token])
             self.reading.more = True
 
-    def _be_sure_of(self, count: int) -> None:
-        self._sure_of = count
-        self._sure_until = time.monotonic() + min(LOOK_AGAIN, self._queue.lease_ms / 4000)
+    def _be_sure_of(self, count: int, since: float) -> None:
+        lease, now = self._queue.lease_ms / 1000, time.monotonic()
+        self._sure_of, self._leased_until = count, since + lease
+        # A process that was stopped while it slept may have been given something long ago.
+        self._sure_until = min(now + min(LOOK_AGAIN, lease / 4), self._leased_until)
 
     async def _look_again(self) -> None:
         """Make sure of what comes next in the buffer. A paused queue gets back what is there.
@@ -262,6 +272,7 @@ class Part(Generic[T]):
         Their owner also gets most of a lease, however long they have waited here.
         """
         tokens = [envelope.token for envelope in islice(self._buffer, LOOKED_AT)]
+        asked = time.monotonic()
         try:
             lost, paused = await self._driver.run(control.look(self.keys, self._consumer, tokens))
         except ServerRefused as error:
@@ -270,7 +281,7 @@ class Part(Generic[T]):
                 raise
             lost, paused = tokens, False
         self._forget(lost)
-        self._be_sure_of(len(tokens))
+        self._be_sure_of(len(tokens), asked)
         if paused:
             tokens = [envelope.token for envelope in self._buffer]
             self._buffer.clear()
@@ -284,7 +295,19 @@ class Part(Generic[T]):
         return token in self._handed_out
 
     async def settle(self, end: Settlement) -> bool:
-        """End a delivery; False: it was not ours any more."""
+        """End a delivery; False: it was not ours any more.
+
+        Raises:
+            TimedOut: a reply was lost, and its lease may have ended before it was settled.
+        """
+        leased_until = self._handed_out.get(end.token, 0.0)
+        owned = await self._end(end)
+        if owned is None and time.monotonic() >= leased_until:
+            raise unclear(self._queue.title, self._driver.url)
+        return owned is not False
+
+    async def _end(self, end: Settlement) -> bool | None:
+        """Try to end a delivery, and let go of it; None: it is over, in one way or another."""
         queue = self._queue
         op = ending.settle(
             *(self.keys, self._consumer, end),
@@ -305,10 +328,15 @@ class Part(Generic[T]):
     async def extend(self, token: bytes, lease_ms: int) -> bool:
         """Begin a lease anew, and keep it up when it is to last longer than the queue's."""
         idle_ms = max(0, self._queue.lease_ms - lease_ms)
-        op = consume.extend(self.keys, self._consumer, [token], idle_ms=idle_ms)
+        op, asked = (
+            consume.extend(self.keys, self._consumer, [token], idle_ms=idle_ms),
+            time.monotonic(),
+        )
         if await self._driver.run(op):
             self._forget([token])
             return False
+        if token in self._handed_out:
+            self._handed_out[token] = asked + min(lease_ms, self._queue.lease_ms) / 1000
         self._held.keep_for(token, lease_ms)
         if self._left:
             # A delivery may outlive the loop that brought it.
@@ -320,7 +348,7 @@ class Part(Generic[T]):
         """Let go of what is settled or lost; the keeper calls it in its thread."""
         for token in tokens:
             self._held.until.pop(token, None)
-            self._handed_out.discard(token)
+            self._handed_out.pop(token, None)
             self.reading.settled(token)
 
     # The end

@@ -111,7 +111,7 @@ class PoppedPart(Generic[T]):
             *(self.keys, self._consumer, returns, reads), urgent=urgent, limits=AtMostOnce()
         )
 
-    def woke(self, found: Fetched) -> None:
+    def woke(self, found: Fetched, since: float) -> None:  # noqa: ARG002 - nothing is delivered yet
         """It is time to look."""
         self.reading.woke(found)
 

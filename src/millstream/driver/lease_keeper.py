@@ -75,6 +75,11 @@ class Held:
     _questions: list[Question] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
+    @property
+    def sure(self) -> bool:
+        """Whether no lease of these can have ended."""
+        return time.monotonic() < self.sure_until
+
     def arrived(self, tokens: Iterable[bytes], since: float) -> None:
         """Keep the leases of these.
 

@@ -26,8 +26,11 @@ def settle(
     limits: Limits | Sieve | AtMostOnce | None = None,
     keep: Retain | None = None,
     results: bool = False,
-) -> Plan[bool]:
+) -> Plan[bool | None]:
     """End one delivery; the result is whether this consumer still owned it.
+
+    None: a reply was lost, and it is not ours any more. So it is settled, unless its lease ended
+    before that, which only who knows the time can tell.
 
     Args:
         keys: of the queue.
@@ -46,19 +49,22 @@ def settle(
         op = fetch(
             *(keys, consumer, [settlement]), wake=True, limits=limits, keep=keep, results=results
         )
+    again = False
     try:
         done: Fetched = yield op
     except (NotConnected, TimedOut):
-        # Did it arrive? What is not ours any more was settled then: by us, most likely, and if
-        # not, the message is with somebody else and nothing is left to do.
+        # Did it arrive?
         still_ours: bool = yield owns(keys, consumer, settlement.token)
         if not still_ours:
-            return True
-        done = yield op
+            return None
+        again, done = True, (yield op)
     if settlement.token in done.kept:
         problem = done.kept[settlement.token]
         message = f"{keys.title}: the server could not store the message: {problem}"
         raise ServerRefused(message, code=problem.partition(" ")[0])
+    if again and done.lost:
+        # The first copy of it may have been on its way for longer than the question.
+        return None
     return not done.lost
 
 

@@ -9,10 +9,21 @@ from typing import Literal
 
 import msgspec
 
+from millstream.errors import TimedOut
 from millstream.policy import Retry
 from millstream.protocol.envelope import Envelope
 
-__all__ = ["Settlement", "ack", "describe", "expire", "fail", "failure", "reject", "release"]
+__all__ = [
+    "Settlement",
+    "ack",
+    "describe",
+    "expire",
+    "fail",
+    "failure",
+    "reject",
+    "release",
+    "unclear",
+]
 
 Verb = Literal["ack", "retry", "reject", "release", "expire", "finish", "woken", "fail"]
 
@@ -109,6 +120,20 @@ def failure(
         delay_ms = policy.backoff.delay(failures, luck)
     note = _note(reason, error, trace)
     return Settlement("retry", envelope.token, delay_ms=delay_ms, failed=True, note=note)
+
+
+def unclear(title: str, url: str) -> TimedOut:
+    """Return the error for who settles a delivery of which nobody can tell how it has ended.
+
+    Args:
+        title: of the queue.
+        url: of the server.
+    """
+    message = (
+        f"{title}: the connection was lost while a delivery was settled, and its lease may have "
+        "ended before: it is settled, or another consumer has the message"
+    )
+    return TimedOut(message, url=url)
 
 
 def describe(error: BaseException) -> tuple[str, str]:

@@ -14,12 +14,14 @@ SLOTS = 16384
 
 _KEYLESS = frozenset(
     {
-        *("ACL", "ASKING", "CLIENT", "CLUSTER", "CONFIG", "EXEC", "HELLO", "INFO", "LATENCY"),
-        *("MULTI", "PING", "SCAN", "SCRIPT", "SELECT", "SLOWLOG", "TIME", "WAIT", "WAITAOF"),
+        *("ACL", "ASKING", "CLIENT", "CLUSTER", "CONFIG", "DBSIZE", "EXEC", "HELLO", "INFO"),
+        *("LATENCY", "MULTI", "PING", "ROLE", "SCAN", "SCRIPT", "SELECT", "SLOWLOG", "TIME"),
+        *("WAIT", "WAITAOF"),
     }
 )
 _IN_GROUPS = frozenset({"MEMORY", "XGROUP", "XINFO"})
 """Commands whose second word says what they do."""
+
 _MANY = frozenset({"EXISTS", "DEL", "UNLINK"})
 _READS = frozenset({"XREAD", "XREADGROUP"})
 

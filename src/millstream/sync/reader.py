@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from typing import Generic, TypeVar
@@ -78,6 +79,8 @@ class QueueReader(Generic[T]):
         # Whether messages may have been delivered to us without arriving: a read was given up.
         self._unsure = False
         self._unreachable = False
+        # What a sleep brings was not delivered before this time; inf: it has not begun.
+        self._asleep_since = math.inf
 
     def open(self) -> None:
         """Make the queue and this consumer known to the server."""
@@ -162,12 +165,17 @@ class QueueReader(Generic[T]):
                 return True
         if now >= deadline:
             return False
+        self._asleep_since = min(self._asleep_since, now)
         self._sleeper.begin([part.reading.watch() for part in self._parts])
         if self._closed:
             # Who closes ends the read from now on, and has looked whether there is one before.
             return True
         sleep = min(part.reading.sleep(now) for part in self._parts)
-        self._woke(self._sleeper.poll(min(sleep, deadline - now)))
+        looked = time.monotonic()
+        came = self._sleeper.poll(min(sleep, deadline - now))
+        self._woke(came)
+        if came is None:
+            self._asleep_since = looked
         return True
 
     def _woke(self, came: list[Fetched] | None) -> None:
@@ -179,11 +187,12 @@ class QueueReader(Generic[T]):
         nothing = not any(found.envelopes or found.woken for found in came)
         for part, found in zip(self._parts, came, strict=True):
             if nothing or found.envelopes or found.woken:
-                part.woke(found)
+                part.woke(found, self._asleep_since)
+        self._asleep_since = math.inf
 
     def _recover(self) -> None:
         """After a loss: find what was delivered to us without arriving."""
-        self._unsure = True
+        self._unsure, self._asleep_since = True, math.inf
         self._sleeper.close()
         for part in self._parts:
             part.recover()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import importlib
 import json
@@ -110,7 +111,9 @@ def _report(pipe: int | None, run: Run, consumers: Sequence[Work]) -> None:
         for consumer in consumers
     ]
     told = {"shutdown_timeout": run.shutdown_timeout, "consumers": names}
-    os.write(pipe, json.dumps(told).encode() + b"\n")
+    # A supervisor that has just died reads it no more; the lifeline says so.
+    with contextlib.suppress(BrokenPipeError):
+        os.write(pipe, json.dumps(told).encode() + b"\n")
     os.close(pipe)
 
 

@@ -171,13 +171,15 @@ class Holdings:
         self._wake()
 
     async def settle(self, end: Settlement) -> bool:
-        """End a delivery at once and tell whether it was ours."""
+        """End a delivery at once and tell whether it was ours; TimedOut: nobody can tell."""
         if not self.unsettled(end.token):
             return False
         self.outbox.add(end if self.results is None else self.results.onto(end))
         ended = self.outbox.expect(end.token)
         self._wake()
-        return await ended
+        if (owned := await ended) is None:
+            raise settlement.unclear(self._queue.title, self._driver.url)
+        return owned
 
     async def commit(self, end: Settlement, draft: Draft) -> Committed | None:
         """Do what a draft says and end its delivery; None: it was not ours any more."""
@@ -316,17 +318,16 @@ class Holdings:
             if end.token not in found.kept:
                 until.pop(end.token, None)
                 self._reading.settled(end.token)
-        for token in found.lost:
-            if token not in self._cancelled:
-                logger.warning(
-                    "%s: lost the lease of delivery %s before it was settled; unless somebody "
-                    "has cancelled it, it is handled again",
-                    *(self._queue.title, token.decode()),
-                )
+        for token in set(found.lost) - self._cancelled - self.outbox.doubtful:
+            logger.warning(
+                "%s: lost the lease of delivery %s before it was settled; unless somebody "
+                "has cancelled it, it is handled again",
+                *(self._queue.title, token.decode()),
+            )
         self._cancelled.clear()
         if found.awaited and self.results is not None:
             self.results.tell(found.awaited)
-        if kept := self.outbox.confirmed(parcel, found):
+        if kept := self.outbox.confirmed(parcel, found, sure=self.held.sure):
             problem = next(iter(found.kept.values()))
             logger.warning(
                 "%s: cannot settle %d deliveries yet: %s",
@@ -347,7 +348,7 @@ class Holdings:
             pending: everything that this consumer owns.
         """
         owned = {envelope.token for envelope in pending}
-        for token in self.outbox.arrived(owned):
+        for token in self.outbox.arrived(owned, sure=self.held.sure):
             self.held.until.pop(token, None)
             self._reading.settled(token)
         # Of a commit that is on its way, its own answer tells.

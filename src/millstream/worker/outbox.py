@@ -44,14 +44,16 @@ class Outbox:
         keeps: whether the queue keeps what is acknowledged, so that no ack is a plain one.
     """
 
-    __slots__ = ("keeps", "parcel", "since", "urgent", "waiters")
+    __slots__ = ("doubtful", "keeps", "parcel", "since", "urgent", "waiters")
 
     def __init__(self, *, keeps: bool = False) -> None:
         self.keeps = keeps
         self.parcel = Parcel()
         self.since = 0.0
         self.urgent = False
-        self.waiters: dict[bytes, asyncio.Future[bool]] = {}
+        # Ends that went out before, and may have arrived: no reply came.
+        self.doubtful: set[bytes] = set()
+        self.waiters: dict[bytes, asyncio.Future[bool | None]] = {}
 
     def __len__(self) -> int:
         return len(self.parcel)
@@ -78,10 +80,13 @@ class Outbox:
             self.since = time.monotonic()
         return count
 
-    def expect(self, token: bytes) -> asyncio.Future[bool]:
-        """Return a future that tells whether the delivery was still ours when it ended."""
+    def expect(self, token: bytes) -> asyncio.Future[bool | None]:
+        """Return a future that tells whether the delivery was still ours when it ended.
+
+        None: nobody can tell.
+        """
         self.urgent = True
-        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[bool | None] = asyncio.get_running_loop().create_future()
         self.waiters[token] = future
         return future
 
@@ -104,7 +109,8 @@ class Outbox:
         return parcel
 
     def put_back(self, parcel: Parcel) -> None:
-        """Take back what could not be sent; it goes out first next time."""
+        """Take back what may not have arrived; it goes out first next time."""
+        self.doubtful.update(parcel.tokens())
         parcel.acks += self.parcel.acks
         parcel.others += self.parcel.others
         self.parcel = parcel
@@ -115,29 +121,43 @@ class Outbox:
         parcel.acks = [one for one in parcel.acks if one != token]
         parcel.others = [end for end in parcel.others if end.token != token]
 
-    def confirmed(self, parcel: Parcel, found: Fetched) -> list[Settlement]:
-        """Tell who waits for what the server has settled; return what it could not store."""
+    def confirmed(self, parcel: Parcel, found: Fetched, *, sure: bool) -> list[Settlement]:
+        """Tell who waits for what the server has settled; return what it could not store.
+
+        Args:
+            parcel: what went out.
+            found: the answer.
+            sure: whether no lease of ours can have ended. What is not ours although it is
+                doubtful was settled when it went out before, then.
+        """
         if self.waiters:
             lost = set(found.lost)
             for token in parcel.tokens():
                 if token not in found.kept:
-                    self.ended(token, owned=token not in lost)
+                    doubt = token in lost and token in self.doubtful
+                    self.ended(token, owned=(sure or None) if doubt else token not in lost)
+        if self.doubtful:
+            self.doubtful.difference_update(parcel.tokens())
         return [end for end in parcel.others if end.token in found.kept] if found.kept else []
 
-    def arrived(self, owned: set[bytes]) -> list[bytes]:
+    def arrived(self, owned: set[bytes], *, sure: bool) -> list[bytes]:
         """After a lost reply: keep the ends of what is still ours; return the other tokens.
 
-        Those were settled before the reply was lost, as far as anybody can tell.
+        Args:
+            owned: what is ours.
+            sure: whether no lease of ours can have ended. Then the others were settled before the
+                reply was lost.
         """
         parcel, self.parcel = self.parcel, Parcel()
         settled = [token for token in parcel.tokens() if token not in owned]
+        self.doubtful.difference_update(settled)
         for token in settled:
-            self.ended(token, owned=True)
+            self.ended(token, owned=True if sure else None)
         acks = [token for token in parcel.acks if token in owned]
         self.put_back(Parcel(acks, [end for end in parcel.others if end.token in owned]))
         return settled
 
-    def ended(self, token: bytes, *, owned: bool) -> None:
+    def ended(self, token: bytes, *, owned: bool | None) -> None:
         """Tell who waits for the end of a delivery."""
         waiter = self.waiters.pop(token, None)
         if waiter is not None and not waiter.done():

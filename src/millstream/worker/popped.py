@@ -125,7 +125,7 @@ class Popped:
         self._give_back(end)
         ended = self.outbox.expect(end.token)
         self._wake()
-        return await ended
+        return bool(await ended)
 
     async def commit(self, end: Settlement, draft: Draft) -> None:
         """There is nothing at the server that could be acknowledged."""
@@ -215,7 +215,7 @@ class Popped:
             if end.token not in found.kept:
                 self._in_hand.pop(end.token, None)
         ended, self._done = self._done + len(parcel), 0
-        if kept := self.outbox.confirmed(parcel, found):
+        if kept := self.outbox.confirmed(parcel, found, sure=True):
             problem = next(iter(found.kept.values()))
             logger.warning(
                 "%s: cannot hand back %d messages yet: %s", self._queue.title, len(kept), problem
