@@ -37,10 +37,10 @@ A, B, C = ("a", 1), ("b", 2), ("c", 3)
         ("valkey+cluster://h1:7000,h2", [("h1", 7000), ("h2", 6379)], "tcp", {}),
         ("redis+cluster://[::1]:7000,h2/", [("::1", 7000), ("h2", 6379)], "tcp", {}),
         (
-            "rediss+cluster://me:p%40ss@h1,h2?ssl_ca_certs=/ca.pem",
+            f"rediss+cluster://me:p%40ss@h1,h2?ssl_ca_certs={__file__}",
             [("h1", 6379), ("h2", 6379)],
             "tls",
-            {"username": "me", "password": "p@ss", "ssl_ca_certs": "/ca.pem"},
+            {"username": "me", "password": "p@ss", "ssl_ca_certs": __file__},
         ),
         ("valkeys+cluster://:pw@h1", [("h1", 6379)], "tls", {"password": "pw"}),
     ],
@@ -121,10 +121,10 @@ def test_ready_made_clients(kind: str) -> None:
 def test_a_ready_made_client_with_tls() -> None:
     """It is known by what it says of certificates, whatever the class of its connections."""
     nodes = [AsyncClusterNode("h1", 7000)]
-    target = locate(AsyncRedisCluster(startup_nodes=nodes, ssl=True, ssl_ca_certs="/ca.pem"))
+    target = locate(AsyncRedisCluster(startup_nodes=nodes, ssl=True, ssl_ca_certs=__file__))
     assert isinstance(target, ClusterTarget)
     assert target.transport == "tls"
-    assert target.options["ssl_ca_certs"] == "/ca.pem"
+    assert target.options["ssl_ca_certs"] == __file__
 
 
 class TestSlotMap:

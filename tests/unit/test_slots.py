@@ -42,6 +42,8 @@ def test_a_key_has_the_slot_that_the_server_gives_it(key: str) -> None:
         (("XGROUP", "CREATE", "k1", "g", "0"), ["k1"]),
         (("SPUBLISH", "channel", "payload"), ["channel"]),
         (("XADD", "k1", "*", "b", "body"), ["k1"]),
+        (("MEMORY", "USAGE", "k1"), ["k1"]),
+        (("CONFIG", "GET", "save"), []),
         (("TIME",), []),
         (("CLIENT", "UNBLOCK", 7), []),
     ],

@@ -286,7 +286,7 @@ class AsyncDriver:
             await self.run(probe(durability, self.url))
             assert self._target is not None  # noqa: S101 - open() sets it
             if isinstance(self._target, ClusterTarget):
-                message = f"durability {durability!r} is not known on a cluster"
+                message = f"durability {durability!r} is not known on a cluster: leave it out"
                 raise UsageError(message)
             made = AsyncConfirming(
                 *(self._target, durability),

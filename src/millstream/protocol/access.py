@@ -131,9 +131,14 @@ _USES: Mapping[Role, Uses] = {
     ),
 }
 
+# Who has which slot, and a slot that is on its way.
+_FOLLOW = ("cluster|slots", "asking")
+
 SHARDED: Mapping[Role, tuple[str, ...]] = {
-    "producer": ("spublish",),
-    "worker": ("ssubscribe", "sunsubscribe"),
+    "producer": (*_FOLLOW, "spublish"),
+    "worker": (*_FOLLOW, "ssubscribe", "sunsubscribe"),
+    "operator": _FOLLOW,
+    "doctor": _FOLLOW,
 }
 """Needed beside on a cluster. A server before 7.0 refuses rules with these names."""
 

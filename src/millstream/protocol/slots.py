@@ -13,10 +13,15 @@ __all__ = ["SLOTS", "keys_of", "slot_of", "slot_of_command", "slot_of_op"]
 SLOTS = 16384
 
 _KEYLESS = frozenset(
-    {"ACL", "CLIENT", "CLUSTER", "CONFIG", "DBSIZE", "HELLO", "INFO", "LATENCY"}
-) | {
-    *("PING", "ROLE", "SCAN", "SCRIPT", "SLOWLOG", "TIME", "WAIT", "WAITAOF"),
-}
+    {
+        *("ACL", "ASKING", "CLIENT", "CLUSTER", "CONFIG", "DBSIZE", "EXEC", "HELLO", "INFO"),
+        *("LATENCY", "MULTI", "PING", "ROLE", "SCAN", "SCRIPT", "SELECT", "SLOWLOG", "TIME"),
+        *("WAIT", "WAITAOF"),
+    }
+)
+_IN_GROUPS = frozenset({"MEMORY", "XGROUP", "XINFO"})
+"""Commands whose second word says what they do."""
+
 _MANY = frozenset({"EXISTS", "DEL", "UNLINK"})
 _READS = frozenset({"XREAD", "XREADGROUP"})
 
@@ -44,7 +49,7 @@ def keys_of(command: Command) -> Sequence[Argument]:
         return named[: len(named) // 2]
     if verb in _KEYLESS:
         return ()
-    if verb in ("XGROUP", "XINFO"):
+    if verb in _IN_GROUPS:
         return arguments[2:3]
     return arguments[1:] if verb in _MANY else arguments[1:2]
 

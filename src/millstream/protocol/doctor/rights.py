@@ -29,7 +29,8 @@ SHOWN = 8
 # How to call each, for a server that looks at the number of words first. `K` is a key. All do nothing
 # should they ever run, but for the key that expires.
 _CALLS = """
-acl|whoami; blmove K K left right 0.01; client|id; client|unblock 0; cluster|info; config|get save; del K;
+acl|whoami; asking; blmove K K left right 0.01; client|id; client|unblock 0; cluster|info; cluster|slots;
+config|get save; del K;
 evalsha 0 0; exists K; get K; hdel K f; hexists K f; hget K f; hgetall K; hincrby K f x; hkeys K; hlen K;
 hmget K f; hrandfield K; hset K f v f; hsetnx K f v; hvals K; info server; latency|latest;
 llen K; lmove K K left x; lpos K e; lpush K e; lrange K 0 0; lrem K 0 e; ltrim K 0 -1;
@@ -38,7 +39,7 @@ scan 0; script|load x; set K v x; slowlog|get 1; spublish K m; ssubscribe K; sub
 sunsubscribe K; time; type K; unlink K; wait 0 1; waitaof 0 0 1; unsubscribe K; xack K g 0-1; xadd K nomkstream * f v; xclaim K g c 0 0-1;
 xdel K 0-1; xgroup|create K g 0; xgroup|createconsumer K g c; xgroup|delconsumer K g c; xgroup|destroy K g;
 xgroup|setid K g 0; xinfo|consumers K g; xinfo|groups K; xinfo|stream K; xlen K; xpending K g; xrange K - +;
-xread streams K 0; xreadgroup group g c streams K >; xrevrange K + -; xtrim K maxlen 0; zadd K x m; zcard K;
+xread STREAMS K 0; xreadgroup group g c STREAMS K >; xrevrange K + -; xtrim K maxlen 0; zadd K x m; zcard K;
 zcount K 0 1; zrange K 0 0; zrangebylex K - +; zrangebyscore K 0 1; zrem K m; zremrangebyscore K 0 1;
 zscore K m
 """
