@@ -19,13 +19,11 @@ from typing import Self
 import redis
 
 from tests.chaos.schedule import Fault, Kind
-from tests.chaos.topology import DURABLE, LAG, Tell
+from tests.chaos.topology import DURABLE, LAG, TOLD, Tell
 from tests.support.proxy import Proxy
 from tests.support.sentinel import SentinelSetup
 
 __all__ = ["Sentinels"]
-
-TOLD = "with durability replicas:1"
 
 
 @dataclass
