@@ -1,4 +1,8 @@
-"""A run with a cluster of three nodes, each with a replica. See also sentinels.py."""
+"""A run with a cluster of three nodes, each with a replica. See also sentinels.py.
+
+Sends cannot be confirmed by replicas there, so the loss of a node may cost the last moments of them,
+too. What moves slots, and an orderly failover, must lose nothing.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ import redis
 
 from tests.chaos.schedule import Fault, Kind
 from tests.chaos.sources import NAMESPACE, QUEUES, TOPICS
-from tests.chaos.topology import DURABLE, LAG, TOLD, Tell
+from tests.chaos.topology import LAG, Tell
 from tests.support.cluster import Cluster
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
@@ -39,7 +43,7 @@ class Clustered:
         Kind("kill-node", tuple(PLACES), 0.0, 3.0, weight=4),
         Kind("fail-over-node", tuple(PLACES), 0.0, 0.0, weight=3),
     )
-    environment: Mapping[str, str] = field(default_factory=lambda: DURABLE)
+    environment: Mapping[str, str] = field(default_factory=dict)
     _stack: ExitStack = field(default_factory=ExitStack)
     # One change at a time: each needs all nodes to agree.
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -60,7 +64,7 @@ class Clustered:
 
     @property
     def title(self) -> str:
-        return f"{self.server_name}, a cluster of three nodes with a replica each, sends {TOLD}"
+        return f"{self.server_name}, a cluster of three nodes with a replica each"
 
     @property
     def url(self) -> str:
@@ -85,7 +89,7 @@ class Clustered:
             end = time.monotonic()
             tell("trouble", begin=begin, end=end, who="*")
             if fault.kind == "kill-node":
-                tell("loss", begin=begin - LAG, end=end, sends=False)
+                tell("loss", begin=begin - LAG, end=end, sends=True)
 
     async def _reshard(self, fault: Fault, master: Server) -> None:
         others = [one for one in await asyncio.to_thread(self._masters) if one is not master]

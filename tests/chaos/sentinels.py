@@ -19,7 +19,7 @@ from typing import Self
 import redis
 
 from tests.chaos.schedule import Fault, Kind
-from tests.chaos.topology import DURABLE, LAG, TOLD, Tell
+from tests.chaos.topology import DURABLE, LAG, Tell
 from tests.support.proxy import Proxy
 from tests.support.sentinel import SentinelSetup
 
@@ -59,7 +59,7 @@ class Sentinels:
 
     @property
     def title(self) -> str:
-        return f"{self.server_name}, a primary and a replica under three Sentinels, sends {TOLD}"
+        return f"{self.server_name}, a primary and a replica under three Sentinels, sends with durability replicas:1"
 
     @property
     def url(self) -> str:

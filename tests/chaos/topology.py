@@ -16,7 +16,7 @@ from tests.chaos.schedule import Fault, Kind
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
 
-__all__ = ["DURABLE", "LAG", "TOLD", "Persistence", "Single", "Tell", "Topology"]
+__all__ = ["DURABLE", "LAG", "Persistence", "Single", "Tell", "Topology"]
 
 Persistence = Literal["always", "everysec"]
 
@@ -33,7 +33,6 @@ its primary was lost may be forgotten, unless the replica has confirmed it itsel
 
 DURABLE: Mapping[str, str] = {"DURABILITY": "replicas:1"}
 """What producers are told where there are replicas."""
-TOLD = "with durability replicas:1"
 
 
 class Topology(Protocol):
