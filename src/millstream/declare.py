@@ -8,7 +8,6 @@ from datetime import timedelta
 from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack, overload
 
 from millstream.codec import Codec, CodecName, codec_for
-from millstream.durability import check_durability
 from millstream.errors import UsageError
 from millstream.policy import (
     AtMostOnce,
@@ -221,29 +220,24 @@ class Queue(Generic[T]):
         check_policies(name, retry, keep, results)
         check_count(max_body, f"queue {name!r}: max_body")
         check_order(name, ordered, max_running_per_key)
-        check_choices(name, priorities=priorities, expired=expired, store=store, delivery=delivery)
+        chosen = {"priorities": priorities, "expired": expired, "store": store}
+        check_choices(name, **chosen, delivery=delivery)
         check_partitions(f"queue {name!r}", ordered, partitions)
         check_limits(name, partitions, rate, max_running, bound)
-        if durability is not None:
-            check_durability(durability, f"queue {name!r}: durability")
-            check_confirmable(name, bound, durability)
+        check_confirmable(name, bound, durability)
         # The dataclass is frozen, so its own constructor sets fields in this way, too.
         put = object.__setattr__
         put(self, "name", name)
         put(self, "body_type", body_type)
         put(self, "retry", retry or Retry())
         put(self, "lease_ms", milliseconds(lease, f"queue {name!r}: lease", minimum=0.1))
-        put(self, "max_body", max_body)
-        put(self, "ordered", ordered)
         put(self, "max_running_per_key", max_running_per_key)
-        put(self, "priorities", priorities)
-        put(self, "expired", expired)
-        put(self, "partitions", partitions)
-        put(self, "store", store)
+        put(self, "ordered", ordered)
         put(self, "place", _place(name, partitions if ordered else None, bound, store))
-        others = {"keep": keep, "delivery": delivery, "rate": rate, "max_running": max_running}
-        sending = {"bound": bound, "results": results, "durability": durability}
-        for parameter, value in {**others, **sending}.items():
+        others = {"keep": keep, "rate": rate, "max_running": max_running, "bound": bound}
+        sizes = {"max_body": max_body, "partitions": partitions}
+        sending = {"results": results, "durability": durability, "delivery": delivery}
+        for parameter, value in {**chosen, **others, **sizes, **sending}.items():
             put(self, parameter, value)
         put(self, "codec", codec_for(body_type, self.title, codec))
         put(self, "result_codec", _result_codec(self.title, results, codec))

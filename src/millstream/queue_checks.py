@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from millstream.durability import MEMORY
+from millstream.durability import MEMORY, check_durability
 from millstream.errors import UsageError
 from millstream.policy import Bound, Rate, Results, Retain, Retry, check_count
 
@@ -78,7 +78,9 @@ def check_policies(name: str, retry: object, keep: object, results: object) -> N
 
 
 def check_confirmable(name: str, bound: object, durability: object) -> None:
-    """Refuse to have sends confirmed that wait for room."""
+    """Refuse what is no durability, and to have sends confirmed that wait for room."""
+    if durability is not None:
+        check_durability(durability, f"queue {name!r}: durability")
     if isinstance(bound, Bound) and bound.on_full == "wait" and durability not in (None, MEMORY):
         message = (
             f"queue {name!r}: durability={durability!r} does not go with Bound(on_full='wait'): what waits "

@@ -138,6 +138,12 @@ async def take_by_hand(mq: ms.AsyncClient, producer: ms.AsyncClient) -> None:
                 await delivery.extend(30)
                 await delivery.ack()
                 break
+    await producer.send(PLAIN, "in one step")
+    async with aclosing(mq.receive(PLAIN, wait=PATIENCE)) as deliveries:
+        async for delivery in deliveries:
+            async with delivery.transaction() as tx:
+                tx.send(PLAIN, "after it", delay=60)
+            break
     async with aclosing(mq.subscribe(ANY_TICKS)) as listening:
         waiting = asyncio.ensure_future(anext(listening))
 

@@ -24,7 +24,7 @@ WITH_RESULTS: ms.Queue[Any] = ms.Queue("resulting", results=ms.Results())
 NEWS: ms.Topic[Any] = ms.Topic("news")
 ORDERED_NEWS: ms.Topic[Any] = ms.Topic("ordered-news", ordered=True, partitions=4)
 
-SHORT = 1.0
+SHORT = 2.0
 """Timeout of a client whose sends are not to be confirmed."""
 
 

@@ -487,6 +487,9 @@ async def test_outside_of_its_block(mq: ms.AsyncClient, queue: ms.Queue[Any]) ->
         with pytest.raises(ms.UsageError, match="has begun already"):
             async with block:
                 pass
+    with pytest.raises(ms.UsageError, match="has begun already"):
+        async with block:
+            pass
     with pytest.raises(ms.UsageError, match="is over"):
         tx.send(NEXT, 1)
     with pytest.raises(ms.UsageError, match="is over"):

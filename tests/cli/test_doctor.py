@@ -316,3 +316,18 @@ class TestQueues:
         checks = found(any_cli("doctor", "--seconds", "0", "--json"))
 
         assert checks["queue.dead_letters"] == checks["queue.paused"] == "note"
+
+    def test_foreign_keys(self, any_cli: Cli, any_server: Server, namespace: str) -> None:
+        """What somebody else has written to a queue's keys is said, and the rest is looked at."""
+        admin: Any = any_server.admin()
+        admin.set(queue_keys(namespace, "text").ready, "x")
+        admin.hset(queue_keys(namespace, "odd").config, "partitions", "many")
+        admin.hset(topic_keys(namespace, "bad").subscriptions, "x", "no JSON")
+        admin.xadd(queue_keys(namespace, "old").ready, {"b": "1"}, id="1600000000000-0")
+        outcome = any_cli("doctor", "--seconds", "0", "--json")
+
+        unknown = [one["what"] for one in outcome.objects if one["check"] == "unchecked.queue"]
+        assert [what.partition(" could")[0] for what in unknown] == [
+            *("queue 'odd'", "queue 'text'", "topic 'bad'"),
+        ]
+        assert found(outcome)["queue.unconsumed"] == "risk"

@@ -271,3 +271,31 @@ def test_standard_input_that_is_closed(spawn: Spawn) -> None:
 
     _, err = process.communicate()
     assert (process.returncode, err) == (2, "millstream: standard input is closed\n")
+
+
+def test_a_durability_that_is_confirmed_or_not(
+    cli: Cli, client: Client, queue: Queue[Any], tmp_path: Path
+) -> None:
+    """Without replicas, ids of what is stored are printed, the exit status is 1, and a file is not repeated."""
+    done = cli("send", "orders", "1", "--durability", "replicas:1", "--json")
+    [message] = client.peek(queue)
+    assert done.status == 1
+    assert done.objects == [{"id": message.id, "duplicate": False, "durability": "memory"}]
+    assert "is stored, but 'replicas:1' was not confirmed" in done.err
+
+    file = tmp_path / "orders.jsonl"
+    file.write_text("2\n3\n")
+    done = cli("send", "orders", "--from", str(file), "--durability", "replicas:1")
+    assert done.status == 1
+    assert "2 messages were sent before" in done.err
+    assert bodies(client, queue) == [1, 2, 3]
+
+    assert cli("send", "orders", "4", "--durability", "memory").status == 0
+
+
+def test_no_such_durability(cli: Cli) -> None:
+    """A word that means nothing is refused before anything is sent."""
+    for words in (("send", "orders"), ("publish", "orders")):
+        done = cli(*words, "1", "--durability", "disk")
+        assert done.status == 2
+        assert "--durability must be 'memory', 'fsync' or 'replicas:N'" in done.err

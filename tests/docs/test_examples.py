@@ -8,13 +8,15 @@ A file's blocks run in order in one namespace, as a reader would paste them into
   ends in a backslash goes on in the next. Other lines are output, for the reader only.
 - `<!-- not run: reason -->` before a block skips it. The reason is mandatory.
 
-$MILLSTREAM_URL leads to an empty server, the current directory is an empty one.
+$MILLSTREAM_URL leads to an empty server (for the pages on Sentinels and clusters, to such), the current
+directory is an empty one.
 """
 
 from __future__ import annotations
 
 import ast
 import asyncio
+import contextlib
 import inspect
 import os
 import re
@@ -29,6 +31,8 @@ from typing import Literal
 
 import pytest
 
+from tests.support.cluster import Cluster
+from tests.support.sentinel import SentinelSetup
 from tests.support.servers import Server
 
 ROOT = Path(__file__).parents[2]
@@ -108,6 +112,13 @@ def docs_server() -> Iterator[Server]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def docs_cluster() -> Iterator[Cluster]:
+    """What the page on clusters runs on."""
+    with Cluster() as cluster:
+        yield cluster
+
+
 @pytest.fixture
 def session(
     docs_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -139,9 +150,21 @@ def run_page(markdown: str, page: str, session: types.ModuleType) -> None:
 # Each command of a page is a process of its own, and docs/cli.md has dozens.
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("page", pages(), ids=lambda p: p.relative_to(ROOT).as_posix())
-def test_examples_run(page: Path, session: types.ModuleType) -> None:
+def test_examples_run(
+    page: Path,
+    session: types.ModuleType,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The examples of a page run as they stand."""
-    run_page(page.read_text("utf-8"), str(page), session)
+    with contextlib.ExitStack() as stack:
+        if page.name == "sentinel.md":
+            setup = stack.enter_context(SentinelSetup())
+            monkeypatch.setenv("MILLSTREAM_URL", setup.url)
+        if page.name == "cluster.md":
+            url = request.getfixturevalue("docs_cluster").admin_url
+            monkeypatch.setenv("MILLSTREAM_URL", url)
+        run_page(page.read_text("utf-8"), str(page), session)
 
 
 PAGE = """

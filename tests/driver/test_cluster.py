@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import traceback
+from collections import Counter
 from typing import Any
 
 import pytest
 import redis
+from hypothesis import given
+from hypothesis import strategies as st
 from redis import exceptions
 from redis.asyncio.cluster import ClusterNode as AsyncClusterNode
 from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
@@ -241,3 +244,32 @@ class TestErrand:
             errand.must_end()
             went_on.append(errand.may_go_on())
         assert went_on == [True, True, True, False, True]
+
+    @given(st.data())
+    def test_whatever_nodes_do(self, data: st.DataObject) -> None:
+        """Each command is run once, at a node that takes it, and its reply stands in its place."""
+        keys = [f"k{number}" for number in range(data.draw(st.integers(1, 5)))]
+        scattered = data.draw(st.booleans())
+        whole = op(*(keys if scattered else ["{k}" + key for key in keys]), scattered=scattered)
+        errand, slots, ran = Errand(whole), self.slots, Counter[bytes]()
+        while not errand.done:
+            for parcel in errand.parcels(slots):
+                assert parcel.node is not None
+                replies: list[Any] = []
+                for command in parcel.op.commands:
+                    key = str(command.arguments[1])
+                    outcome = data.draw(st.sampled_from(["run", "run", "moved", "ask", "later"]))
+                    if outcome == "run":
+                        ran[key.encode()] += 1
+                        replies.append(key.encode())
+                    elif outcome == "later":
+                        replies.append(exceptions.TryAgainError("later"))
+                    else:
+                        replies.append((moved if outcome == "moved" else ask)(key, B))
+                errand.answered(parcel, replies)
+            assert not errand.must_end()
+            for slot, node in errand.moved:
+                slots = slots.moved(slot, node)
+        expected = [str(command.arguments[1]).encode() for command in whole.commands]
+        assert errand.replies == expected
+        assert ran == Counter(expected)

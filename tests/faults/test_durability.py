@@ -36,6 +36,13 @@ def two() -> Iterator[tuple[Server, Server]]:
         yield servers
 
 
+@pytest.fixture
+def couple(two: tuple[Server, Server]) -> Iterator[tuple[Server, Server]]:
+    """The same; the replica goes on after the test, whatever that did."""
+    yield two
+    two[1].resume()
+
+
 @contextlib.asynccontextmanager
 async def sending(
     mq: ms.AsyncClient, durability: str, confirmed: dict[str, int]
@@ -124,7 +131,7 @@ async def test_a_failover_loses_what_was_not_confirmed_and_confirm_stores_it_ane
     """A replica that did not have a message becomes the primary: confirm sends it there, once."""
     with pair() as (primary, replica), Server() as third, Proxy(primary.port) as proxy:
         async with connecting(kind, proxy.url, namespace) as connect:
-            mq = await connect(timeout=2)
+            mq = await connect(timeout=3)
             await mq.send(ORDERS, 1, durability="replicas:1")
             # It goes on with what it has when it is resumed, which is not the next message.
             replica.admin().replicaof("127.0.0.1", 1)
@@ -169,16 +176,16 @@ async def send_one(mq: ms.AsyncClient, way: Way) -> ms.Receipt:
     "way", ["plain", "headers", "delay", "list", "list delay", "ordered", "topic"]
 )
 async def test_a_lost_answer_is_no_confirmation(
-    kind: Kind, way: Way, two: tuple[Server, Server], namespace: str
+    kind: Kind, way: Way, couple: tuple[Server, Server], namespace: str
 ) -> None:
     """Repeated on a new connection, a send that has written nothing there is not confirmed for that.
 
     The replica hangs, so whoever says that it has the message lies.
     """
-    primary, replica = two
+    primary, replica = couple
     with Proxy(primary.port) as proxy:
         async with connecting(kind, proxy.url, namespace) as connect:
-            mq = await connect(timeout=1.5)
+            mq = await connect(timeout=2.5)
             await send_one(mq, way)
             replica.pause()
             proxy.drop_replies(to=b"WAIT")

@@ -62,6 +62,17 @@ def test_a_large_batch(state: State) -> None:
     assert ids(state) == expected_ids(first, 5000)
 
 
+def test_a_repetition_writes(state: State) -> None:
+    """A WAIT behind a repetition is about a write of its own connection: the record lives on."""
+    record = state.keys.producer("p")
+    state.run(send(state.keys, "p", 1, [b"1"]))
+    state.do("PEXPIRE", record, 60_000)
+    state.run(send(state.keys, "p", 1, [b"1"]))
+
+    assert state.do("PTTL", record) > 60_000
+    assert len(state.entries()) == 1
+
+
 def test_a_repeated_batch_is_stored_once(state: State) -> None:
     """The repetition after a lost reply gets the first answer."""
     first = state.send(b"1", b"2", number=7)

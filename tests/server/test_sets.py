@@ -115,7 +115,10 @@ def test_a_failover_and_a_restart(folder: Path, program: Program) -> None:
     assert outcome.status == 0
     assert outcome.said(f"the master on port {first} ended; 5 go on: signal 9")
 
-    def look(_: Running) -> None:
+    def look(running: Running) -> None:
+        for node, pid in zip(file.layout.nodes, running.pids, strict=True):
+            with client_of(node, None if node.role == "sentinel" else PASSWORD) as client:
+                assert client.info("server")["process_id"] == pid
         assert master_of(file) == second[0]
         assert info(file.layout.nodes[0], PASSWORD)["role"] == "slave"
         with client_of(file.layout.nodes[0], PASSWORD) as client:

@@ -19,6 +19,7 @@ from millstream.errors import (
     MillstreamError,
     NoResponders,
     NoResult,
+    NotConfirmed,
     NotConnected,
     QueueFull,
     Reject,
@@ -37,6 +38,10 @@ EXAMPLES: list[tuple[MillstreamError, dict[str, Any]]] = [
     (MillstreamError("text"), {}),
     (UsageError("text"), {}),
     (BrokerError("text"), {}),
+    (
+        NotConfirmed("text", receipts=("r",), wanted="fsync"),
+        {"receipts": ("r",), "wanted": "fsync", "parts": (), "batch": None},
+    ),
     (NotConnected("text", url="redis://h"), {"url": "redis://h"}),
     (TimedOut("text", url="redis://h"), {"url": "redis://h"}),
     (ServerRefused("text", code="OOM"), {"code": "OOM"}),

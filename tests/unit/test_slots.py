@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.crc import key_slot
 
+from millstream.protocol.keys import queue_keys
 from millstream.protocol.op import Command, Op
-from millstream.protocol.slots import keys_of, slot_of, slot_of_command, slot_of_op
+from millstream.protocol.slots import SLOTS, keys_of, slot_of, slot_of_command, slot_of_op
 from tests.support.slots import stray
 
 
@@ -57,6 +58,14 @@ def test_the_slot_of_an_operation() -> None:
     assert slot_of_op(op(("TIME",), near="k1")) == slot_of("k1")
     assert slot_of_op(op(("SCAN", "0"), near=7)) == 7
     assert slot_of_op(op(("TIME",))) is None
+
+
+@pytest.mark.parametrize(("nodes", "partitions"), [(2, 8), (3, 16), (4, 16), (12, 64)])
+def test_partitions_spread(nodes: int, partitions: int) -> None:
+    """Whatever a queue is called, each of some nodes with equal shares has a part of it."""
+    for name in ("orders", "events", "a", "mail.out", "x" * 40):
+        tags = [queue_keys("ms", name, number).ready for number in range(partitions)]
+        assert {slot_of(tag) * nodes // SLOTS for tag in tags} == {*range(nodes)}
 
 
 def test_an_operation_that_two_nodes_would_have_to_run_is_found() -> None:

@@ -45,13 +45,13 @@ T = TypeVar("T")
 
 
 class AsyncClient:
-    """A connection to one server. Use it as a context manager, from one event loop.
+    """A connection to one server, or to a cluster. Use it as a context manager, from one event loop.
 
     Args:
         source: a URL (``redis://``, ``rediss://``, ``valkey://``, ``valkeys://``, ``unix://``,
-            ``redis+sentinel://h1,h2/name``, ``embedded://[dir]``), or a ready-made redis-py client
-            whose address and credentials are taken. Default: ``$MILLSTREAM_URL``, else
-            ``embedded://``.
+            ``redis+sentinel://h1,h2/name``, ``redis+cluster://h1,h2``, ``embedded://[dir]``), or a
+            ready-made redis-py client whose address and credentials are taken. Default:
+            ``$MILLSTREAM_URL``, else ``embedded://``.
         namespace: first part of all keys; separates applications on one server.
         connect_timeout: seconds within which the first connection succeeds or fails. Default 5.
         timeout: seconds that one operation may take, reconnects included. Default 10.

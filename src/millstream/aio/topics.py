@@ -143,12 +143,10 @@ async def publish_many(
     """Publish many messages, in chunks of some hundred, one script call a chunk.
 
     Args:
-        topic: where to.
-        bodies: of the topic's type. All are encoded before the first is published.
+        topic, bodies: where to; of its type. All are encoded before the first is published.
         key: the same for all, or a function that tells the key of a body.
         subject: the same for all, or a function that tells the subject of a body.
-        headers: metadata, the same for all.
-        durability: as for ``publish``, the same for all.
+        headers, durability: as for ``publish``, the same for all.
 
     Returns:
         A receipt for each, in order.

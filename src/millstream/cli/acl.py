@@ -12,7 +12,7 @@ import typer
 from millstream.cli.options import Json, Namespace
 from millstream.cli.output import say, show_json, show_text
 from millstream.errors import UsageError
-from millstream.protocol.access import ROLES, Names, roles_of, rules_for
+from millstream.protocol.access import ROLES, Names, Role, roles_of, rules_for
 
 __all__ = ["acl"]
 
@@ -22,44 +22,33 @@ PLACEHOLDER = "#SHA256-OF-THE-PASSWORD"
 _USER = re.compile(r"[^\s'\"\\\x00-\x1f\x7f\ud800-\udfff]{1,200}")
 
 
+_Only = Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only these; repeat it.")]
+
+
 def acl(
     roles: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="producer|worker|operator|doctor",
-            help="One line for each. Default: all.",
+            metavar="ROLE",
+            help="producer, worker, operator, doctor. Default: all, one line each.",
             show_default=False,
         ),
     ] = None,
-    queues: Annotated[
-        list[str] | None,
-        typer.Option("--queue", metavar="NAME", help="Only this queue. May be repeated."),
-    ] = None,
-    topics: Annotated[
-        list[str] | None,
-        typer.Option("--topic", metavar="NAME", help="Only this topic. May be repeated."),
-    ] = None,
-    endpoints: Annotated[
-        list[str] | None,
-        typer.Option("--endpoint", metavar="NAME", help="Only this endpoint. May be repeated."),
-    ] = None,
+    queue: _Only = None,
+    topic: _Only = None,
+    endpoint: _Only = None,
     user: Annotated[
         str | None,
-        typer.Option(
-            "--user",
-            metavar="NAME",
-            help="One user for all the roles. Default: millstream-ROLE.",
-            show_default=False,
-        ),
+        typer.Option("--user", metavar="NAME", help="One user for all.", show_default=False),
     ] = None,
     generate: Annotated[
-        bool,
-        typer.Option(
-            "--generate", help="Make passwords: the line has the hash, stderr the password."
-        ),
+        bool, typer.Option("--generate", help="Make passwords: they go to stderr, hashes to lines.")
     ] = False,
     cluster: Annotated[
         bool, typer.Option("--cluster", help="For a cluster of Redis 7.0 or Valkey, or newer.")
+    ] = False,
+    fsync: Annotated[
+        bool, typer.Option("--fsync", help='With WAITAOF, for durability="fsync" (7.2 or newer).')
     ] = False,
     json_output: Json = False,
     namespace: Namespace = "ms",
@@ -68,18 +57,9 @@ def acl(
 
     It asks no server: the lines are the same for all versions.
     """
-    names = Names(tuple(queues or ()), tuple(topics or ()), tuple(endpoints or ()))
-    chosen = roles_of(roles or ROLES)
-    users = (
-        [(user, chosen)]
-        if user is not None
-        else [(f"millstream-{role}", [role]) for role in chosen]
-    )
-    for name, parts in users:
-        if not _USER.fullmatch(name):
-            message = f"a user's name has no spaces, quotes and backslashes: {name!r}"
-            raise UsageError(message)
-        rules = rules_for(parts, namespace=namespace, names=names, sharded=cluster)
+    names = Names(tuple(queue or ()), tuple(topic or ()), tuple(endpoint or ()))
+    for name, parts in _users(user, roles_of(roles or ROLES)):
+        rules = rules_for(parts, namespace=namespace, names=names, sharded=cluster, fsync=fsync)
         password = secrets.token_urlsafe(24) if generate else None
         line = " ".join(["user", name, "reset", "on", _secret(password), *rules])
         if json_output:
@@ -89,6 +69,15 @@ def acl(
         show_text(line)
         if password is not None:
             say(f"the password of {name} is {password}")
+
+
+def _users(user: str | None, roles: list[Role]) -> list[tuple[str, list[Role]]]:
+    if user is None:
+        return [(f"millstream-{role}", [role]) for role in roles]
+    if not _USER.fullmatch(user):
+        message = f"a user's name has no spaces, quotes and backslashes: {user!r}"
+        raise UsageError(message)
+    return [(user, roles)]
 
 
 def _secret(password: str | None) -> str:

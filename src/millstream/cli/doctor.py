@@ -36,8 +36,9 @@ def doctor(
         list[str] | None,
         typer.Option(
             "--role",
-            metavar="producer|worker|operator|doctor",
-            help="What the user of the URL must be allowed to do. May be repeated.",
+            metavar="ROLE",
+            help="What the user must be allowed to do: producer, worker, operator, doctor. May be "
+            "repeated.",
             show_default=False,
         ),
     ] = None,
@@ -74,13 +75,13 @@ def _examine(client: Client, seconds: float, roles: Sequence[Role]) -> Iterator[
     yield from of_server(facts)
     yield from _rights(client, facts, roles)
     begun = time.monotonic()
-    before = client.driver.drive(survey(client.namespace))
+    before = survey(client.namespace, client.driver.drive)
     yield from unchecked(before.refused, facts.user)
     if not before.backlogs:
         return
     time.sleep(max(0.0, begun + seconds - time.monotonic()))
     passed = time.monotonic() - begun
-    after = client.driver.drive(survey(client.namespace))
+    after = survey(client.namespace, client.driver.drive)
     yield from of_queues(watched(before, after, passed))
 
 

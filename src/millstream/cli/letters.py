@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from millstream.cli.names import source_of
-from millstream.cli.options import Json, Limit, Namespace, SourceName, Url
+from millstream.cli.options import Json, Limit, Namespace, ReadFromOption, SourceName, Url
 from millstream.cli.output import (
     age,
     body_text,
@@ -39,11 +39,12 @@ def peek(
         bool, typer.Option("--delayed", help="Those that wait for their time instead.")
     ] = False,
     json_output: Json = False,
+    read_from: ReadFromOption = "primary",
     url: Url = None,
     namespace: Namespace = "ms",
 ) -> None:
     """Show the next messages of a queue without taking them."""
-    with Client(url, namespace=namespace) as client:
+    with Client(url, namespace=namespace, read_from=read_from) as client:
         target = source_of(client, queue)
         messages = client.peek(target, limit=limit, delayed=delayed)
     if json_output:
@@ -103,6 +104,7 @@ def dead(
         bool, typer.Option("--traceback", help="Show tracebacks, headers and whole bodies, too.")
     ] = False,
     json_output: Json = False,
+    read_from: ReadFromOption = "primary",
     url: Url = None,
     namespace: Namespace = "ms",
 ) -> None:
@@ -110,7 +112,7 @@ def dead(
     if after is not None and not _CURSOR.fullmatch(after):
         message = f"--after takes a cursor such as 1718000000000-0, not {after!r}"
         raise UsageError(message)
-    with Client(url, namespace=namespace) as client:
+    with Client(url, namespace=namespace, read_from=read_from) as client:
         target = source_of(client, queue)
         letters = client.dead(target, limit=limit, after=after)
     if json_output:

@@ -8,6 +8,7 @@ import typer
 
 from millstream.declare import Store
 from millstream.driver.target import ENVIRONMENT_VARIABLE
+from millstream.policy import ReadFrom
 
 __all__ = [
     "At",
@@ -29,6 +30,7 @@ __all__ = [
     "Partitions",
     "Priority",
     "QueueName",
+    "ReadFromOption",
     "Result",
     "SourceName",
     "StoreName",
@@ -75,6 +77,10 @@ Url = Annotated[
 ]
 Namespace = Annotated[
     str, typer.Option("--namespace", metavar="NAME", help="First part of all keys.")
+]
+ReadFromOption = Annotated[
+    ReadFrom,
+    typer.Option("--read-from", help="Who answers, where Sentinels know of replicas."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 Limit = Annotated[int, typer.Option("--limit", min=1, metavar="N", help="Show N at most.")]

@@ -17,10 +17,11 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from millstream.cli.json_input import BadInput, JsonInput, why_not_json
 from millstream.cli.output import Failed, duration, plural, show_json, show_text
+from millstream.durability import check_durability
 from millstream.errors import BrokerError, NotConfirmed, UsageError
 from millstream.message import Receipt
 
-__all__ = ["Outgoing", "checked_bodies", "given", "headers_of", "opened"]
+__all__ = ["Outgoing", "checked_bodies", "durability_of", "given", "headers_of", "opened"]
 
 STDIN = "-"
 LONG = 2**20
@@ -69,6 +70,15 @@ def _checked(body: str, number: int) -> bytes:
         message = f"BODY {number} is {reason}: {body[:50]!r}. A text needs its quotes: '\"text\"'"
         raise UsageError(message)
     return data
+
+
+def durability_of(option: str | None) -> str | None:
+    """Return what was asked for, if anything.
+
+    Raises:
+        UsageError: there is no such durability.
+    """
+    return None if option is None else check_durability(option, "--durability")
 
 
 @contextlib.contextmanager

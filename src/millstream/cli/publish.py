@@ -25,11 +25,11 @@ from millstream.cli.options import (
 from millstream.cli.outgoing import (
     Outgoing,
     checked_bodies,
+    durability_of,
     given,
     headers_of,
     opened,
 )
-from millstream.durability import check_durability
 from millstream.errors import UsageError
 from millstream.subject import check_subject
 from millstream.sync.client import Client
@@ -76,12 +76,12 @@ def publish(
             "--ephemeral keeps nothing, so there is nothing to confirm: leave out --durability"
         )
         raise UsageError(message)
-    if durability is not None:
-        check_durability(durability, "--durability")
     topic_of(topic, partitions=partitions, durable=not ephemeral)
     if subject is not None:
         check_subject(subject)
-    options = given(headers=headers_of(header), key=key, subject=subject, durability=durability)
+    options = given(
+        headers=headers_of(header), key=key, subject=subject, durability=durability_of(durability)
+    )
     encoded = checked_bodies(bodies, source)
 
     outgoing = Outgoing("topic", topic, "published", source, as_json=json_output)

@@ -11,7 +11,7 @@ import typer
 from millstream.cli.messages import message_line, message_page
 from millstream.cli.moments import spot_of
 from millstream.cli.names import declared_queue, declared_topic
-from millstream.cli.options import Filter, Json, Namespace, Url
+from millstream.cli.options import Filter, Json, Namespace, ReadFromOption, Url
 from millstream.cli.output import say
 from millstream.sync.client import Client
 
@@ -49,6 +49,7 @@ def replay(
     filter: Filter = None,  # noqa: A002 - the name of the option
     limit: Most = None,
     json_output: Json = False,
+    read_from: ReadFromOption = "primary",
     url: Url = None,
     namespace: Namespace = "ms",
 ) -> None:
@@ -57,7 +58,7 @@ def replay(
     on_terminal = sys.stdout.isatty()
     write = message_page if on_terminal and not json_output else message_line
     shown = False
-    with Client(url, namespace=namespace) as client:
+    with Client(url, namespace=namespace, read_from=read_from) as client:
         target = declared_queue(client, topic) if queue else declared_topic(client, topic)
         messages = client.replay(target, since=begin, until=end, filter=filter, limit=limit)
         with contextlib.closing(messages):

@@ -32,12 +32,12 @@ from millstream.cli.options import (
 from millstream.cli.outgoing import (
     Outgoing,
     checked_bodies,
+    durability_of,
     given,
     headers_of,
     opened,
 )
 from millstream.cli.output import body_value, show_json
-from millstream.durability import check_durability
 from millstream.errors import UsageError
 from millstream.message import Receipt
 from millstream.policy import milliseconds
@@ -76,13 +76,8 @@ def send(
     declared = given(partitions=partitions, bound=bound, store=store, results=result)
     queue_of(queue, **declared)
     due = given(delay=delay, at=None if at is None else time_of(at), ttl=ttl)
-    if durability is not None:
-        check_durability(durability, "--durability")
-    options = (
-        due
-        | given(durability=durability)
-        | given(headers=headers_of(header), key=key, priority=priority or None)
-    )
+    due |= given(durability=durability_of(durability), priority=priority or None)
+    options = due | given(headers=headers_of(header), key=key)
     once = given(unique=unique, unique_for=_window(unique_for))
     encoded = checked_bodies(bodies, source)
     _check_together(encoded, source, once=bool(once), bound=bound)

@@ -1,33 +1,17 @@
-"""``millstream server``."""
+"""``millstream server``: its options. What it does with them is in ``serving.py``."""
 
 from __future__ import annotations
 
-import getpass
-import os
-import sys
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from millstream.cli.output import Failed, say, show_json, show_text
-from millstream.driver.embedded_places import default_directory
 from millstream.errors import UsageError
-from millstream.server import launcher
-from millstream.server.access import Access, make_link, parse_users
-from millstream.server.advice import check, warnings
-from millstream.server.configuration import File, configuration
-from millstream.server.launcher import Running, config_path, serve
-from millstream.server.layout import Layout, clustered, replicated, single
-from millstream.server.program import find_program
-from millstream.server.settings import Aof, Settings, parse_save, parse_size
 
-__all__ = ["server"]
+__all__ = ["PASSWORD", "server"]
 
 PASSWORD = "MILLSTREAM_SERVER_PASSWORD"  # noqa: S105 - the name of a variable
 """Environment variable with the password of the user ``default``."""
-
-HIDDEN = "***"
 
 Port = Annotated[
     int | None,
@@ -70,8 +54,8 @@ Save = Annotated[
         show_default=False,
     ),
 ]
-AofOption = Annotated[
-    Aof,
+Aof = Annotated[
+    Literal["everysec", "always", "no"],
     typer.Option("--aof", help="Flush the append-only file to disk; no: write none."),
 ]
 RewritePercentage = Annotated[
@@ -155,7 +139,7 @@ def server(
     socket: Socket = None,
     directory: Dir = None,
     save: Save = None,
-    aof: AofOption = "everysec",
+    aof: Aof = "everysec",
     aof_rewrite_percentage: RewritePercentage = 100,
     aof_rewrite_min_size: RewriteMinSize = "64mb",
     maxmemory: MaxMemory = None,
@@ -170,12 +154,15 @@ def server(
     json_output: JsonReady = False,
 ) -> int:
     """Configure a server for messages and run it until Ctrl-C or SIGTERM."""
-    settings = Settings(
-        save=parse_save(save or (), aof),
-        aof=aof,
+    # Other commands start sooner without it.
+    from millstream.cli import serving
+
+    settings = serving.settings_of(
+        save or (),
+        aof,
         rewrite_percentage=aof_rewrite_percentage,
-        rewrite_min_size=parse_size(aof_rewrite_min_size),
-        maxmemory=parse_size(maxmemory) if maxmemory is not None else 0,
+        rewrite_min_size=aof_rewrite_min_size,
+        maxmemory=maxmemory,
     )
     if replicas or sentinels or cluster:
         if bind or socket:
@@ -183,142 +170,13 @@ def server(
                 "several processes are for tests on this machine: leave out --bind and --socket"
             )
             raise UsageError(message)
-        layout = _several(directory, port, replicas, sentinels, cluster)
+        layout = serving.several(directory, port, replicas, sentinels, cluster)
     else:
-        path = _path(directory, "server")
-        layout = single(
-            path, port=port, bind=bind or (), socket=None if socket is None else _path(socket, "")
-        )
-    access = _access(password_file, acl_file, link=not only_print or len(layout.nodes) > 1)
-    file = File(layout, settings, access, find_program(binary))
-    check(file)
-    for text in warnings(file):
-        say(f"warning: {text}")
+        layout = serving.one(directory, port, bind or (), socket)
+    link = not only_print or len(layout.nodes) > 1
+    access = serving.access_of(PASSWORD, password_file, acl_file, link=link)
+    file = serving.file_of(layout, settings, access, binary)
     if only_print:
-        _print(file, json_output)
+        serving.show_files(file, as_json=json_output)
         return 0
-    return _run(file, json_output, keep_going)
-
-
-def _several(
-    directory: str | None, port: int | None, replicas: int, sentinels: int, cluster: int
-) -> Layout:
-    if cluster:
-        if sentinels:
-            message = "a cluster has no Sentinels, its nodes watch each other: give one of the two"
-            raise UsageError(message)
-        path = _path(directory, "cluster")
-        return clustered(path, port=port, masters=cluster, replicas=replicas)
-    path = _path(directory, "replicas")
-    return replicated(path, port=port, replicas=replicas, sentinels=sentinels)
-
-
-def _path(text: str | None, name: str) -> Path:
-    try:
-        return Path(default_directory(name) if text is None else text).expanduser().resolve()
-    except (OSError, RuntimeError, ValueError) as error:  # no such home; a NUL in the name
-        message = f"cannot use the path {text!r}: {error}"
-        raise UsageError(message) from error
-
-
-def _access(password_file: str | None, acl_file: str | None, *, link: bool) -> Access:
-    password = _password(password_file)
-    users: tuple[str, ...] = ()
-    if acl_file is not None:
-        users = parse_users(_read(acl_file).splitlines(), acl_file)
-    asked = password is not None or bool(users)
-    return Access(password, users, make_link() if asked and link else None)
-
-
-def _password(source: str | None) -> str | None:
-    """Return the password: not from the command line, which every user of the machine can see."""
-    if source is None:
-        password = os.environ.pop(PASSWORD, None)  # no server inherits it
-        where = f"${PASSWORD}"
-    elif source == "-" and sys.stdin.isatty():
-        password, where = getpass.getpass("Password: "), "it"
-    else:
-        text = sys.stdin.readline() if source == "-" else _read(source)
-        password = text.split("\n", 1)[0].removesuffix("\r")
-        where = source
-    if password == "":
-        message = f"{where} has no password: leave it out to have none"
-        raise UsageError(message)
-    return password
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).expanduser().read_text("utf-8", "surrogateescape")
-    except (OSError, ValueError) as error:
-        message = f"cannot read {path}: {getattr(error, 'strerror', None) or error}"
-        raise UsageError(message) from error
-
-
-def _print(file: File, as_json: bool) -> None:
-    nodes = file.layout.nodes
-    for node in nodes:
-        text = configuration(file, node)
-        if as_json:
-            show_json({"role": node.role, "path": str(config_path(node)), "text": text})
-        else:
-            if len(nodes) > 1:
-                show_text(f"# ===== {config_path(node)}")
-            show_text(text)
-
-
-def _run(file: File, as_json: bool, keep_going: bool) -> int:
-    def ready(running: Running) -> None:
-        (_show_json if as_json else _show)(running)
-
-    try:
-        return serve(file, ready=ready, tell=say, keep_going=keep_going)
-    except launcher.Failed as error:
-        raise Failed(str(error), status=1) from error
-
-
-def _show(running: Running) -> None:
-    file = running.file
-    layout = file.layout
-    for node, pid in zip(layout.nodes, running.pids, strict=True):
-        say(f"{node} is process {pid}, with {config_path(node)}")
-    hint = ""
-    if file.access.asked:
-        hint = f"; put the password in the place of {HIDDEN}"
-    say(f"{file.program} is ready, and stops at Ctrl-C{hint}")
-    for url in _urls(file):
-        show_text(f"export MILLSTREAM_URL='{url}'")
-
-
-def _urls(file: File) -> list[str]:
-    if not file.access.asked:
-        return file.layout.urls()
-    user = "" if file.access.password is not None else "USER"
-    return file.layout.urls(f"{user}:{HIDDEN}@")
-
-
-def _show_json(running: Running) -> None:
-    file = running.file
-    urls = _urls(file)
-    nodes = [
-        {
-            "role": node.role,
-            "host": file.layout.host,
-            "port": node.port or None,
-            "socket": None if node.socket is None else str(node.socket),
-            "pid": pid,
-            "directory": str(node.directory),
-            "config": str(config_path(node)),
-        }
-        for node, pid in zip(file.layout.nodes, running.pids, strict=True)
-    ]
-    show_json(
-        {
-            "url": urls[0],
-            "urls": urls,
-            "server": file.program.name,
-            "version": file.program.version,
-            "nodes": nodes,
-            "warnings": warnings(file),
-        }
-    )
+    return serving.run(file, as_json=json_output, keep_going=keep_going)

@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from millstream.cli.names import declared_queue, existing_subscription, split, topic_of
-from millstream.cli.options import Json, Namespace, Url
+from millstream.cli.options import Json, Namespace, ReadFromOption, Url
 from millstream.cli.output import say, show_json
 from millstream.cli.tables import Row, show_stats
 from millstream.message import QueueStats, SubscriptionStats, TopicStats
@@ -29,11 +29,12 @@ def stats(
         ),
     ] = None,
     json_output: Json = False,
+    read_from: ReadFromOption = "primary",
     url: Url = None,
     namespace: Namespace = "ms",
 ) -> None:
     """Count the messages of queues, topics and their subscriptions by state."""
-    with Client(url, namespace=namespace) as client:
+    with Client(url, namespace=namespace, read_from=read_from) as client:
         found = [*(_named(client, names) if names else _everything(client))]
         if not found:
             say(f"there are no queues or topics in namespace {namespace!r} of {client.url}")

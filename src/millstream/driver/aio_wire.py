@@ -42,6 +42,7 @@ class AsyncWire:
         self._watchdog: asyncio.TimerHandle | None = None
         self._closing: asyncio.Task[None] | None = None
         self._connecting: asyncio.Task[None] | None = None
+        self._connecting_since = 0.0
         self._closed = False
         self.losses = 0
         """How many connections it has lost so far: the next may be to another server."""
@@ -49,6 +50,8 @@ class AsyncWire:
     @property
     def waiting_since(self) -> float | None:
         """Time of the event loop's clock since when the first call waits; None: none does."""
+        if self._connecting is not None:
+            return self._connecting_since
         return self._waiting[0][2] - self._timeout if self._waiting else None
 
     async def connect(self) -> None:
@@ -60,6 +63,7 @@ class AsyncWire:
         if self._connection is not None:
             return
         if self._connecting is None:
+            self._connecting_since = asyncio.get_running_loop().time()
             self._connecting = asyncio.create_task(self._connect(), name="millstream-connect")
             self._connecting.add_done_callback(self._connected)
         # All who wait go on in the same turn, in their order: what they write comes before whatever

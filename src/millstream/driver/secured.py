@@ -35,7 +35,10 @@ def secured(
     """
     result = dict(options)
     if security is not None:
-        result |= security.sentinel_login if sentinel else security.login
+        login = security.sentinel_login if sentinel else security.login
+        if login:
+            result.pop("credential_provider", None)  # redis-py takes one or the other
+        result |= login
         result |= _certificates(security)
     given = sorted(name for name in result if name.startswith("ssl"))
     if given and not tls:

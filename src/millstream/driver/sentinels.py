@@ -196,15 +196,21 @@ class Sentinels:
 
     def _cut_outdated(self, sight: Sight) -> None:
         with self._changed:
-            links = list(self._links.items())
-        for connection, link in links:
-            if sight.suits(link.address, link.epoch, replica=link.replica):
-                continue
-            where = "replica" if link.replica else "primary"
-            logger.info("%s is no %s of %r any more", shown(link.address), where, self.name)
-            with self._changed:
-                self._links.pop(connection, None)
+            outdated = {
+                connection: link
+                for connection, link in self._links.items()
+                if not sight.suits(link.address, link.epoch, replica=link.replica)
+            }
+            for connection in outdated:
+                del self._links[connection]
+        for connection, link in outdated.items():
             _cut(connection, link)
+        for address, replica in sorted(
+            {(link.address, link.replica) for link in outdated.values()}
+        ):
+            should = sight.replicas if replica and sight.replicas else [sight.primary]
+            told = shown(address), ", ".join(map(shown, should))
+            logger.info("connections to %r go from %s to %s", self.name, *told)
 
     def close(self) -> None:
         """Ask no more. Safe to repeat; connections stay as they are."""

@@ -18,7 +18,17 @@ from millstream.protocol.keys import mailbox_key, queue_keys, topic_keys
 from millstream.protocol.op import load_script
 from millstream.topic import Topic
 
-__all__ = ["ROLES", "SHARDED", "Names", "Role", "commands_of", "roles_of", "rules_for", "uses_of"]
+__all__ = [
+    "FSYNC",
+    "ROLES",
+    "SHARDED",
+    "Names",
+    "Role",
+    "commands_of",
+    "roles_of",
+    "rules_for",
+    "uses_of",
+]
 
 Role = Literal["producer", "worker", "operator", "doctor"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -67,14 +77,25 @@ _USES: Mapping[Role, Uses] = {
             *("request", "withdraw", "inquire", "gather"),
         ),
         commands=(
-            *(*_CONNECT, *_SCRIPTS, *_SLEEP, *_MAILBOX, "publish"),
+            *(*_CONNECT, *_SCRIPTS, *_SLEEP, *_MAILBOX, "publish", "multi", "exec", "wait"),
             # How a queue is divided; why a request or a message has died; late replies.
             *("hget", "hsetnx", "xrange", "hincrby"),
         ),
     ),
     "worker": Uses(
         scripts=(
-            *("register", "settle", "take", "sift", "start", "extend", "sweep", "hand_over"),
+            *(
+                "register",
+                "settle",
+                "ack",
+                "transact",
+                "take",
+                "sift",
+                "start",
+                "extend",
+                "sweep",
+                "hand_over",
+            ),
             *("join", "subscribe", "trim", "expire_subscription", "tidy", "pop_begin", "pop_end"),
             *("list_register", "list_fetch", "list_pending", "list_extend", "list_sweep"),
             *("list_hand_over", "list_nudge", "list_pop"),
@@ -83,6 +104,7 @@ _USES: Mapping[Role, Uses] = {
         commands=(
             *(*_CONNECT, *_SCRIPTS, *_SLEEP, *_MAILBOX, *_LISTEN),
             *("xreadgroup", "xclaim", "xpending", "multi", "exec", "blmove", "hexists"),
+            "wait",
             *("hget", "hsetnx", "hkeys", "exists", "time"),
         ),
     ),
@@ -115,6 +137,9 @@ SHARDED: Mapping[Role, tuple[str, ...]] = {
 }
 """Needed beside on a cluster. A server before 7.0 refuses rules with these names."""
 
+FSYNC: Mapping[Role, tuple[str, ...]] = {"producer": ("waitaof",), "worker": ("waitaof",)}
+"""Needed beside for ``durability="fsync"``. A server before 7.2 refuses rules with this name."""
+
 _CALL = re.compile(r"\bp?call\((?=(?P<given>[^\n]*))")
 _WORDS = re.compile(r"^(?:\([^()]*\) and )?'(\w+)'(?: or '(\w+)')?(?:, '(\w+)')?")
 _CONTAINERS = frozenset({"XGROUP", "XINFO", "MEMORY"})
@@ -143,16 +168,18 @@ def uses_of(role: Role) -> Uses:
     return _USES[role]
 
 
-def commands_of(role: Role, *, sharded: bool = False) -> list[str]:
+def commands_of(role: Role, *, sharded: bool = False, fsync: bool = False) -> list[str]:
     """Return all commands that a role needs, sorted, as ACL rules name them.
 
     Args:
         role: which one.
         sharded: whether the server is a cluster of Redis 7.0 or Valkey, which shards channels.
+        fsync: whether it asks for ``durability="fsync"``.
     """
     uses = _USES[role]
     called = {command for name in uses.scripts for command in called_by(load_script(name).source)}
-    return sorted(called.union(uses.commands, SHARDED.get(role, ()) if sharded else ()))
+    further = (SHARDED.get(role, ()) if sharded else ()) + (FSYNC.get(role, ()) if fsync else ())
+    return sorted(called.union(uses.commands, further))
 
 
 def called_by(source: str) -> set[str]:
@@ -169,7 +196,12 @@ def called_by(source: str) -> set[str]:
 
 
 def rules_for(
-    roles: Iterable[Role], *, namespace: str, names: Names, sharded: bool = False
+    roles: Iterable[Role],
+    *,
+    namespace: str,
+    names: Names,
+    sharded: bool = False,
+    fsync: bool = False,
 ) -> list[str]:
     """Return the ACL rules of a user: keys, channels and commands, after a ``reset``.
 
@@ -178,13 +210,13 @@ def rules_for(
             by key would need Redis 7.0.)
         namespace: first part of all keys.
         names: what it works on.
-        sharded: see ``commands_of``.
+        sharded, fsync: see ``commands_of``.
 
     Raises:
         UsageError: there can be no such name.
     """
     chosen = [*roles]
-    commands = {command for role in chosen for command in commands_of(role, sharded=sharded)}
+    commands = {one for role in chosen for one in commands_of(role, sharded=sharded, fsync=fsync)}
     return [
         "resetchannels",
         *(f"~{pattern}" for pattern in _keys(chosen, namespace, names)),

@@ -24,7 +24,7 @@ from millstream.protocol.unconfirmed import unconfirmed
 
 __all__ = ["Commits", "Pending"]
 
-PART = 0.9
+PART = 0.8
 """Share of the timeout after which a send is not confirmed in time: the answer has to come back."""
 
 ROUND = 2.0

@@ -12,7 +12,11 @@ __all__ = ["SLOTS", "keys_of", "slot_of", "slot_of_command", "slot_of_op"]
 
 SLOTS = 16384
 
-_KEYLESS = frozenset({"CLIENT", "CLUSTER", "HELLO", "INFO", "PING", "SCAN", "SCRIPT", "TIME"})
+_KEYLESS = frozenset(
+    {"ACL", "CLIENT", "CLUSTER", "CONFIG", "DBSIZE", "HELLO", "INFO", "LATENCY"}
+) | {
+    *("PING", "ROLE", "SCAN", "SCRIPT", "SLOWLOG", "TIME", "WAIT", "WAITAOF"),
+}
 _MANY = frozenset({"EXISTS", "DEL", "UNLINK"})
 _READS = frozenset({"XREAD", "XREADGROUP"})
 

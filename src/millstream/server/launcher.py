@@ -32,12 +32,15 @@ FORCED = 130
 LOOK = 0.02
 """Seconds between two looks at a process that starts."""
 
+ASK_AGAIN = 1.0
+"""Seconds after which a server that has not ended is asked again."""
+
 PATIENCE = 10.0
 """Seconds after which people are told what takes so long."""
 
 
 class Failed(Exception):
-    """A process did not start."""
+    """A process did not start, or did not become a part of the set-up."""
 
 
 class _Stopped(Exception):
@@ -82,7 +85,8 @@ def serve(
         processes were killed.
 
     Raises:
-        Failed: a process did not start; the text quotes its log. All others are stopped.
+        Failed: a process did not start, and the text quotes its log; or the processes did not become
+            a set-up. All are stopped.
         UsageError: the directory, a port or a socket cannot be used.
     """
     with Bell() as bell, Place(file.layout) as place:
@@ -94,6 +98,9 @@ def serve(
             status = launcher.watch(keep_going=keep_going)
         except _Stopped:
             status = 0
+        except Refused as error:
+            message = f"a server refuses what makes it a part of the set-up: {error}"
+            raise Failed(message) from error
         finally:
             forced = launcher.stop()
     return FORCED if forced else status
@@ -110,7 +117,9 @@ class _Launcher:
     processes: list[Process] = field(default_factory=list)
 
     def running(self) -> Running:
-        return Running(self.file, tuple(one.pid for one in self.processes))
+        # After a failover, another one than the first node is started first.
+        pids = {one.node: one.pid for one in self.processes}
+        return Running(self.file, tuple(pids[node] for node in self.file.layout.nodes))
 
     # --- The start
 
@@ -182,7 +191,8 @@ class _Launcher:
         def written() -> bool:
             info = fields(ask(process.address, "INFO", "persistence"))
             states = (info["aof_rewrite_in_progress"], info["aof_rewrite_scheduled"])
-            return states == ("0", "0") and info["aof_enabled"] == "1"
+            done = states == ("0", "0") and info["aof_last_bgrewrite_status"] == "ok"
+            return done and info["aof_enabled"] == "1"
 
         self._until(written, f"{process.node} to write its append-only file")
 
@@ -241,17 +251,22 @@ class _Launcher:
         # what its replicas have not got yet.
         for roles in (("sentinel",), ("server", "master"), ("replica",)):
             some = [one for one in self.processes if one.node.role in roles]
-            for process in some:
-                process.end()
-            self._await_end(some)
+            self._end(some)
         return self._forced
 
-    def _await_end(self, processes: Sequence[Process]) -> None:
+    def _end(self, processes: Sequence[Process]) -> None:
         late: float | None = time.monotonic() + PATIENCE
+        again = 0.0
         while left := [one for one in processes if one.status is None]:
             if self._forced:
                 for process in self.processes:
                     process.end(force=True)
+            elif time.monotonic() >= again:
+                # More than once: a server refuses to end while it writes its first append-only file,
+                # as a replica does that has just caught up.
+                for process in left:
+                    process.end()
+                again = time.monotonic() + ASK_AGAIN
             if late is not None and time.monotonic() > late:
                 late = None
                 self.tell(

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol, TypeVar, Unpack, overload
 from millstream.checks import check_options, check_results, check_sendable
 from millstream.declare import Queue
 from millstream.driver.blocking import BlockingDriver
-from millstream.durability import MEMORY, check_durability
+from millstream.durability import check_durability
 from millstream.message import Receipt
 from millstream.message_id import check_id
 from millstream.protocol.envelope import encode_headers
@@ -57,7 +57,17 @@ class Senders:
         self.plain: dict[tuple[str, str], QueueSender] = {}
         self.placers: dict[tuple[str, str], Placer] = {}
 
-    def sender(self, queue: Queue[Any], durability: str) -> QueueSender:
+    def way(self, queue: Queue[Any], asked: str | None) -> tuple[str, str]:
+        """Return by what to look for a sender: the place, and the durability that holds for a send.
+
+        Raises:
+            UsageError: there is no such durability.
+        """
+        if asked is not None:
+            return queue.place, check_durability(asked, "durability")
+        return queue.place, queue.durability or self.durability
+
+    def sender(self, queue: Queue[Any], way: tuple[str, str]) -> QueueSender:
         """Return what sends plain messages.
 
         Raises:
@@ -65,11 +75,10 @@ class Senders:
             UnsupportedServer, ServerRefused: the server can never confirm it.
         """
         keys = self._declare(queue)
-        confirming = confirming_of(self._driver, durability)
-        way = (queue.place, durability)
+        confirming = confirming_of(self._driver, way[1])
         return self.plain.setdefault(way, sender_of(self._driver, keys, confirming))
 
-    def placer(self, queue: Queue[Any], durability: str) -> Placer:
+    def placer(self, queue: Queue[Any], way: tuple[str, str]) -> Placer:
         """Return what sends other messages.
 
         Raises:
@@ -77,13 +86,11 @@ class Senders:
                 be confirmed.
             UnsupportedServer, ServerRefused: the server can never confirm it.
         """
-        if durability != MEMORY:
-            check_confirmable(queue.name, queue.bound, durability)
+        check_confirmable(queue.name, queue.bound, way[1])
         keys = self._declare(queue)
         if not queue.ordered:
             self._driver.run(check_not_ordered(keys[0]))
-        confirming = confirming_of(self._driver, durability)
-        way = (queue.place, durability)
+        confirming = confirming_of(self._driver, way[1])
         return self.placers.setdefault(way, placer_of(self._driver, keys, queue, confirming))
 
     def close(self) -> None:
@@ -166,28 +173,21 @@ def send(
         result: whether to keep what its handler returns (``Queue(results=)``). Default: no.
         headers: metadata, strings to strings.
         delay, at: seconds until it may run, or the time, with a time zone. Default: at once.
-        key: of which messages it is one: see ``Queue(ordered=, max_running_per_key=)``. Others
-            only hand it to the handler. Default: none.
+        key: of which messages it is one (``Queue(ordered=, max_running_per_key=)``). Default: none.
         priority: 0 (normal, default) to 9 (highest): see ``Queue(priorities=)``.
-        unique: while this key is taken, sends with it store nothing and return the receipt of
-            the message that has it, with ``duplicate=True``. Default: none.
+        unique: while this is taken, sends with it store nothing and return the first's receipt.
         unique_for: until when it is taken: ``done`` (default: acknowledged, dead, cancelled or
             expired), ``started`` (a handler begins with it), or so many seconds from now.
-        ttl: seconds from now within which a handler must begin with it; later it goes to the
-            dead letters with the reason ``expired`` (see ``Queue(expired=)``). Default: any.
-        durability: how far it has to get before this returns: ``memory``, ``fsync`` or
-            ``replicas:N`` (docs/durability.md). Default: the queue's, else the client's.
+        ttl: seconds within which a handler must begin with it (``Queue(expired=)``). Default: any.
+        durability: ``memory``, ``fsync`` or ``replicas:N``. Default: the queue's, else the client's.
 
     Returns:
-        The receipt, once the server has the message, as durably as was asked for; with
-        ``result=True`` a handle that has it.
+        The receipt, once the message is that safe; with ``result=True`` a handle that has it.
 
     Raises:
-        UsageError: the body or an option makes no sense, or others declare the queue with
-            another order or number of partitions. Nothing was sent.
+        UsageError: the call makes no sense, or others divide the queue differently. Nothing was sent.
         QueueFull: the queue has reached its bound. Nothing was sent.
-        NotConfirmed: it is stored, but the durability was not confirmed in time: see ``confirm``.
-        UnsupportedServer, ServerRefused: the server can never confirm it. Nothing was sent.
+        NotConfirmed: it is stored, but not confirmed to be that safe: see ``confirm``.
         BrokerError: the message may or may not be stored. A repeated call sends a second one.
 
     Guarantee: stored once, also when the connection breaks on the way; from then on delivered at
@@ -197,18 +197,14 @@ def send(
     if not isinstance(queue, Queue):
         check_sendable(queue)
     encoded = encode_headers(headers) if headers else b""
-    if durability is None:
-        durability = queue.durability or senders.durability
-    else:
-        check_durability(durability, "durability")
-    way = (queue.place, durability)
+    way = senders.way(queue, durability)
     if options or result or queue.bound is not None:
         check_options("send", options, SendOptions.__optional_keys__)
         placed = placement(queue, queue.encode(body), encoded, result=result, **options)
-        placer = senders.placers.get(way) or senders.placer(queue, durability)
+        placer = senders.placers.get(way) or senders.placer(queue, way)
         receipt = placer.send(placed)
         return SyncHandle(receipt, queue, mq.keys_of(queue), mq.results) if result else receipt
-    sender = senders.plain.get(way) or senders.sender(queue, durability)
+    sender = senders.plain.get(way) or senders.sender(queue, way)
     return sender.send(queue.encode(body), encoded)
 
 
@@ -225,13 +221,10 @@ def send_many(
     """Send many messages, in chunks of some hundred, one script call a chunk.
 
     Args:
-        queue: where to.
-        bodies: of the queue's type. All are encoded before the first is sent.
-        headers: metadata, the same for all.
-        key: the same for all, or a function that tells the key of a body.
-        durability: as in ``send``, the same for all.
-        options: ``delay``, ``at``, ``priority`` and ``ttl`` as in ``send``, the same for all.
-            There is no ``unique``: all but the first would be duplicates.
+        queue, bodies: where to; of its type. All are encoded before the first is sent.
+        key: the same for all, or a function that tells that of a body.
+        headers, durability: as in ``send``, the same for all.
+        options: as in ``send``, but without ``unique``: all but the first would be duplicates.
 
     Returns:
         A receipt for each, in order.
@@ -239,20 +232,15 @@ def send_many(
     Raises:
         UsageError: as for ``send``, or they are more than the bound. Nothing was sent.
         QueueFull: they do not all fit into a queue with a bound. Nothing was sent.
-        NotConfirmed: all are stored, some were not confirmed in time; it has a receipt of each.
+        NotConfirmed: all are stored, some are not confirmed; it has a receipt of each.
         BrokerError: some chunks may be stored, others not.
 
-    Guarantee: as for ``send``. To a queue with a bound they go in one call; else a chunk is
-    stored whole or not at all. The order is kept; for messages without a key, unless a
-    connection breaks on the way.
+    Guarantee: as for ``send``. With a bound they go in one call; else a chunk is stored whole or not
+    at all. The order is kept; for messages without a key, unless a connection breaks on the way.
     """
     senders = mq.senders
     check_sendable(queue)
-    if durability is None:
-        durability = queue.durability or senders.durability
-    else:
-        check_durability(durability, "durability")
-    way = (queue.place, durability)
+    way = senders.way(queue, durability)
     check_for_many(options)
     bodies = list(bodies)
     encoded = [queue.encode(body) for body in bodies]
@@ -265,10 +253,10 @@ def send_many(
             placement(queue, data, metadata, key=one, **options)
             for data, one in zip(encoded, keys, strict=True)
         ]
-        placer = senders.placers.get(way) or senders.placer(queue, durability)
+        placer = senders.placers.get(way) or senders.placer(queue, way)
         return placer.send_many(placed)
-    sender = senders.plain.get(way) or senders.sender(queue, durability)
     same = [encode_headers(headers)] * len(encoded) if headers else None
+    sender = senders.plain.get(way) or senders.sender(queue, way)
     return sender.send_many(encoded, same)
 
 

@@ -52,12 +52,13 @@ class SyncTransaction:
         self._source = source
         self._commit = commit
         self._draft = Draft(source.title)
-        self._open = False
+        # None: its block has not begun.
+        self._open: bool | None = None
         self.receipts: list[Receipt] = []
 
     def __enter__(self) -> Self:
         """Begin."""
-        if self._open:
+        if self._open is not None:
             message = (
                 f"{self._draft.title}: this transaction has begun already: make one for each block"
             )

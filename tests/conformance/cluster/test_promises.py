@@ -8,18 +8,15 @@ from __future__ import annotations
 from types import ModuleType
 
 from tests.api import (
-    test_control,
     test_gather,
     test_operate,
-    test_ordered,
     test_receive,
-    test_retention,
     test_send,
 )
 
 PROMISES: tuple[ModuleType, ...] = (
-    *(test_control, test_gather, test_operate, test_ordered),
-    *(test_receive, test_retention, test_send),
+    *(test_gather, test_operate),
+    *(test_receive, test_send),
 )
 
 for module in PROMISES:

@@ -65,7 +65,7 @@ def unchecked(refused: Iterable[Refusal], user: str | None) -> Iterator[Finding]
                 "unchecked.queue",
                 f"{one.question} could not be looked at: {one.reason}",
                 why="a backlog or stuck messages there would not be seen",
-                fix="use a user who may read these keys: millstream acl doctor",
+                fix="use a user who may read its keys (millstream acl doctor); or see what is in them",
             )
 
 

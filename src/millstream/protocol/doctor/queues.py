@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
 
 from millstream.errors import BrokerError, ServerRefused
 from millstream.message import ConsumerStats, QueueStats, SubscriptionStats, TopicStats
@@ -89,27 +92,39 @@ class Watched:
         return f"{'subscription' if '/' in self.name else 'queue'} {self.name!r}"
 
 
-def survey(namespace: str) -> Plan[Survey]:
-    """Look at all queues and topics of a namespace, one after the other."""
-    found: dict[str, Backlog] = {}
-    refused: list[Refusal] = []
+Drive = Callable[[Plan[Any]], Any]
+
+
+def survey(namespace: str, drive: Drive) -> Survey:
+    """Look at all queues and topics of a namespace, one after the other.
+
+    Args:
+        namespace: first part of all keys.
+        drive: what runs a plan.
+
+    What cannot be looked at is noted, and the rest is looked at.
+    """
     try:
-        queues = yield from list_queues(namespace)
-        topics = yield from list_topics(namespace)
+        queues, topics = drive(list_queues(namespace)), drive(list_topics(namespace))
     except BrokerError as error:
         what = f"the queues and topics of namespace {namespace!r}"
         return Survey(refused=(Refusal(what, str(error)),))
+    found: dict[str, Backlog] = {}
+    refused: list[Refusal] = []
     wanted = [*((_queue, "queue", name) for name in queues)]
     wanted += ((_topic, "topic", name) for name in topics)
     for look_at, what, name in wanted:
         try:
-            found.update((yield from look_at(namespace, name)))
+            found.update(drive(look_at(namespace, name)))
         except ServerRefused as error:
             refused.append(Refusal(f"{what} {name!r}", str(error)))
         except BrokerError as error:
             # The server cannot serve at the moment, and each try takes its time.
             refused.append(Refusal(f"{what} {name!r}, and what comes behind it,", str(error)))
             break
+        except (ValueError, KeyError, msgspec.MsgspecError) as error:
+            reason = f"somebody else has written to its keys ({error})"
+            refused.append(Refusal(f"{what} {name!r}", reason))
     return Survey(found, tuple(refused))
 
 

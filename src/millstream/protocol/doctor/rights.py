@@ -20,7 +20,9 @@ __all__ = ["lacking", "rights"]
 _FAILS = Command(("GET",), optional=True)
 """Without its key it makes the transaction fail."""
 
-_TRANSACTION = ("multi", "exec")
+_UNASKED = frozenset({"multi", "exec", "select", "memory|usage"})
+"""The first two are seen by the answer itself. The others would make a cluster's driver take their first
+word for a key."""
 SHOWN = 8
 """So many commands are named; the fix has all of them."""
 
@@ -31,9 +33,9 @@ acl|whoami; blmove K K left right 0.01; client|id; client|unblock 0; cluster|inf
 evalsha 0 0; exists K; get K; hdel K f; hexists K f; hget K f; hgetall K; hincrby K f x; hkeys K; hlen K;
 hmget K f; hrandfield K; hset K f v f; hsetnx K f v; hvals K; info server; latency|latest;
 llen K; lmove K K left x; lpos K e; lpush K e; lrange K 0 0; lrem K 0 e; ltrim K 0 -1;
-memory|usage K; pexpire K x; ping; psubscribe K; publish K m; punsubscribe K; rpop K;
-scan 0; script|load x; select 0; set K v x; slowlog|get 1; spublish K m; ssubscribe K; subscribe K;
-sunsubscribe K; time; unlink K; unsubscribe K; xack K g 0-1; xadd K nomkstream * f v; xclaim K g c 0 0-1;
+pexpire K x; ping; psubscribe K; publish K m; punsubscribe K; rpop K;
+scan 0; script|load x; set K v x; slowlog|get 1; spublish K m; ssubscribe K; subscribe K;
+sunsubscribe K; time; type K; unlink K; wait 0 1; waitaof 0 0 1; unsubscribe K; xack K g 0-1; xadd K nomkstream * f v; xclaim K g c 0 0-1;
 xdel K 0-1; xgroup|create K g 0; xgroup|createconsumer K g c; xgroup|delconsumer K g c; xgroup|destroy K g;
 xgroup|setid K g 0; xinfo|consumers K g; xinfo|groups K; xinfo|stream K; xlen K; xpending K g; xrange K - +;
 xread streams K 0; xreadgroup group g c streams K >; xrevrange K + -; xtrim K maxlen 0; zadd K x m; zcard K;
@@ -45,7 +47,8 @@ zscore K m
 def calls() -> dict[str, list[str]]:
     """Return how to call each command that a role may need, by its name in ACL rules."""
     rows = [row.split() for row in _CALLS.split(";")]
-    return {name: [*name.split("|"), *words] for name, *words in rows}
+    # Capitals, as everywhere: who looks for the keys of a command knows no others.
+    return {name: " ".join([*name.split("|"), *words]).upper().split() for name, *words in rows}
 
 
 def lacking(namespace: str, commands: Sequence[str]) -> Plan[list[str] | Refusal]:
@@ -62,7 +65,7 @@ def lacking(namespace: str, commands: Sequence[str]) -> Plan[list[str] | Refusal
     if refused[0] is not None:
         return Refusal("MULTI", refused[0])
     known, key = calls(), mailbox_key(namespace, "doctor")
-    names = [name for name in commands if name not in _TRANSACTION]
+    names = [name for name in commands if name not in _UNASKED]
     asked = [
         Command([key if word == "K" else word for word in known[name]], optional=True)
         for name in names
@@ -107,7 +110,7 @@ def rights(
         if not commands:
             continue
         some = ", ".join(commands[:SHOWN]) + (", …" if len(commands) > SHOWN else "")
-        every = {*commands} >= {*commands_of(role)} - {*_TRANSACTION}
+        every = {*commands} >= {*commands_of(role)} - _UNASKED
         yield find(
             f"rights.{role}",
             f"{who} may not do what a {role} does: {'any of it' if every else some}",
