@@ -6,12 +6,14 @@ import argparse
 import json
 import random
 import shutil
+import signal
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import FrameType
 
 from tests.chaos.report import as_markdown, figures, timeline
 from tests.chaos.run import Outcome, Plan, run
@@ -59,6 +61,8 @@ def binary_or_none(name: str) -> Path | None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it; 0: nothing was broken, 1: something was, and the records are kept."""
     options = _options(arguments)
+    # So that no process is left behind, whoever ends this one.
+    signal.signal(signal.SIGTERM, _end)
     seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
     settings = {"server_name": options.server, "persistence": options.fsync}
     given = {name: value for name, value in settings.items() if value is not None}
@@ -77,6 +81,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not outcome.violations and options.keep is None:
         shutil.rmtree(folder)
     return 1 if outcome.violations else 0
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
 
 
 def _show(outcome: Outcome, command: str, options: argparse.Namespace) -> None:

@@ -15,6 +15,7 @@ from typing import Self
 from tests.chaos.events import Event
 from tests.chaos.sources import NAMESPACE
 from tests.support.proxy import Proxy
+from tests.support.servers import die_with_parent
 
 __all__ = ["ROLES", "Crew", "Role"]
 
@@ -139,6 +140,7 @@ class Crew:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - one system call
             )
 
     def heard(self, event: Event) -> None:

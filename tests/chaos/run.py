@@ -278,6 +278,7 @@ def run(plan: Plan, topology: Topology, folder: Path) -> Outcome:
     history = history_of(one.events, lease=LEASE, subscriptions=SUBSCRIPTIONS, complete=one.drained)
     violations = [*one.violations, *check(history), *check_requests(history, ECHO.name)]
     strange = [event.data["what"] for event in one.events if event.name == "strange"]
+    strange += [str(event) for event in one.events if event.data.get("error") == "UsageError"]
     violations += [Violation("ended", "", "", what) for what in strange]
     violations += check_logs(folder)
     return Outcome(plan, topology.title, one.faults, one.events, history, violations)

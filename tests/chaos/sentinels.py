@@ -25,8 +25,6 @@ from tests.support.sentinel import SentinelSetup
 
 __all__ = ["Sentinels"]
 
-TOLD = "with durability replicas:1"
-
 
 @dataclass
 class Sentinels:
@@ -61,7 +59,7 @@ class Sentinels:
 
     @property
     def title(self) -> str:
-        return f"{self.server_name}, a primary and a replica under three Sentinels, sends {TOLD}"
+        return f"{self.server_name}, a primary and a replica under three Sentinels, sends with durability replicas:1"
 
     @property
     def url(self) -> str:

@@ -279,7 +279,7 @@ class Server:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for pytest; it stops the servers in its own order
-            preexec_fn=_die_with_parent if tied else None,  # noqa: PLW1509 - one system call
+            preexec_fn=die_with_parent if tied else None,  # noqa: PLW1509 - one system call
         )
 
     def _configure(self, config: Path) -> None:
@@ -337,6 +337,7 @@ class Server:
             self.close()
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """In a new process, before its program: have it killed when the thread that made it ends."""
     if _libc is not None:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
