@@ -14,7 +14,18 @@ SLOTS = 16384
 
 _KEYLESS = frozenset(
     {
-        *("ACL", "ASKING", "CLIENT", "CLUSTER", "CONFIG", "DBSIZE", "EXEC", "HELLO", "INFO"),
+        *(
+            "ACL",
+            "ASKING",
+            "CLIENT",
+            "CLUSTER",
+            "CONFIG",
+            "DBSIZE",
+            "ECHO",
+            "EXEC",
+            "HELLO",
+            "INFO",
+        ),
         *("LATENCY", "MULTI", "PING", "ROLE", "SCAN", "SCRIPT", "SELECT", "SLOWLOG", "TIME"),
         *("WAIT", "WAITAOF"),
     }
