@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from redis import exceptions
-
-from millstream.driver.faults import ERROR_REPLIES, refusal
+from millstream.driver.faults import ERROR_REPLIES, is_hidden, refusal
 from millstream.errors import UnsupportedServer
 from millstream.protocol.doctor.versions import STREAM_CRASHES
 from millstream.protocol.op import Command, Op
@@ -38,7 +36,7 @@ def check_replies(op: Op[dict[str, str]], replies: list[Any], url: str) -> None:
         UnsupportedServer: see ``check_server``.
         BrokerError: it has refused something else.
     """
-    if any(isinstance(reply, exceptions.NoPermissionError) for reply in replies):
+    if any(is_hidden(reply) for reply in replies):
         return
     for reply in replies:
         if isinstance(reply, ERROR_REPLIES):
