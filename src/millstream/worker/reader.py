@@ -287,10 +287,9 @@ class Reader:
             self._reading.woke(found)
             await self._take(found, self._earlier)
             self._event.set()
-            if found.envelopes:
-                # What comes of it may be on its way before we ask for more; the end goes along.
-                for _ in range(HEAD_START):
-                    await asyncio.sleep(0)
+            # What comes of it may be on its way before we ask for more; the end goes along.
+            for _ in range(HEAD_START if found.envelopes else 0):
+                await asyncio.sleep(0)
 
     # Recovery and the end
 
