@@ -294,10 +294,7 @@ class Reader:
     # Recovery and the end
 
     async def _recover(self) -> None:
-        """Make sure of the queue, and of what we own: after a start, a loss, or a flush.
-
-        A reply that was lost may have brought messages, and may have confirmed ends.
-        """
+        """Make sure of the queue, and of what we own: a lost reply may have brought or ended some."""
         self._sought = False
         await self._sleeper.close()
         queue, self._since = self._queue, time.monotonic()
