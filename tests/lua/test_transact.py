@@ -30,7 +30,7 @@ class Keys:
     """Keys of the test's own, and what they hold."""
 
     def __init__(self, state: State) -> None:
-        self.prefix = f"t-app-{uuid.uuid4().hex[:12]}"
+        self.prefix = f"t-app-{{{uuid.uuid4().hex[:12]}}}"
         self.key = f"{self.prefix}:key"
         self.count = f"{self.prefix}:count"
         self._state = state

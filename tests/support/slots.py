@@ -32,5 +32,7 @@ def stray(op: Op[Any]) -> list[Any]:
 
 def _parts(command: Command) -> bool:
     # A sleeping read may ask for what is in several slots: a cluster refuses it before it sleeps, and
-    # then there is one for each (worker/control.py, aio/sleepers.py).
-    return "BLOCK" in command.arguments
+    # then there is one for each (worker/control.py, aio/sleepers.py). So may a transaction: there is
+    # nothing that could be done for it instead, and its user is told (protocol/transaction.py).
+    transacts = command.script is not None and command.script.name == "transact"
+    return transacts or "BLOCK" in command.arguments
