@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import redis.connection as blocking_connections
 from redis import exceptions
@@ -34,6 +34,7 @@ __all__ = [
     "SILENCE",
     "Address",
     "ClusterTarget",
+    "Follower",
     "SlotMap",
     "ask_for_slots",
     "locate",
@@ -100,6 +101,14 @@ class ClusterTarget:
         shown = f"[{host}]" if ":" in host else host
         options = {**self.options, "host": host, "port": port}
         return Target(f"{scheme}://{shown}:{port}", self.transport, options)
+
+
+class Follower(Protocol):
+    """Who waits on a connection of its own, and follows a slot."""
+
+    def leave(self, nodes: Sequence[Target]) -> None:
+        """Give the connection up unless it is to one of these."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

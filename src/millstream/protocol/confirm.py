@@ -89,10 +89,12 @@ class Commits:
     Args:
         durability: ``fsync`` or ``replicas:N``.
         timeout: seconds that a send may take in all.
+        way: by which errors recognise the client that has sent them.
     """
 
-    def __init__(self, durability: str, timeout: float) -> None:
+    def __init__(self, durability: str, timeout: float, way: object) -> None:
         self.durability = durability
+        self._way = way
         self._timeout = timeout
         self._replicas = replicas_of(durability)
         self._pending: list[Pending] = []
@@ -179,9 +181,11 @@ class Commits:
         return pause
 
     def failed(self, problem: BrokerError, now: float) -> None:
-        """Take note of a lost connection: whether the scripts have run is not known."""
+        """Take note of a lost connection, whereupon nobody knows whether the scripts have run, or of a refusal."""
         for one in self._trying:
             one.problem = problem
+        if not _passes(problem):
+            self._end_all(problem)
         self._end_overdue(now)
 
     def close(self) -> None:
@@ -221,7 +225,7 @@ class Commits:
         return f"replicas:{replicas}" if replicas else MEMORY
 
     def _unconfirmed(self, one: Pending, now: float) -> Outcomes:
-        return unconfirmed(self, one.op, one.stored or (), self.durability, one.problem, now)
+        return unconfirmed(self._way, one.op, one.stored or (), self.durability, one.problem, now)
 
 
 def _wait(durability: str, wait_ms: int) -> Command:
