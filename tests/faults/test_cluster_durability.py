@@ -14,7 +14,7 @@ from millstream.protocol.keys import queue_keys
 from tests.api.clients import KINDS, Kind, connecting
 from tests.support.cluster import Cluster
 from tests.support.confirmed import TASKS, numbers_of, sending
-from tests.support.servers import Server
+from tests.support.servers import Server, installed
 from tests.support.wait import auntil
 
 ORDERS: ms.Queue[Any] = ms.Queue("orders")
@@ -43,6 +43,15 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 def nodes() -> Iterator[Cluster]:
     """Three masters, each with a replica."""
     with Cluster(replicas=1, node_timeout_ms=1000) as nodes:
+        yield nodes
+
+
+@pytest.fixture(scope="module")
+def movable() -> Iterator[Cluster]:
+    """Two masters whose slots can be moved while their replicas hang, as those of Valkey cannot."""
+    if "redis-8.2" not in installed():
+        pytest.skip("redis-8.2 is not installed")
+    with Cluster("redis-8.2", masters=2, replicas=1) as nodes:
         yield nodes
 
 
@@ -158,3 +167,36 @@ async def test_the_node_of_the_slot_is_asked(kind: Kind, nodes: Cluster, namespa
             assert await mq.peek(ms.Queue(unsafe)) == []
     finally:
         admin.config_set("appendonly", "no")
+
+
+async def test_a_slot_that_leaves_its_replicas(
+    kind: Kind, movable: Cluster, namespace: str
+) -> None:
+    """A send that waits while its slot moves is not confirmed by a replica of the old node."""
+    key = queue_keys(namespace, "orders").ready
+    here, there = movable.master_of(key), elsewhere(movable, key)
+    [old], [new] = movable.replicas_of(here), movable.replicas_of(there)
+    node: Any = there.admin()
+    async with connecting(kind, movable.url, namespace) as connect:
+        mq = await connect(timeout=PATIENCE)
+        await mq.send(ORDERS, 1, durability="replicas:1")
+        for replica in (old, new):
+            await asyncio.to_thread(movable.hang, replica)
+        try:
+            waiting = asyncio.create_task(mq.send(ORDERS, 2, durability="replicas:1"))
+            await auntil(lambda: len(numbers_of(here, key)) == 2, PATIENCE, message="it is stored")
+            await asyncio.to_thread(movable.reshard, movable.slot(key), there)
+            await asyncio.to_thread(movable.resume, old)
+            await auntil(
+                lambda: any(client["cmd"] == "wait" for client in node.client_list()),
+                PATIENCE,
+                message="the new node is asked",
+            )
+            assert not waiting.done()
+        finally:
+            for replica in (old, new):
+                await asyncio.to_thread(movable.resume, replica)
+        receipt = await waiting
+    assert receipt.durability == "replicas:1"
+    found = numbers_of(there, key)
+    assert (found[receipt.id], sorted(found.values())) == (2, [1, 2])

@@ -19,7 +19,7 @@ from millstream.driver.packing import missing_scripts, pack
 from millstream.driver.server_check import check_probe
 from millstream.driver.target import Target
 from millstream.errors import BrokerError, UsageError
-from millstream.protocol.confirm import Commits
+from millstream.protocol.confirm import Commits, at_home, still_at_home
 from millstream.protocol.op import Command, Op
 from millstream.protocol.probe import probe
 
@@ -54,6 +54,7 @@ class AsyncCommitter:
         timeout: float,
     ) -> None:
         self._server = server
+        self._moves = slot is not None
         # For questions about the slot.
         self._place: Op[Any] = Op((), tuple, near=slot)
         self._connect_timeout = connect_timeout
@@ -122,12 +123,14 @@ class AsyncCommitter:
             return True
         return self._commits.took(replies, self._loop.time())
 
-    async def _exchange(self, commands: Sequence[Command]) -> list[Any]:
+    async def _exchange(self, commands: Sequence[Command]) -> Sequence[Any]:
         """Return the replies to a commit; errors of the server are ours among them.
 
         Raises:
             BrokerError: the connection is lost, or the server can never confirm it.
         """
+        if self._moves:
+            commands = (*commands, still_at_home(commands))
         try:
             wire = await self._reach()
             replies = await _call(wire, commands)
@@ -137,10 +140,11 @@ class AsyncCommitter:
             raise self._server.explain(loss, self._place) from loss
         if any(is_demotion(reply) for reply in replies):
             await wire.reset()
-        return [
+        told = [
             self._server.explain(one, self._place) if isinstance(one, ERROR_REPLIES) else one
             for one in replies
         ]
+        return at_home(told) if self._moves else told
 
     async def _reach(self) -> AsyncWire:
         """Return the connection to where the slot is now; who is new is asked whether it can confirm.

@@ -26,7 +26,7 @@ from millstream.driver.packing import missing_scripts, pack
 from millstream.driver.server_check import check_probe
 from millstream.driver.target import Target
 from millstream.errors import BrokerError, UsageError
-from millstream.protocol.confirm import Commits, Pending
+from millstream.protocol.confirm import Commits, Pending, at_home, still_at_home
 from millstream.protocol.op import Command, Op
 from millstream.protocol.probe import probe
 
@@ -64,6 +64,7 @@ class BlockingCommitter:
         timeout: float,
     ) -> None:
         self._server = server
+        self._moves = slot is not None
         # For questions about the slot.
         self._place: Op[Any] = Op((), tuple, near=slot)
         self._connect_timeout = connect_timeout
@@ -140,19 +141,21 @@ class BlockingCommitter:
             return True
         return self._commits.took(replies, time.monotonic())
 
-    def _unguarded(self, commands: Sequence[Command]) -> list[Any]:
+    def _unguarded(self, commands: Sequence[Command]) -> Sequence[Any]:
         try:
             self._guard.release()
             return self._exchange(commands)
         finally:
             take_back(self._guard)
 
-    def _exchange(self, commands: Sequence[Command]) -> list[Any]:
+    def _exchange(self, commands: Sequence[Command]) -> Sequence[Any]:
         """Return the replies to a commit; errors of the server are ours among them.
 
         Raises:
             BrokerError: the connection is lost, or the server can never confirm it.
         """
+        if self._moves:
+            commands = (*commands, still_at_home(commands))
         try:
             wire = self._reach()
             replies = _call(wire, commands)
@@ -162,10 +165,11 @@ class BlockingCommitter:
             raise self._server.explain(loss, self._place) from loss
         if any(is_demotion(reply) for reply in replies):
             wire.reset()
-        return [
+        told = [
             self._server.explain(one, self._place) if isinstance(one, ERROR_REPLIES) else one
             for one in replies
         ]
+        return at_home(told) if self._moves else told
 
     def _reach(self) -> BlockingWire:
         """Return the connection to where the slot is now; who is new is asked whether it can confirm.

@@ -60,6 +60,8 @@ PATIENCE = 2.0
 QUIET = 0.1
 """Seconds between two such questions, however much is moved."""
 
+_ON_ITS_WAY = "a slot is on its way from node to node"
+
 _SCHEMES = {
     "redis+cluster": "redis",
     "valkey+cluster": "redis",
@@ -169,8 +171,10 @@ def read_slots(reply: Any, asked: Address, url: str) -> SlotMap:
 
 def unsettled(error: BaseException | None) -> exceptions.ClusterDownError:
     """Say that a slot is on its way, or without a master."""
+    if isinstance(error, exceptions.ClusterDownError) and str(error).startswith(_ON_ITS_WAY):
+        return error
     what = "it has no master" if error is None else f"{code_of(error)} {error}"
-    return exceptions.ClusterDownError(f"a slot is on its way from node to node ({what})")
+    return exceptions.ClusterDownError(f"{_ON_ITS_WAY} ({what})")
 
 
 def locate(source: object, security: Security | None = None) -> Target | ClusterTarget:
