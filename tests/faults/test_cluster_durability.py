@@ -61,6 +61,26 @@ def elsewhere(nodes: Cluster, key: str) -> Server:
     return next(node for node in nodes.masters if node is not owner)
 
 
+async def test_every_way_to_send(kind: Kind, nodes: Cluster, namespace: str) -> None:
+    """Whatever its script uses is in one slot, which is asked for at one node."""
+    listed: ms.Queue[Any] = ms.Queue("listed", store="list")
+    bounded: ms.Queue[Any] = ms.Queue("bounded", bound=ms.Bound(10))
+    news: ms.Topic[Any] = ms.Topic("news", ordered=True, partitions=6)
+    async with connecting(kind, nodes.url, namespace) as connect:
+        mq = await connect(durability="replicas:1", timeout=PATIENCE)
+        receipts = [
+            await mq.send(ORDERS, 1, headers={"a": "b"}),
+            await mq.send(ORDERS, 2, delay=60),
+            await mq.send(ORDERS, 3, unique="u", priority=3),
+            await mq.send(PARTS, 1, key="k"),
+            await mq.send(listed, 1),
+            await mq.send(listed, 2, delay=60),
+            *await mq.send_many(bounded, [1, 2]),
+            *await mq.publish_many(news, list(range(20)), key=str),
+        ]
+    assert {receipt.durability for receipt in receipts} == {"replicas:1"}
+
+
 async def goes_on(confirmed: dict[str, int]) -> None:
     """Wait until further sends are confirmed."""
     before = len(confirmed)
