@@ -211,7 +211,8 @@ async def test_some_replicas_are_told(led: Connect) -> None:
 @pytest.mark.parametrize("queue", [ORDERS, ORDERED, BOUNDED], ids=lambda queue: queue.name)
 async def test_many_not_confirmed(led: Connect, replica: Server, queue: ms.Queue[Any]) -> None:
     """The error of a send_many has all receipts in order, and confirm returns the same ones."""
-    mq = await led(timeout=SHORT)
+    # Storing so many takes a part of it.
+    mq = await led(timeout=2 * SHORT)
     count = 10 if queue is BOUNDED else 1200
     key = (lambda body: str(body % 7)) if queue is ORDERED else None
     replica.pause()

@@ -6,9 +6,11 @@ import logging
 from typing import Any
 
 import pytest
+from redis import exceptions
 
-from millstream.driver.server_check import check_server
-from millstream.errors import UnsupportedServer
+from millstream.driver.server_check import check_probe, check_server
+from millstream.errors import NotConnected, ServerRefused, UnsupportedServer
+from millstream.protocol.probe import probe
 from tests.driver.drivers import KINDS, Kind, op, opened
 from tests.support.servers import Server
 
@@ -117,3 +119,19 @@ async def test_a_server_that_hides_what_it_is(kind: Kind, caplog: pytest.LogCapt
             assert await driver.run(op("PING")) == b"PONG"
 
     assert warnings(caplog) == []
+
+
+def test_who_cannot_confirm_at_the_moment() -> None:
+    """A server that is loading is asked again; a replica is told by what follows; others are refused."""
+    refused = exceptions.ResponseError("WAITAOF cannot be used when appendonly is disabled.")
+    replica = exceptions.ResponseError("WAIT cannot be used with replica instances.")
+    loading = exceptions.BusyLoadingError("Redis is loading the dataset in memory")
+
+    check_probe(probe("replicas:1", URL), [replica], URL)
+    for durability, replies in (("replicas:1", [loading]), ("fsync", [loading, loading, b""])):
+        with pytest.raises(NotConnected):
+            check_probe(probe(durability, URL), replies, URL)
+    with pytest.raises(ServerRefused, match="CONFIG SET appendonly yes"):
+        check_probe(probe("fsync", URL), [refused, [], b""], URL)
+    with pytest.raises(ServerRefused, match="NOPERM"):
+        check_probe(probe("replicas:1", URL), [exceptions.NoPermissionError("no")], URL)

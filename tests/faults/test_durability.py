@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import pytest
 
 import millstream as ms
 from tests.api.clients import KINDS, Kind, connecting
+from tests.support.confirmed import TASKS, numbers_of, sending
 from tests.support.pairs import follow, pair, promote
 from tests.support.proxy import Proxy
 from tests.support.servers import Server, installed
@@ -19,7 +19,6 @@ from tests.support.wait import auntil
 ORDERS: ms.Queue[Any] = ms.Queue("orders")
 ORDERED: ms.Queue[Any] = ms.Queue("ordered", ordered=True, partitions=2)
 LISTED: ms.Queue[Any] = ms.Queue("listed", store="list")
-TASKS = 20
 
 
 @pytest.fixture(params=KINDS)
@@ -43,37 +42,6 @@ def couple(two: tuple[Server, Server]) -> Iterator[tuple[Server, Server]]:
     two[1].resume()
 
 
-@contextlib.asynccontextmanager
-async def sending(
-    mq: ms.AsyncClient, durability: str, confirmed: dict[str, int]
-) -> AsyncIterator[None]:
-    """Send numbers from many tasks, and note those that were confirmed; errors are no news."""
-    numbers = iter(range(1_000_000))
-
-    async def produce() -> None:
-        for number in numbers:
-            with contextlib.suppress(ms.BrokerError):
-                receipt = await mq.send(ORDERS, number, durability=durability)
-                assert receipt.durability == durability
-                confirmed[receipt.id] = number
-
-    tasks = [asyncio.create_task(produce()) for _ in range(TASKS)]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-        for task in tasks:
-            assert task.cancelled(), task.exception()
-
-
-def numbers_of(server: Server, key: str) -> dict[str, int]:
-    """The messages of a queue, by id."""
-    entries: Any = server.admin().xrange(key)
-    return {entry.decode(): int(fields[b"b"]) for entry, fields in entries}
-
-
 # --- the server dies ---------------------------------------------------------------------------
 
 
@@ -84,7 +52,7 @@ async def test_synced_messages_survive_a_kill(kind: Kind, name: str, namespace: 
     with Server(name, appendonly=True) as server:
         async with connecting(kind, server.tcp_url, namespace) as connect:
             mq = await connect(timeout=30)
-            async with sending(mq, "fsync", confirmed):
+            async with sending(mq, ORDERS, "fsync", confirmed):
                 await auntil(lambda: len(confirmed) > TASKS, 60, message="some are confirmed")
                 server.kill()
                 before = len(confirmed)
@@ -109,7 +77,7 @@ async def test_replicated_messages_survive_a_failover(kind: Kind, namespace: str
         follow(third, primary)
         async with connecting(kind, proxy.url, namespace) as connect:
             mq = await connect(timeout=30)
-            async with sending(mq, "replicas:2", confirmed):
+            async with sending(mq, ORDERS, "replicas:2", confirmed):
                 await auntil(lambda: len(confirmed) > 200, 60, message="some are confirmed")
                 proxy.lead_to(replica.port)
                 primary.kill()

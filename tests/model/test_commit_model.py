@@ -54,7 +54,7 @@ class CommitMachine(RuleBasedStateMachine):
         super().__init__()
         self.now = 100.0
         self.pair = Pair()
-        self.commits = Commits("replicas:1", TIMEOUT)
+        self.commits = Commits("replicas:1", TIMEOUT, self)
         self.on_their_way: dict[int, Pending] = {}
         self.unconfirmed: dict[int, NotConfirmed] = {}
         self.count = 0
@@ -112,7 +112,7 @@ class CommitMachine(RuleBasedStateMachine):
         known = sorted(set(self.unconfirmed) - set(self.on_their_way))
         if known:
             number = data.draw(st.sampled_from(known))
-            [op] = to_confirm(self.unconfirmed[number], self.commits, self.now)
+            [op] = to_confirm(self.unconfirmed[number], self, self.now)
             self.join(number, op)
 
     def look(self) -> None:
@@ -156,7 +156,7 @@ def test_random_histories() -> None:
 
 def test_what_comes_together_is_one_commit() -> None:
     """Batches that have gathered go out in their order, with one WAIT behind them."""
-    commits = Commits("fsync", TIMEOUT)
+    commits = Commits("fsync", TIMEOUT, None)
     ops = [Op((Command(("BATCH", number)),), _receipts) for number in range(3)]
     told: list[int] = []
     for number, op in enumerate(ops):

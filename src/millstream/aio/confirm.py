@@ -14,11 +14,7 @@ __all__ = ["confirm", "confirming_of"]
 
 
 async def confirming_of(driver: AsyncDriver, durability: str) -> AsyncConfirming | None:
-    """Return what has sends confirmed; None: they need not be.
-
-    Raises:
-        UnsupportedServer, ServerRefused: the server can never confirm it.
-    """
+    """Return what has sends confirmed; None: they need not be."""
     return None if durability == MEMORY else await driver.confirming(durability)
 
 

@@ -42,7 +42,6 @@ class Publishers:
 
         Raises:
             UsageError: others have divided the topic in another way.
-            UnsupportedServer, ServerRefused: the server can never confirm it.
         """
         way = (topic.place, durability)
         sender = self._plain.get(way)
@@ -67,7 +66,6 @@ class Publishers:
 
         Raises:
             UsageError: others have declared the topic in another way.
-            UnsupportedServer, ServerRefused: the server can never confirm it.
         """
         way = (topic.place, durability)
         sender = self._special.get(way)

@@ -71,7 +71,6 @@ class Senders:
 
         Raises:
             UsageError: others declare the queue in another way.
-            UnsupportedServer, ServerRefused: the server can never confirm it.
         """
         keys = await self._declare(queue)
         confirming = await confirming_of(self._driver, way[1])
@@ -83,7 +82,6 @@ class Senders:
         Raises:
             UsageError: others declare the queue in another way, or a send that waits for room is to
                 be confirmed.
-            UnsupportedServer, ServerRefused: the server can never confirm it.
         """
         check_confirmable(queue.name, queue.bound, way[1])
         keys = await self._declare(queue)

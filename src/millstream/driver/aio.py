@@ -31,7 +31,6 @@ from millstream.policy import Bound, ReadFrom
 from millstream.protocol.ephemeral import Channel
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.op import Nodes, Op, Pause, Plan
-from millstream.protocol.probe import probe
 from millstream.protocol.reading import BLOCK_MS
 from millstream.protocol.send import Batch
 from millstream.protocol.slots import slot_of
@@ -275,21 +274,16 @@ class AsyncDriver:
         return self._pubsubs[slot]
 
     async def confirming(self, durability: str) -> AsyncConfirming:
-        """Return what has sends confirmed; it has a connection of its own.
+        """Return what has sends confirmed; it has connections of its own.
 
-        Raises:
-            UnsupportedServer, ServerRefused: the server can never confirm it.
+        A server that can never confirm it is found out by the first send.
         """
         found = self._confirming.get(durability)
         if found is None:
             await self.open()
-            await self.run(probe(durability, self.url))
-            assert self._target is not None  # noqa: S101 - open() sets it
-            if isinstance(self._target, ClusterTarget):
-                message = f"durability {durability!r} is not known on a cluster: leave it out"
-                raise UsageError(message)
+            assert self._server is not None  # noqa: S101 - open() sets it
             made = AsyncConfirming(
-                *(self._target, durability),
+                *(self._server, durability),
                 connect_timeout=self._connect_timeout,
                 timeout=self._timeout,
             )

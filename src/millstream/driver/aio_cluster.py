@@ -10,7 +10,6 @@ from weakref import WeakSet
 
 from redis import exceptions
 
-from millstream.driver.aio_listener import AsyncListener
 from millstream.driver.aio_server import exchange
 from millstream.driver.aio_wire import AsyncWire
 from millstream.driver.cluster import (
@@ -21,6 +20,7 @@ from millstream.driver.cluster import (
     SILENCE,
     Address,
     ClusterTarget,
+    Follower,
     SlotMap,
     ask_for_slots,
     read_slots,
@@ -56,7 +56,7 @@ class AsyncCluster:
         self._wires: dict[Address, AsyncWire] = {}
         self._targets: dict[Address, Target] = {}
         self._gone = 0
-        self._listeners: WeakSet[AsyncListener] = WeakSet()
+        self._listeners: WeakSet[Follower] = WeakSet()
         self._learnt = 0.0
         self._learning: asyncio.Task[None] | None = None
         self._watchdog: asyncio.TimerHandle | None = None
@@ -129,10 +129,14 @@ class AsyncCluster:
         owners = self._map.owners
         return [owners.index(node) for node in self._map.masters]
 
-    def attach(self, listener: AsyncListener) -> None:
-        """Hear of a connection that somebody listens on: it is cut when its node is left."""
+    def attach(self, listener: Follower) -> None:
+        """Hear of a connection that somebody waits on: it is cut when its node is left."""
         self._listeners.add(listener)
         self._keep_watch(asyncio.get_running_loop())
+
+    def slot_of(self, op: Op[Any]) -> int | None:
+        """Return the slot of an operation; None: any node can run it."""
+        return slot_of_op(op)
 
     async def target_for(self, op: Op[Any]) -> Target:
         """Return the node where an operation belongs.

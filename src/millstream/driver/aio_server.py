@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from redis import exceptions
 
-from millstream.driver.aio_listener import AsyncListener
 from millstream.driver.aio_wire import AsyncWire
+from millstream.driver.cluster import Follower
 from millstream.driver.faults import DEMOTED, any_error, code_of, translate
 from millstream.driver.packing import executed, pack, pack_op
 from millstream.driver.target import Target
@@ -59,8 +59,12 @@ class AsyncServer:
         """Return a slot of each node; see ``Nodes``."""
         return [None]
 
-    def attach(self, listener: AsyncListener) -> None:
-        """Hear of a connection that somebody listens on."""
+    def attach(self, listener: Follower) -> None:
+        """Hear of a connection that somebody waits on."""
+
+    def slot_of(self, op: Op[Any]) -> int | None:  # noqa: ARG002 - see below
+        """Return the slot of an operation; None: there are none."""
+        return None
 
     async def target_for(self, op: Op[Any]) -> Target:  # noqa: ARG002 - they are all here
         """Return where an operation belongs."""

@@ -126,6 +126,10 @@ class BlockingCluster:
             self.lost()
         return target not in [self._target(node) for node in self._map.masters]
 
+    def slot_of(self, op: Op[Any]) -> int | None:
+        """Return the slot of an operation; None: any node can run it."""
+        return slot_of_op(op)
+
     def target_for(self, op: Op[Any]) -> Target:
         """Return the node where an operation belongs.
 

@@ -1,40 +1,23 @@
-"""Sends that return when the server has confirmed them, from threads. The twin of ``aio_confirming``.
-
-The thread that finds nobody at work commits for all, until its own batches are through; then one of
-those that still wait goes on.
-"""
+"""Sends that return when the server has confirmed them, from threads. The twin of ``aio_confirming``."""
 
 from __future__ import annotations
 
-import math
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
-from redis import exceptions
-
-from millstream.driver.blocking_guard import take_back
-from millstream.driver.blocking_wire import BlockingWire
-from millstream.driver.faults import ERROR_REPLIES, Tries, is_demotion, refusal, translate
-from millstream.driver.packing import missing_scripts, pack
-from millstream.driver.target import Target
+from millstream.driver.blocking_cluster import BlockingCluster
+from millstream.driver.blocking_committer import BlockingCommitter
+from millstream.driver.blocking_server import BlockingServer
 from millstream.errors import NotConfirmed, UsageError
 from millstream.message import Receipt
-from millstream.protocol.confirm import Commits, Pending
-from millstream.protocol.op import Command, Op
+from millstream.protocol.op import Op
 from millstream.protocol.unconfirmed import results_of, to_confirm
 
 __all__ = ["BlockingConfirming"]
-
-LOOK_AGAIN = 1.0
-"""Seconds after which a thread looks by itself whether it is its turn to talk to the server."""
-
-
-MOMENT = 0.001
-"""Seconds between looks whether all have sent again."""
 
 THREADS = 64
 """Most calls that one thread makes at the same time: one for each partition."""
@@ -43,61 +26,65 @@ T = TypeVar("T")
 
 
 class BlockingConfirming:
-    """One durability of a client: a connection of its own, and what is to be confirmed on it.
+    """One durability of a client: what commits for a single server, or for each slot of a cluster.
 
     Args:
-        target: the server.
+        server: the server, or the cluster.
         durability: ``fsync`` or ``replicas:N``.
         connect_timeout: seconds to connect and log in.
         timeout: seconds that a send may take in all.
     """
 
     def __init__(
-        self, target: Target, durability: str, *, connect_timeout: float, timeout: float
+        self,
+        server: BlockingServer | BlockingCluster,
+        durability: str,
+        *,
+        connect_timeout: float,
+        timeout: float,
     ) -> None:
-        self._url = target.url
-        self._wire = BlockingWire(target, connect_timeout=connect_timeout, timeout=timeout)
-        self._commits = Commits(durability, timeout)
-        self._pid = os.getpid()
-        self._guard = threading.Condition()
-        self._at_work = False
+        self._server = server
+        self._durability = durability
+        self._connect_timeout = connect_timeout
+        self._timeout = timeout
+        # WAIT is about one connection, to one node, and each slot may move by itself.
+        self._committers: dict[int | None, BlockingCommitter] = {}
+        self._making = threading.Lock()
+        self._closed = False
 
     def run(self, op: Op[Any]) -> Sequence[Any]:
-        """Send a batch, and wait until it is confirmed or its time is over.
-
-        Returns:
-            What came of each message: a receipt (or a list of them), or ``NotConfirmed``, or why it
-            is not stored.
-
-        Raises:
-            BrokerError: it is not known to be stored.
-        """
+        """Send a batch, and wait until it is confirmed or its time is over; see ``run_all``."""
         return self.run_all([op])[0]
 
     def run_all(self, ops: Sequence[Op[Any]]) -> list[Sequence[Any]]:
-        """Send batches in one commit, in their order; they are those of different producers.
+        """Send batches of one slot in one commit, in their order; they are those of different producers.
+
+        Returns:
+            What came of each message of each: a receipt (or a list of them), or ``NotConfirmed``, or
+            why it is not stored.
 
         Raises:
+            UnsupportedServer, ServerRefused: the server can never confirm it.
             BrokerError: one is not known to be stored; others may be.
         """
-        if os.getpid() != self._pid:
-            # Locks that another thread held at the fork stay locked for ever.
-            message = "this client was made before a fork: make one in each process"
-            raise UsageError(message)
-        with self._guard:
-            mine = [self._commits.join(op, time.monotonic()) for op in ops]
-            try:
-                while any(one.outcome is None for one in mine):
-                    if self._at_work:
-                        # Ctrl-C may come between the end of another's turn and its word of it.
-                        self._guard.wait(LOOK_AGAIN)
-                    else:
-                        self._work(mine)
-            finally:
-                # Ctrl-C: nobody waits for them any more.
-                for one in mine:
-                    self._commits.leave(one)
-        return [one.result() for one in mine]
+        return self._committer(self._server.slot_of(ops[0])).run_all(ops)
+
+    def _committer(self, slot: int | None) -> BlockingCommitter:
+        found = self._committers.get(slot)
+        if found is not None:
+            return found
+        with self._making:
+            if self._closed:
+                message = "this client is closed"
+                raise UsageError(message)
+            if slot not in self._committers:
+                self._committers[slot] = BlockingCommitter(
+                    *(self._server, slot, self._durability),
+                    way=self,
+                    connect_timeout=self._connect_timeout,
+                    timeout=self._timeout,
+                )
+            return self._committers[slot]
 
     def confirm(self, error: NotConfirmed) -> list[Receipt]:
         """Repeat what a send has stored, and wait until it is confirmed.
@@ -107,8 +94,20 @@ class BlockingConfirming:
             UsageError: another client has sent it, or too long ago.
             BrokerError: the server cannot be reached.
         """
-        ops = to_confirm(error, self._commits, time.monotonic())
-        return results_of(error, ops, self.run_all(ops))
+        ops = to_confirm(error, self, time.monotonic())
+        groups: dict[int | None, list[int]] = {}
+        for index, op in enumerate(ops):
+            groups.setdefault(self._server.slot_of(op), []).append(index)
+        calls = [
+            partial(self.run_all, [ops[index] for index in indexes]) for indexes in groups.values()
+        ]
+        results = [calls[0]()] if len(calls) == 1 else self.together(calls)
+        known: dict[int, Sequence[Any]] = {}
+        for indexes, result in zip(groups.values(), results, strict=True):
+            if isinstance(result, BaseException):
+                raise result
+            known.update(zip(indexes, result, strict=True))
+        return results_of(error, ops, [known[index] for index in range(len(ops))])
 
     def together(self, calls: Sequence[Callable[[], T]]) -> list[T | BaseException]:
         """Make several calls at the same time, so that they share commits; errors are among the results."""
@@ -116,59 +115,9 @@ class BlockingConfirming:
             futures = [threads.submit(call) for call in calls]
         return [future.exception() or future.result() for future in futures]
 
-    def _work(self, mine: Sequence[Pending]) -> None:
-        """Commit for all until our own batches are through; the caller holds the guard."""
-        self._at_work = True
-        tries = Tries(math.inf)
-        try:
-            while any(one.outcome is None for one in mine):
-                while self._commits.gathering(time.monotonic()):
-                    self._guard.wait(MOMENT)
-                commands = self._commits.step(time.monotonic())
-                if commands is None:
-                    return
-                pause = self._commit(commands)
-                self._guard.notify_all()
-                if pause:
-                    # Without the guard: others join meanwhile.
-                    self._guard.wait(tries.next_pause(time.monotonic()))
-                else:
-                    tries = Tries(math.inf)
-        finally:
-            self._at_work = False
-            self._guard.notify_all()
-
-    def _commit(self, commands: Sequence[Command]) -> bool:
-        """Send a commit while others may join the next; return whether to pause before it."""
-        try:
-            replies = self._unguarded(commands)
-        except (exceptions.RedisError, OSError) as loss:
-            self._commits.failed(translate(loss, self._url), time.monotonic())
-            return True
-        if any(is_demotion(reply) for reply in replies):
-            self._wire.reset()
-        told = [
-            refusal(one, self._url) if isinstance(one, ERROR_REPLIES) else one for one in replies
-        ]
-        return self._commits.took(told, time.monotonic())
-
-    def _unguarded(self, commands: Sequence[Command]) -> list[Any]:
-        try:
-            self._guard.release()
-            return self._call(commands)
-        finally:
-            take_back(self._guard)
-
-    def _call(self, commands: Sequence[Command]) -> list[Any]:
-        payload = pack(commands)
-        replies = self._wire.call(payload, len(commands))
-        if missing := missing_scripts(commands, replies):
-            # All of it again: what was confirmed did not have these.
-            self._wire.call(pack(missing), len(missing))
-            replies = self._wire.call(payload, len(commands))
-        return replies
-
     def close(self) -> None:
         """Disconnect. Whoever still waits is told what is known."""
-        self._commits.close()
-        self._wire.close()
+        with self._making:
+            self._closed = True
+        for committer in [*self._committers.values()]:
+            committer.close()

@@ -63,6 +63,10 @@ class BlockingServer:
         """Tell whether a server is none of ours any more."""
         return False
 
+    def slot_of(self, op: Op[Any]) -> int | None:  # noqa: ARG002 - see below
+        """Return the slot of an operation; None: there are none."""
+        return None
+
     def target_for(self, op: Op[Any]) -> Target:  # noqa: ARG002 - they are all here
         """Return where an operation belongs."""
         return self.target

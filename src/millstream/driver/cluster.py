@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import redis.connection as blocking_connections
 from redis import exceptions
@@ -34,6 +34,7 @@ __all__ = [
     "SILENCE",
     "Address",
     "ClusterTarget",
+    "Follower",
     "SlotMap",
     "ask_for_slots",
     "locate",
@@ -58,6 +59,8 @@ PATIENCE = 2.0
 
 QUIET = 0.1
 """Seconds between two such questions, however much is moved."""
+
+_ON_ITS_WAY = "a slot is on its way from node to node"
 
 _SCHEMES = {
     "redis+cluster": "redis",
@@ -100,6 +103,14 @@ class ClusterTarget:
         shown = f"[{host}]" if ":" in host else host
         options = {**self.options, "host": host, "port": port}
         return Target(f"{scheme}://{shown}:{port}", self.transport, options)
+
+
+class Follower(Protocol):
+    """Who waits on a connection of its own, and follows a slot."""
+
+    def leave(self, nodes: Sequence[Target]) -> None:
+        """Give the connection up unless it is to one of these."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +171,10 @@ def read_slots(reply: Any, asked: Address, url: str) -> SlotMap:
 
 def unsettled(error: BaseException | None) -> exceptions.ClusterDownError:
     """Say that a slot is on its way, or without a master."""
+    if isinstance(error, exceptions.ClusterDownError) and str(error).startswith(_ON_ITS_WAY):
+        return error
     what = "it has no master" if error is None else f"{code_of(error)} {error}"
-    return exceptions.ClusterDownError(f"a slot is on its way from node to node ({what})")
+    return exceptions.ClusterDownError(f"{_ON_ITS_WAY} ({what})")
 
 
 def locate(source: object, security: Security | None = None) -> Target | ClusterTarget:

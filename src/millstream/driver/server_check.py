@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from millstream.driver.faults import ERROR_REPLIES, is_hidden, refusal
-from millstream.errors import UnsupportedServer
+from millstream.driver.faults import ERROR_REPLIES, first_error, is_hidden, refusal
+from millstream.errors import NotConnected, UnsupportedServer
 from millstream.protocol.doctor.versions import STREAM_CRASHES
 from millstream.protocol.op import Command, Op
 
-__all__ = ["check_replies", "check_server", "server_info"]
+__all__ = ["check_probe", "check_replies", "check_server", "server_info"]
 
 logger = logging.getLogger("millstream.driver")
 
@@ -42,6 +42,25 @@ def check_replies(op: Op[dict[str, str]], replies: list[Any], url: str) -> None:
         if isinstance(reply, ERROR_REPLIES):
             raise refusal(reply, url) from reply
     check_server(op.decode(replies), url)
+
+
+def check_probe(op: Op[None], replies: list[Any], url: str) -> None:
+    """Look at what a server has answered to ``probe``.
+
+    Raises:
+        NotConnected: it cannot serve at the moment.
+        UnsupportedServer, ServerRefused: it can never confirm it.
+    """
+    errors = [reply for reply in replies if isinstance(reply, ERROR_REPLIES)]
+    if any("replica instances" in str(error) for error in errors):
+        # It is no master any more; what comes behind this is told so, too, and where to go.
+        return
+    for error in errors:
+        if isinstance(problem := refusal(error, url), NotConnected):
+            raise problem from error
+    if (refused := first_error(op, replies)) is not None:
+        raise refusal(refused, url) from refused
+    op.decode(replies)
 
 
 def check_server(info: dict[str, str], url: str) -> None:

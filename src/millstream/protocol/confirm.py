@@ -20,9 +20,10 @@ from millstream.durability import FSYNC, MEMORY, replicas_of
 from millstream.errors import BrokerError, NotConnected, TimedOut, UsageError
 from millstream.message import Receipt
 from millstream.protocol.op import Command, Op
+from millstream.protocol.slots import keys_of
 from millstream.protocol.unconfirmed import unconfirmed
 
-__all__ = ["Commits", "Pending"]
+__all__ = ["Commits", "Pending", "at_home", "still_at_home"]
 
 PART = 0.8
 """Share of the timeout after which a send is not confirmed in time: the answer has to come back."""
@@ -89,10 +90,12 @@ class Commits:
     Args:
         durability: ``fsync`` or ``replicas:N``.
         timeout: seconds that a send may take in all.
+        way: by which errors recognise the client that has sent them.
     """
 
-    def __init__(self, durability: str, timeout: float) -> None:
+    def __init__(self, durability: str, timeout: float, way: object) -> None:
         self.durability = durability
+        self._way = way
         self._timeout = timeout
         self._replicas = replicas_of(durability)
         self._pending: list[Pending] = []
@@ -179,9 +182,11 @@ class Commits:
         return pause
 
     def failed(self, problem: BrokerError, now: float) -> None:
-        """Take note of a lost connection: whether the scripts have run is not known."""
+        """Take note of a lost connection, whereupon nobody knows whether the scripts have run, or of a refusal."""
         for one in self._trying:
             one.problem = problem
+        if not _passes(problem):
+            self._end_all(problem)
         self._end_overdue(now)
 
     def close(self) -> None:
@@ -221,7 +226,23 @@ class Commits:
         return f"replicas:{replicas}" if replicas else MEMORY
 
     def _unconfirmed(self, one: Pending, now: float) -> Outcomes:
-        return unconfirmed(self, one.op, one.stored or (), self.durability, one.problem, now)
+        return unconfirmed(self._way, one.op, one.stored or (), self.durability, one.problem, now)
+
+
+def still_at_home(commands: Sequence[Command]) -> Command:
+    """Return what a node of a cluster refuses if a commit's keys have left it, behind the WAIT of that.
+
+    What its replicas confirm then says nothing of those of the new node.
+    """
+    keys = dict.fromkeys(key for command in commands for key in keys_of(command))
+    return Command(("EXISTS", *keys))
+
+
+def at_home(replies: Sequence[Any]) -> Sequence[Any]:
+    """Return the replies to a commit without that to ``still_at_home``; if that is a refusal, it is the answer to WAIT."""
+    *ran, answer, here = replies
+    refused = isinstance(here, BrokerError) and _passes(here)
+    return [*ran, here if refused else answer]
 
 
 def _wait(durability: str, wait_ms: int) -> Command:

@@ -15,11 +15,7 @@ __all__ = ["confirm", "confirming_of"]
 
 
 def confirming_of(driver: BlockingDriver, durability: str) -> BlockingConfirming | None:
-    """Return what has sends confirmed; None: they need not be.
-
-    Raises:
-        UnsupportedServer, ServerRefused: the server can never confirm it.
-    """
+    """Return what has sends confirmed; None: they need not be."""
     return None if durability == MEMORY else driver.confirming(durability)
 
 

@@ -43,7 +43,6 @@ class Publishers:
 
         Raises:
             UsageError: others have divided the topic in another way.
-            UnsupportedServer, ServerRefused: the server can never confirm it.
         """
         way = (topic.place, durability)
         sender = self._plain.get(way)
@@ -68,7 +67,6 @@ class Publishers:
 
         Raises:
             UsageError: others have declared the topic in another way.
-            UnsupportedServer, ServerRefused: the server can never confirm it.
         """
         way = (topic.place, durability)
         sender = self._special.get(way)

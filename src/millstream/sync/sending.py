@@ -72,7 +72,6 @@ class Senders:
 
         Raises:
             UsageError: others declare the queue in another way.
-            UnsupportedServer, ServerRefused: the server can never confirm it.
         """
         keys = self._declare(queue)
         confirming = confirming_of(self._driver, way[1])
@@ -84,7 +83,6 @@ class Senders:
         Raises:
             UsageError: others declare the queue in another way, or a send that waits for room is to
                 be confirmed.
-            UnsupportedServer, ServerRefused: the server can never confirm it.
         """
         check_confirmable(queue.name, queue.bound, way[1])
         keys = self._declare(queue)
