@@ -182,8 +182,9 @@ class TestCallback:
         async def handle(body: Any, request: ms.Request[Any]) -> Any:
             if body == "short":
                 return body
-            await request.progress(1)
             try:
+                # Its caller may have heard it before the server has said so here.
+                await request.progress(1)
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
                 cancelled.set()

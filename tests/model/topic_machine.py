@@ -130,6 +130,9 @@ class TopicMachine(QueueMachine):
         oldest = int(self.log[int(age * (len(self.log) - 1))].split("-")[0]) if self.log else 0
         handled = [id for id in self.log if not self.wanted(id)]
         first = next((n for n, id in enumerate(self.log) if self.wanted(id)), len(self.log))
+        if any(one.gone for model in self.models.values() for one in model.messages.values()):
+            # What was deleted while somebody had it counts as not handled until he is done with it.
+            first = 0
         may_go = first if policy.until_consumed else len(self.log)
         goes = 0
         if not policy.bounded:
