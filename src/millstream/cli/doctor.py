@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from typing import Annotated
@@ -53,7 +54,7 @@ def doctor(
 
     It changes nothing. Each finding says what is so, why it matters, and what mends it.
     """
-    if seconds != seconds or seconds == float("inf"):  # noqa: PLR0124 - only NaN differs from itself
+    if not math.isfinite(seconds):
         message = f"--seconds must be a number of seconds, not {seconds}"
         raise UsageError(message)
     wanted = roles_of(roles or ())

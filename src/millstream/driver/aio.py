@@ -100,6 +100,7 @@ class AsyncDriver:
             # Starting an embedded server takes a while, and must not stop the event loop.
             target = await asyncio.to_thread(locate, self._source, self._security)
             make = AsyncCluster if isinstance(target, ClusterTarget) else AsyncServer
+            # Each gets the kind of target that it is made for.
             server = make(target, connect_timeout=self._connect_timeout, timeout=self._timeout)  # type: ignore[arg-type]
             try:
                 await self._check(server)

@@ -149,7 +149,7 @@ class AsyncPubSub:
         self._board.leave(channel, inbox)
         if self._clustered and not self._board.busy and self._connection is not None:
             # There is one for each slot: those of topics that nobody listens to must not add up.
-            self._connection._writer.transport.abort()  # noqa: SLF001 - as the wire does
+            self._connection._writer.transport.abort()  # noqa: SLF001 - redis-py has no other way
             return
         self._flush()
 
@@ -205,7 +205,7 @@ class AsyncPubSub:
             if beating is not None:
                 beating.cancel()
             self._board.cut()
-            if connection._writer is not None:  # noqa: SLF001 - as the wire does
+            if connection._writer is not None:  # noqa: SLF001 - redis-py has no other way
                 # Closing would first write out what is buffered, and TLS would say goodbye.
                 connection._writer.transport.abort()  # noqa: SLF001 - see above
             await connection.disconnect(nowait=True)
@@ -223,7 +223,7 @@ class AsyncPubSub:
     async def _ask_sharded(self, connection: Any) -> bool:
         # Each connection may be to another server.
         op = self._op
-        connection._writer.write(pack(op.commands))  # noqa: SLF001 - as the wire does
+        connection._writer.write(pack(op.commands))  # noqa: SLF001 - redis-py has no other way
         try:
             reply = await connection.read_response(disable_decoding=True, disconnect_on_error=False)
         except ERROR_REPLIES as error:
@@ -270,7 +270,7 @@ class AsyncPubSub:
     def _flush(self) -> None:
         """Write what the board wants to be sent."""
         if self._connection is not None and (commands := self._board.to_send()):
-            self._connection._writer.write(pack(commands))  # noqa: SLF001 - as the wire does
+            self._connection._writer.write(pack(commands))  # noqa: SLF001 - redis-py has no other way
 
     async def _watch(self, connection: Any) -> None:
         """Give up a connection that shows no sign of life."""
@@ -282,4 +282,4 @@ class AsyncPubSub:
                 self._board.ping()
                 self._flush()
                 await asyncio.sleep(self._beat)
-        connection._writer.transport.abort()  # noqa: SLF001 - as the wire does
+        connection._writer.transport.abort()  # noqa: SLF001 - redis-py has no other way
