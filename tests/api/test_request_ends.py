@@ -270,7 +270,7 @@ class TestTime:
         await gated.has_begun()
         async with ms.AsyncClient(url, namespace=namespace) as dead:
             pending = await dead.requests.send(LONG, b"2", b"", timeout_ms=50)
-            assert pending.id
+            await auntil(lambda: pending.id)
             dead.requests.answered(pending)  # nobody gives it up
             await auntil(lambda: time.monotonic() > pending.deadline + 0.05)
             gated.gate.set()

@@ -51,11 +51,11 @@ class Stream:
             pending.since = time.monotonic()
             deadline = pending.since + self._seconds
         while True:
-            item = await pending.box.take(deadline - time.monotonic())
+            item = await self._requests.take(pending, deadline)
             if item is None:
                 stop = not receiving.sender and not pending.endpoint.must_finish
                 raise await self._requests.timed_out(pending, stop=stop)
-            if isinstance(item, Exception):
+            if isinstance(item, BaseException):
                 self._end()
                 raise item
             if item.kind not in (OF_A_STREAM if item.sender else ALONE):

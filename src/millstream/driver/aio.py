@@ -224,17 +224,11 @@ class AsyncDriver:
         *,
         in_order: bool = False,
         run: Run | None = None,
-        unwanted: Callable[[T], object] | None = None,
         confirming: AsyncConfirming | None = None,
     ) -> AsyncSender[T]:
         """Return what gathers the sends of many tasks into batches; see ``AsyncSender``."""
         run = run or (self.run if confirming is None else confirming.run)
-        return AsyncSender(run, batch, in_order=in_order, unwanted=unwanted, confirming=confirming)
-
-    def come_of(self, sending: asyncio.Future[T]) -> T | None:
-        """Return what has come of a send already; None: nothing, or an error."""
-        came = sending.done() and not sending.cancelled() and sending.exception() is None
-        return sending.result() if came else None
+        return AsyncSender(run, batch, in_order=in_order, confirming=confirming)
 
     def waiting_sender(self, keys: QueueKeys, bound: Bound) -> AsyncWaitingSender:
         """Return what has sends to a full queue wait."""

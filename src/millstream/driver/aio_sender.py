@@ -26,7 +26,6 @@ Lane = tuple[str, "itertools.count[int]"]
 R = TypeVar("R")
 Outcome = Sequence[R | MillstreamError] | BaseException
 Tell = Callable[[Outcome[R]], None]
-Waiting = list[asyncio.Future[R]]
 Run = Callable[[Op[Any]], Awaitable[Any]]
 
 GATHERED = 50
@@ -42,6 +41,33 @@ CONFIRMED_LANES = 64
 in their order, and are repeated in it."""
 
 
+class _Told(Generic[R]):
+    """Stands where a future would, for who is told and does not wait."""
+
+    __slots__ = ("_tell",)
+
+    def __init__(self, tell: Callable[[R | BaseException], None]) -> None:
+        self._tell = tell
+
+    def done(self) -> bool:
+        """It is told once."""
+        return False
+
+    def set_result(self, result: R) -> None:
+        """Tell what came of it."""
+        self._tell(result)
+
+    def set_exception(self, error: BaseException) -> None:
+        """Tell why nothing came of it."""
+        self._tell(error)
+
+    def exception(self) -> None:
+        """It has been looked at."""
+
+
+Waiting = asyncio.Future[R] | _Told[R]
+
+
 class AsyncSender(Generic[R]):
     """Sends messages to one queue.
 
@@ -50,7 +76,6 @@ class AsyncSender(Generic[R]):
         batch: makes the operation that sends some messages.
         in_order: have one batch on the wire at a time. Several are written in their order, but when
             the connection breaks, nobody knows which of them the server sees first.
-        unwanted: called with the result of a send whose task was cancelled when it was on its way.
         confirming: by what batches are sent, if they are to be confirmed; it keeps their order.
     """
 
@@ -60,18 +85,16 @@ class AsyncSender(Generic[R]):
         batch: Batch[R],
         *,
         in_order: bool = False,
-        unwanted: Callable[[R], object] | None = None,
         confirming: AsyncConfirming | None = None,
     ) -> None:
         self._run = run
         self._confirming = confirming
         self._batch = batch
-        self._unwanted = unwanted
         self._loop = asyncio.get_running_loop()
         self._bodies: list[Any] = []
         self._headers: list[bytes] | None = None
-        # A future for each message: one for all would be cancelled with the first of its tasks.
-        self._waiting: Waiting[R] = []
+        # One for each message: one future for all would be cancelled with the first of its tasks.
+        self._waiting: list[Waiting[R]] = []
         lanes = 1 if in_order else LANES
         if confirming is not None:
             lanes = CONFIRMED_LANES
@@ -88,6 +111,21 @@ class AsyncSender(Generic[R]):
             BrokerError: when awaited: it is not known to be stored. The same for all of the batch.
             MillstreamError: when awaited: this one is not stored, such as QueueFull.
         """
+        stored: asyncio.Future[R] = asyncio.Future(loop=self._loop)
+        self._add(body, headers, stored)
+        return stored
+
+    def post(self, body: Any, headers: bytes, tell: Callable[[R | BaseException], None]) -> None:
+        """Do the same for who does not wait.
+
+        Args:
+            body: what ``send`` takes.
+            headers: encoded, or empty.
+            tell: called with the result, or with what ``send`` would raise. It must raise nothing.
+        """
+        self._add(body, headers, _Told(tell))
+
+    def _add(self, body: Any, headers: bytes, waiting: Waiting[R]) -> None:
         bodies = self._bodies
         index = len(bodies)
         bodies.append(body)
@@ -95,14 +133,12 @@ class AsyncSender(Generic[R]):
             self._headers = [b""] * index
         if self._headers is not None:
             self._headers.append(headers)
-        stored: asyncio.Future[R] = asyncio.Future(loop=self._loop)
-        self._waiting.append(stored)
+        self._waiting.append(waiting)
         if index == 0:
             # Tasks that are ready to run now still join this batch.
             self._loop.call_soon(self._flush)
         elif index >= GATHERED:
             self._flush()
-        return stored
 
     async def send_many(
         self, bodies: Sequence[Any], headers: Sequence[bytes] | None = None
@@ -140,7 +176,7 @@ class AsyncSender(Generic[R]):
             del self._bodies[:count], self._waiting[:count]
             if self._headers is not None:
                 self._headers = self._headers[count:] or None
-            self._start(some, with_headers, partial(_tell_each, waiting, self._unwanted))
+            self._start(some, with_headers, partial(_tell_each, waiting))
 
     def _start(self, bodies: Sequence[Any], headers: Sequence[bytes] | None, tell: Tell[R]) -> None:
         producer, numbers = lane = self._free.pop()
@@ -192,9 +228,7 @@ def _tell(waiting: asyncio.Future[list[R]], outcome: Outcome[R]) -> None:
         waiting.set_result(outcome)  # type: ignore[arg-type]
 
 
-def _tell_each(
-    waiting: Waiting[R], unwanted: Callable[[R], object] | None, outcome: Outcome[R]
-) -> None:
+def _tell_each(waiting: Sequence[Waiting[R]], outcome: Outcome[R]) -> None:
     """Give each who waits for a message of a batch what came of it."""
     if isinstance(outcome, BaseException):
         for one in waiting:
@@ -205,11 +239,9 @@ def _tell_each(
                 _fail(one, result)
             elif not one.done():
                 one.set_result(result)
-            elif unwanted is not None:
-                unwanted(result)
 
 
-def _fail(waiting: asyncio.Future[Any], error: BaseException) -> None:
+def _fail(waiting: Waiting[Any], error: BaseException) -> None:
     if not waiting.done():
         waiting.set_exception(error)
         # Who waits may be cancelled before it looks; that is no news for the log.

@@ -228,16 +228,11 @@ class BlockingDriver:
         *,
         in_order: bool = False,  # noqa: ARG002 - they always are
         run: Run | None = None,
-        unwanted: Callable[[T], object] | None = None,  # noqa: ARG002 - a thread waits to the end
         confirming: BlockingConfirming | None = None,
     ) -> BlockingSender[T]:
         """Return what gathers the sends of many threads into batches, in their order."""
         run = run or (self.run if confirming is None else confirming.run)
         return BlockingSender(run, batch, confirming=confirming)
-
-    def come_of(self, sending: T) -> T | None:
-        """Return what has come of a send."""
-        return sending
 
     def waiting_sender(self, keys: QueueKeys, bound: Bound) -> BlockingWaitingSender:
         """Return what has sends to a full queue wait."""

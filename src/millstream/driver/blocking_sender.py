@@ -105,6 +105,20 @@ class BlockingSender(Generic[R]):
         assert batch.error is not None  # noqa: S101 - all are stored unless there was one
         raise batch.error
 
+    def post(self, body: Any, headers: bytes, tell: Callable[[R | BaseException], None]) -> None:
+        """Do the same, and call a function with the result or with what ``send`` would raise.
+
+        Args:
+            body: what ``send`` takes.
+            headers: encoded, or empty.
+            tell: called before this returns. A Ctrl-C is no outcome: it is raised.
+        """
+        try:
+            outcome: R | BaseException = self.send(body, headers)
+        except Exception as error:  # noqa: BLE001 - whatever it is
+            outcome = error
+        tell(outcome)
+
     def send_many(self, bodies: Sequence[Any], headers: Sequence[bytes] | None = None) -> list[R]:
         """Send messages in chunks, in their order.
 

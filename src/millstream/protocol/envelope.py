@@ -136,8 +136,8 @@ class Envelope(msgspec.Struct, eq=False, gc=False):
         fields = self.fields
         if len(fields) == 2:  # noqa: PLR2004 - name and value
             return True
-        names = fields[::2]
-        return not (b"o" in names or b"u" in names or (b"r" in names and self.wants_result))
+        raw = self.raw
+        return not (b"o" in raw or b"u" in raw or (b"r" in raw and self.wants_result))
 
     @property
     def wants_result(self) -> bool:

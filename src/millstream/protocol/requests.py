@@ -26,6 +26,7 @@ __all__ = [
     "NOT_THERE",
     "WAITING",
     "Address",
+    "How",
     "Outgoing",
     "Withdrawal",
     "address_of",
@@ -160,6 +161,9 @@ def _receipts(endpoint: str, count: int, replies: list[Any]) -> list[Any]:
     return [NoResponders(message, queue=endpoint, id="") for _ in range(count)]
 
 
+How = Literal["stop", "leave", "expire"]
+
+
 class Withdrawal(msgspec.Struct, frozen=True, gc=False):
     """A request that nobody waits for any more; its length is that of its id.
 
@@ -170,7 +174,7 @@ class Withdrawal(msgspec.Struct, frozen=True, gc=False):
     """
 
     id: str
-    how: Literal["stop", "leave", "expire"]
+    how: How
 
     def __len__(self) -> int:
         """Return how much it adds to a batch."""

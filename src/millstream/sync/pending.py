@@ -11,6 +11,7 @@ from millstream.endpoint import Endpoint
 from millstream.errors import NoResponders, NotConnected, ResponderLost
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.mailbox import Item
+from millstream.protocol.requests import How
 
 __all__ = ["Pending", "closed", "lost", "unserved"]
 
@@ -30,6 +31,7 @@ class Pending:
         slow: whether it took long to be stored: the server, and a worker, take its deadline for later.
         running_since: of ``time.monotonic``, as far as is known; None: nobody has begun with it.
         looks: how often it was not found.
+        given_up: how to withdraw it as soon as the server has it; None: somebody waits, or it has one.
         told: whether its caller was told that nobody will answer, and may not have seen it yet.
     """
 
@@ -37,6 +39,7 @@ class Pending:
         "box",
         "deadline",
         "endpoint",
+        "given_up",
         "id",
         "keys",
         "looks",
@@ -53,7 +56,7 @@ class Pending:
         endpoint: Endpoint[Any, Any],
         keys: QueueKeys,
         slot: int,
-        box: BlockingLetterbox[Item | Exception],
+        box: BlockingLetterbox[Item | BaseException],
         timeout_ms: int,
         window: int,
     ) -> None:
@@ -68,9 +71,10 @@ class Pending:
         self.slow = False
         self.running_since: float | None = None
         self.looks = 0
+        self.given_up: How | None = None
         self.told = False
 
-    def tell(self, error: Exception) -> None:
+    def tell(self, error: BaseException) -> None:
         """Tell the caller why nobody will answer, behind what has come before."""
         self.told = True
         self.box.put(error)

@@ -7,7 +7,8 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
 import msgspec
 
@@ -28,6 +29,7 @@ from millstream.protocol.remote import read_error
 from millstream.protocol.requests import (
     WAITING,
     Address,
+    How,
     Outgoing,
     Withdrawal,
     count_late,
@@ -45,6 +47,9 @@ logger = logging.getLogger("millstream.requests")
 SLOW = 0.1
 """Seconds that a send may take for the server's deadline to be as good as the caller's."""
 
+SENT_WITHIN = 0.2
+"""Seconds past its deadline in which a request is told why it could not be sent."""
+
 ASKED_AFTER = 1.0
 """Seconds without a reply after which to ask what has become of a request."""
 
@@ -55,22 +60,12 @@ REMEMBERED = 10_000
 class _Way:
     """The way to an endpoint."""
 
-    __slots__ = ("_how", "keys", "requests", "withdrawals")
+    __slots__ = ("keys", "requests", "withdrawals")
 
-    _how: Literal["leave", "stop"]
-
-    def __init__(self, driver: BlockingDriver, keys: QueueKeys, *, must_finish: bool) -> None:
+    def __init__(self, driver: BlockingDriver, keys: QueueKeys) -> None:
         self.keys = keys
-        self._how = "leave" if must_finish else "stop"
         self.withdrawals: BlockingSender[int] = driver.sender(withdrawing(keys))
-        self.requests: BlockingSender[Receipt] = driver.sender(
-            requesting(keys), unwanted=self.unwanted
-        )
-
-    def unwanted(self, receipt: Receipt | None) -> None:
-        """Give up a request whose caller was cancelled while it was sent; None: it was not stored."""
-        if receipt is not None:
-            self.withdrawals.send(Withdrawal(receipt.id, self._how))
+        self.requests: BlockingSender[Receipt] = driver.sender(requesting(keys))
 
 
 class Requests:
@@ -102,7 +97,8 @@ class Requests:
         progress: bool = False,
         window: int = 0,
     ) -> Pending:
-        """Send a request; its reply comes into the box of the result. ``release`` it in the end.
+        """Send a request, and do not wait for that: its reply, or why there will be none, comes into
+        the box of the result. ``release`` it in the end.
 
         Args:
             endpoint: to ask.
@@ -113,8 +109,7 @@ class Requests:
             window: how many parts of a stream may be on their way; 0: one reply is wanted.
 
         Raises:
-            NoResponders: nobody serves the endpoint.
-            BrokerError: it may or may not be on its way; its reply will be dropped.
+            BrokerError: there is no mailbox for its reply.
             UsageError: the client is closed.
         """
         if not self.mailbox.is_open:
@@ -124,29 +119,33 @@ class Requests:
         pending = Pending(endpoint, way.keys, slot, box, timeout_ms, window)
         address = str(Address(self.mailbox.client, slot, progress, window))
         self._pending[slot] = pending
+        outgoing = Outgoing(body, headers, timeout_ms, address)
         try:
-            sending = way.requests.send(Outgoing(body, headers, timeout_ms, address))
-            try:
-                receipt = sending
-            except BaseException:
-                # Cancelled at the moment at which it was stored, perhaps.
-                way.unwanted(self._driver.come_of(sending))
-                raise
-        except NoResponders:
-            self.answered(pending)
-            raise
+            way.requests.post(outgoing, b"", partial(self._sent, pending))
         except BaseException:
             # It may be on its way all the same.
             self.release(pending)
             raise
-        pending.id = receipt.id
-        pending.slow = time.monotonic() - pending.since > SLOW
         return pending
 
     def _way_to(self, endpoint: Endpoint[Any, Any]) -> _Way:
-        keys = queue_keys(self._namespace, endpoint.name)
-        way = _Way(self._driver, keys, must_finish=endpoint.must_finish)
+        way = _Way(self._driver, queue_keys(self._namespace, endpoint.name))
         return self._ways.setdefault(endpoint.name, way)
+
+    def _sent(self, pending: Pending, outcome: Receipt | BaseException) -> None:
+        """Hear whether the server has a request."""
+        if isinstance(outcome, Receipt):
+            pending.id = outcome.id
+            pending.slow = time.monotonic() - pending.since > SLOW
+            if pending.given_up is not None:
+                self._withdraw(pending, pending.given_up)
+            return
+        if isinstance(outcome, NoResponders):
+            self.answered(pending)
+        else:
+            # It may be on its way all the same.
+            self.release(pending)
+        pending.box.put(outcome)
 
     def release(self, pending: Pending) -> None:
         """Wait for nothing of it any more. Safe to repeat."""
@@ -200,10 +199,10 @@ class Requests:
             TimedOut: nothing has come.
             Exception: the handler's, or that nobody will answer.
         """
-        item = pending.box.take(deadline - time.monotonic())
+        item = self.take(pending, deadline)
         if item is None:
             raise self.timed_out(pending)
-        if isinstance(item, Exception):
+        if isinstance(item, BaseException):
             self.answered(pending)
             raise item
         if item.kind == "error":
@@ -213,12 +212,26 @@ class Requests:
         found: Item = item
         return found
 
+    def take(self, pending: Pending, deadline: float) -> Item | BaseException | None:
+        """Take what has come of a request; None: nothing has until then, of ``time.monotonic``."""
+        item = pending.box.take(deadline - time.monotonic())
+        if item is None and not pending.id:
+            # Why it could not be sent says more than that its time is over.
+            item = pending.box.take(SENT_WITHIN)
+        found: Item | BaseException | None = item
+        return found
+
     def give_up(self, pending: Pending) -> None:
         """Have nobody work on a request any more, unless it must be finished; do not wait for that."""
-        if pending.slot not in self._pending:
+        if pending.slot in self._pending:
+            self.release(pending)
+            self._withdraw(pending, "leave" if pending.endpoint.must_finish else "stop")
+
+    def _withdraw(self, pending: Pending, how: How) -> None:
+        if not pending.id:
+            # As soon as it has one.
+            pending.given_up = how
             return
-        self.release(pending)
-        how: Literal["leave", "stop"] = "leave" if pending.endpoint.must_finish else "stop"
         # Whoever gives up has other worries. At its deadline it is over in any case.
         with contextlib.suppress(BrokerError):
             self._ways[pending.endpoint.name].withdrawals.send(Withdrawal(pending.id, how))
@@ -234,12 +247,15 @@ class Requests:
         found, state, seconds = None, "unknown", 0.0
         # What comes from now on is late.
         self.release(pending)
-        how: Literal["expire", "stop"] = "expire"
+        how: How = "expire"
         if (stop or pending.slow) and not pending.endpoint.must_finish:
             how = "stop"
-        with contextlib.suppress(BrokerError):
-            withdrawals = self._ways[pending.endpoint.name].withdrawals
-            found = withdrawals.send(Withdrawal(pending.id, how))
+        if not pending.id:
+            self._withdraw(pending, how)
+        else:
+            with contextlib.suppress(BrokerError):
+                withdrawals = self._ways[pending.endpoint.name].withdrawals
+                found = withdrawals.send(Withdrawal(pending.id, how))
         now = time.monotonic()
         if found == WAITING:
             state = "queued"
@@ -292,8 +308,7 @@ class Requests:
         """Give up what waits for a reply, wait for what is on its way out, and read no more."""
         for pending in list(self._pending.values()):
             pending.box.put(closed(pending))
-            if pending.id:
-                self.give_up(pending)
+            self.give_up(pending)
         for way in list(self._ways.values()):
             way.requests.close()
             way.withdrawals.close()

@@ -52,11 +52,11 @@ class Stream:
             pending.since = time.monotonic()
             deadline = pending.since + self._seconds
         while True:
-            item = pending.box.take(deadline - time.monotonic())
+            item = self._requests.take(pending, deadline)
             if item is None:
                 stop = not receiving.sender and not pending.endpoint.must_finish
                 raise self._requests.timed_out(pending, stop=stop)
-            if isinstance(item, Exception):
+            if isinstance(item, BaseException):
                 self._end()
                 raise item
             if item.kind not in (OF_A_STREAM if item.sender else ALONE):

@@ -7,6 +7,7 @@ import logging
 import math
 import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from millstream.aio.delivery import Delivery
@@ -21,9 +22,10 @@ from millstream.protocol.remote import write_error
 from millstream.protocol.requests import Address, address_of
 from millstream.sync.request import SyncRequest
 from millstream.worker.handler import Handler
-from millstream.worker.handling import Call, Holder
+from millstream.worker.handling import Call, Departure, Holder
 from millstream.worker.streaming import Stream, open_stream
 from millstream.worker.threads import ThreadSlots
+from millstream.worker.time_limit import TimeLimit
 
 __all__ = ["Answer", "Answering", "ThreadLine", "as_answer", "in_thread"]
 
@@ -101,19 +103,18 @@ class Answer:
         self._notes += 1
         await self.send("note", content, self._notes)
 
-    async def send(self, kind: str, content: bytes, number: int = 0) -> bool:
-        """Send something to the caller; False: it is gone."""
+    def send(self, kind: str, content: bytes, number: int = 0) -> asyncio.Future[bool]:
+        """Send something to the caller, if there is one; the result tells whether it is there still."""
         address = self._address
-        if address is None:
-            return True
+        assert address is not None  # noqa: S101 - see is_expected
         sender = self._member if address.gather else ""
-        return await self._mail(Mail(address.client, address.slot, kind, content, number, sender))
+        return self._mail(Mail(address.client, address.slot, kind, content, number, sender))
 
     async def finish(self, kind: str, content: bytes) -> bool:
         """Send what the caller gets in the end; False: it is gone."""
-        if self.stream is None:
-            return await self.send(kind, content)
-        return await self.stream.finish("end" if kind == "reply" else kind, content)
+        if self.stream is not None:
+            return await self.stream.finish("end" if kind == "reply" else kind, content)
+        return not self.is_expected or await self.send(kind, content)
 
 
 class Answering:
@@ -144,12 +145,12 @@ class Answering:
     def around(self, inner: Call) -> Call:
         """Return what handles a delivery of the queue by a call for a body and a ``Request``."""
 
-        async def answer(data: Any, delivery: Any) -> None:
-            await self._answer(inner, data, delivery)
+        async def answer(data: Any, delivery: Any) -> Departure | None:
+            return await self._answer(inner, data, delivery)
 
         return answer
 
-    async def _answer(self, inner: Call, data: bytes, delivery: Delivery[Any]) -> None:
+    async def _answer(self, inner: Call, data: bytes, delivery: Delivery[Any]) -> Departure | None:
         envelope, endpoint = delivery.envelope, self._endpoint
         address = address_of(envelope)
         answer = Answer(
@@ -173,11 +174,14 @@ class Answering:
             if answer.is_late and isinstance(error, TimeoutError):
                 # The caller has given up at the same moment.
                 logger.info("%s: request %s has passed its deadline", endpoint.title, delivery.id)
-                return
+                return None
             kind, content = "error", self._told(error, delivery, answer)
-        if not await self._deliver(answer, kind, content):
-            # Its mailbox has expired: nobody is there any more.
-            await self._requests.count_late(self._keys)
+        if answer.stream is None and answer.is_expected:
+            # Others may begin while it is on its way.
+            again = partial(self._deliver, answer, kind, content)
+            return Departure(answer.send(kind, content), again)
+        await self._deliver(answer, kind, content)
+        return None
 
     async def _value(
         self, inner: Call, data: bytes, delivery: Delivery[Any], answer: Answer
@@ -185,17 +189,15 @@ class Answering:
         """Run the handler and return what it has returned, encoded."""
         endpoint = self._endpoint
         request = Request(_decoded(endpoint, delivery, data), delivery, endpoint, answer)
-        # Threads have their own limit: cancelled here, nobody would stop them.
-        left = math.inf if endpoint.must_finish or self._in_threads else answer.seconds_left
-        if left == math.inf:
+        if endpoint.must_finish or self._in_threads:
+            # Threads have their own limit: cancelled here, nobody would stop them.
             await inner(request.body, request)
         else:
-            limit = asyncio.timeout(max(0.0, left))
+            limit = TimeLimit(lambda: answer.seconds_left)
             try:
-                async with limit:
-                    await inner(request.body, request)
+                await limit.run(inner(request.body, request))
             finally:
-                answer.is_late = limit.expired()
+                answer.is_late = limit.expired
         if answer.stream is not None:
             return b""
         if answer.value is None:
@@ -205,20 +207,24 @@ class Answering:
             raise UsageError(message)
         return answer.value
 
-    async def _deliver(self, answer: Answer, kind: str, content: bytes) -> bool:
-        """Send something to the caller, for as long as it waits; False: it is gone.
+    async def _deliver(self, answer: Answer, kind: str, content: bytes, *_: Any) -> None:
+        """Send something to the caller, for as long as it waits.
 
         Raises:
             BrokerError: the server was away for so long.
         """
         while True:
             try:
-                return await answer.finish(kind, content)
+                if not await answer.finish(kind, content):
+                    # Its mailbox has expired: nobody is there any more.
+                    await self._requests.count_late(self._keys)
             except BrokerError as error:
                 if not 0 < answer.seconds_left < math.inf:
                     raise
                 logger.warning("%s: cannot reply yet: %s", self._endpoint.title, error)
                 await asyncio.sleep(SEND_AGAIN)
+            else:
+                return
 
     def _told(self, error: BaseException, delivery: Delivery[Any], answer: Answer) -> bytes:
         """Log what the handler raised, and return it for the caller; if there is none, raise it."""

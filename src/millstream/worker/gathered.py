@@ -6,13 +6,14 @@ A call is handled as a request is, but there is no delivery: nobody settles it, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 import math
 from collections.abc import Awaitable, Callable
 
 from millstream.aio.delivery import Delivery
-from millstream.errors import MillstreamError, Undecodable
+from millstream.errors import BrokerError, MillstreamError, Undecodable
 from millstream.protocol.draft import Draft
 from millstream.protocol.envelope import Envelope, read_body
 from millstream.protocol.mailbox import Mail
@@ -109,7 +110,11 @@ class Gathered:
             return
         try:
             delivery = Delivery(body, envelope, queue, self._handler.retry, _Nobody())
-            await self._call(body, delivery)
+            if (departure := await self._call(body, delivery)) is not None:
+                with contextlib.suppress(BrokerError):
+                    if await departure.arrived:
+                        return
+                await departure.again(body, delivery)
         except MillstreamError as error:
             logger.warning("%s: cannot answer a call: %s", queue.title, error)
         except asyncio.CancelledError:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, KeysView, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Coroutine, Iterable, KeysView, Sequence
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 from millstream.aio.delivery import Delivery, Owner
 from millstream.driver.lease_keeper import Held
@@ -23,8 +24,20 @@ logger = logging.getLogger("millstream.worker")
 _PLAIN = 2
 """Fields of a message that is a body and nothing else: its name and its value."""
 
-Call = Callable[[Any, Any], Awaitable[Any]]
+Call = Callable[[Any, Any], Coroutine[Any, Any, Any]]
 """Runs the handler, middleware included, for a body and its delivery, or for lists of them."""
+
+
+class Departure(NamedTuple):
+    """What a handler of an endpoint leaves behind; its delivery ends when that has arrived.
+
+    Attributes:
+        arrived: tells that it has, or that nobody is there any more; or why it could not be sent.
+        again: a call that sees to it, unless it has arrived.
+    """
+
+    arrived: asyncio.Future[bool]
+    again: Call
 
 
 class Holder(Owner, Protocol):
@@ -87,29 +100,36 @@ class Handling:
         self.holder = holder
         self._interrupt = interrupt
         self._decode = handler.queue.codec.decode
+        self._answers = handler.endpoint is not None
+        # Whose handlers have ended, but for what these have left behind.
+        self._leaving: dict[bytes, Departure] = {}
+        self._insisting: set[asyncio.Task[None]] = set()
         self._running: dict[bytes, tuple[asyncio.Task[Any], Delivery[Any]]] = {}
         # How deliveries end that were taken from their handler; None: they are not ours any more.
         self._stopped: dict[bytes, Settlement | None] = {}
         self._cancelled: set[asyncio.Task[Any]] = set()
         self._quiet: asyncio.Event | None = None
 
-    async def one(self, envelope: Envelope, task: asyncio.Task[Any]) -> None:
+    async def one(
+        self, envelope: Envelope, task: asyncio.Task[Any], call: Call | None = None
+    ) -> None:
         """Handle one message; whatever happens becomes its end, nothing leaves.
 
         Args:
             envelope: the message.
             task: the slot that this runs in.
+            call: what to run; None: the handler.
         """
         # As ``many``, but without a list: this is what every single message goes through.
-        delivery = self._open(envelope)
+        delivery = self._open(envelope, begun=call is not None)
         if delivery is None:
             return
         token, holder = envelope.token, self.holder
         self._running[token] = (task, delivery)
         try:
-            if len(envelope.fields) > _PLAIN:
+            if len(envelope.fields) > _PLAIN and envelope.unique_until_started:
                 await self._begin([delivery])
-            await self._call(delivery.body, delivery)
+            left = await (call or self._call)(delivery.body, delivery)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -118,11 +138,40 @@ class Handling:
         else:
             # Unless the handler has settled it, or it was lost meanwhile.
             if holder.unsettled(token) and token not in self._stopped:
-                holder.ack(envelope)
+                if self._answers and left is not None:
+                    self._depart(envelope, left)
+                else:
+                    holder.ack(envelope)
         finally:
             del self._running[token]
             if self._stopped or self._cancelled or self._quiet is not None:
                 self._over([token], task)
+
+    def _depart(self, envelope: Envelope, departure: Departure) -> None:
+        """End a delivery when what its handler left behind has arrived; the slot is free meanwhile."""
+        self._leaving[envelope.token] = departure
+        departure.arrived.add_done_callback(partial(self._arrived, envelope))
+
+    def _arrived(self, envelope: Envelope, arrived: asyncio.Future[bool]) -> None:
+        departure = self._leaving.get(envelope.token)
+        if departure is None or departure.arrived is not arrived:
+            return  # it was handed back meanwhile
+        if not arrived.cancelled() and arrived.exception() is None and arrived.result():
+            del self._leaving[envelope.token]
+            if self.holder.unsettled(envelope.token):
+                self.holder.ack(envelope)
+            self._calm()
+        else:
+            insisting = asyncio.ensure_future(self._insist(envelope, departure.again))
+            self._insisting.add(insisting)
+            insisting.add_done_callback(self._insisting.discard)
+
+    async def _insist(self, envelope: Envelope, again: Call) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - it is one
+        if self._leaving.pop(envelope.token, None) is not None:
+            await self.one(envelope, task, again)
+            self._calm()
 
     async def many(self, envelopes: Sequence[Envelope], task: asyncio.Task[Any]) -> None:
         """Handle a batch; whatever happens becomes the end of each message, nothing leaves.
@@ -155,12 +204,17 @@ class Handling:
                 del self._running[token]
             self._over(tokens, task)
 
-    def _open(self, envelope: Envelope) -> Delivery[Any] | None:
-        """Make a delivery of an entry; None: there is nothing to handle."""
+    def _open(self, envelope: Envelope, *, begun: bool = False) -> Delivery[Any] | None:
+        """Make a delivery of an entry; None: there is nothing to handle.
+
+        Args:
+            envelope: the entry.
+            begun: whether its handler has run already, so that it cannot be too late for that.
+        """
         handler, holder = self._handler, self.holder
         if not holder.holds(envelope.token):
             return None
-        if len(envelope.fields) > _PLAIN and self._too_late(envelope):
+        if len(envelope.fields) > _PLAIN and not begun and self._too_late(envelope):
             holder.end(settlement.expire(envelope.token))
             return None
         try:
@@ -240,7 +294,11 @@ class Handling:
                     self.holder.abandon(token)
                 else:
                     self.holder.end(end)
-        if self._quiet is not None and not self._running:
+        self._calm()
+
+    def _calm(self) -> None:
+        """Tell who waits for it that no handler runs."""
+        if self._quiet is not None and not self._running and not self._leaving:
             self._quiet.set()
 
     @property
@@ -289,7 +347,7 @@ class Handling:
 
     async def quiet(self) -> None:
         """Wait until no handler runs. Call it when none will begin any more."""
-        if self._running:
+        if self._running or self._leaving:
             self._quiet = asyncio.Event()
             await self._quiet.wait()
 
@@ -299,6 +357,10 @@ class Handling:
         A thread goes on. Its messages are left to their leases, for a second copy must not run
         beside it.
         """
+        for token in self._leaving:
+            if self.holder.unsettled(token):
+                self.holder.end(self._handed_back(token))
+        self._leaving.clear()
         for token in self._running:
             if self._left(token):
                 is_async = self._handler.is_async

@@ -69,18 +69,19 @@ class Turn:
             make_sure: asks whether the messages are still ours, after they have waited.
         """
 
-        async def taking_turns(body: Any, delivery: Any) -> None:
+        async def taking_turns(body: Any, delivery: Any) -> Any:
             waits = not self.enter_now()
             if waits and not await self.enter():
                 await _release(delivery)
-                return
+                return None
             try:
                 if waits:
                     await make_sure()
                 # A coroutine whose lease is lost meanwhile is cancelled; what runs in a thread
                 # must not begin.
                 if not waits or not all(one.lease_lost for one in _each(delivery)):
-                    await inner(body, delivery)
+                    return await inner(body, delivery)
+                return None
             finally:
                 self.leave()
 
