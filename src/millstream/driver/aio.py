@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from redis import exceptions
 
 from millstream.driver.aio_ahead import AsyncAhead
+from millstream.driver.aio_alarm import AsyncAlarm
 from millstream.driver.aio_background import AsyncBackground
 from millstream.driver.aio_cluster import AsyncCluster
 from millstream.driver.aio_confirming import AsyncConfirming
@@ -71,6 +72,7 @@ class AsyncDriver:
         self._replica: AsyncServer | None = None
         self._confirming: dict[str, AsyncConfirming] = {}
         self._pubsubs: dict[int | None, AsyncPubSub] = {}
+        self._alarm = AsyncAlarm()
         self._opening = asyncio.Lock()
         self._closed = False
         self._pid = os.getpid()
@@ -236,7 +238,7 @@ class AsyncDriver:
 
     def letterbox(self) -> AsyncLetterbox[Any]:
         """Return a place where things wait for one task."""
-        return AsyncLetterbox()
+        return AsyncLetterbox(self._alarm)
 
     def background(self, main: Callable[[], Awaitable[None]], name: str) -> AsyncBackground:
         """Begin work that goes on beside its owner."""

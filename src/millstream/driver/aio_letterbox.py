@@ -6,17 +6,24 @@ import asyncio
 from collections import deque
 from typing import Generic, TypeVar
 
+from millstream.driver.aio_alarm import AsyncAlarm
+
 __all__ = ["AsyncLetterbox"]
 
 T = TypeVar("T")
 
 
 class AsyncLetterbox(Generic[T]):
-    """Things in the order in which they came; one task takes them."""
+    """Things in the order in which they came; one task takes them.
 
-    __slots__ = ("_items", "_waiter")
+    Args:
+        alarm: ends waits.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_alarm", "_items", "_waiter")
+
+    def __init__(self, alarm: AsyncAlarm) -> None:
+        self._alarm = alarm
         self._items: deque[T] = deque()
         self._waiter: asyncio.Future[None] | None = None
 
@@ -34,22 +41,14 @@ class AsyncLetterbox(Generic[T]):
             seconds: how long; inf: for ever.
         """
         if not self._items and seconds > 0:
-            loop = asyncio.get_running_loop()
-            waiter = self._waiter = loop.create_future()
-            # asyncio.timeout would cost as much as all the rest of a request.
-            end = loop.call_later(min(seconds, _LONGEST), _end, waiter)
+            waiter = self._waiter = asyncio.get_running_loop().create_future()
+            self._alarm.set(min(seconds, _LONGEST), waiter)
             try:
                 await waiter
             finally:
-                end.cancel()
                 self._waiter = None
         return self._items.popleft() if self._items else None
 
 
 _LONGEST = 86_400.0
 """Seconds that asyncio's clocks are fit for."""
-
-
-def _end(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from millstream.driver.aio_confirming import AsyncConfirming
+from millstream.driver.aio_start import start
 from millstream.errors import MillstreamError, NotConfirmed
 from millstream.protocol.op import Op
 from millstream.protocol.send import Batch, chunks
@@ -181,9 +182,10 @@ class AsyncSender(Generic[R]):
     def _start(self, bodies: Sequence[Any], headers: Sequence[bytes] | None, tell: Tell[R]) -> None:
         producer, numbers = lane = self._free.pop()
         op = self._batch(producer, next(numbers), bodies, headers)
-        task = self._loop.create_task(self._transmit(op, lane, tell))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task = start(self._transmit(op, lane, tell))
+        if task is not None:
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def _transmit(
         self, op: Op[Sequence[R | MillstreamError]], lane: Lane, tell: Tell[R]

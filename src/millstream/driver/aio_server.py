@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable
 from typing import Any, TypeVar
 
 from redis import exceptions
@@ -102,8 +100,8 @@ async def exchange(
         redis-py's connection errors, or TimeoutError.
     """
     payload, count = pack_op(op, asking=asking)
-    call = wire.call(payload, count)
-    replies = executed(op, await (call if op.patience is None else _by(until, call)), asking=asking)
+    answers = await wire.call(payload, count, None if op.patience is None else until)
+    replies = executed(op, answers, asking=asking)
     if replies is None:
         replies = await wire.call(pack(op.commands, asking=asking), len(op.commands) << asking)
         replies = replies[1::2] if asking else replies
@@ -127,9 +125,3 @@ async def _load_scripts(wire: AsyncWire, op: Op[Any], replies: list[Any], *, ask
         answers = answers[1::2] if asking else answers
         for index, answer in zip(again, answers[1::2], strict=True):
             replies[index] = answer
-
-
-async def _by(deadline: float, call: Awaitable[T]) -> T:
-    """Wait until then and no longer. The connection stays, for others may be more patient."""
-    async with asyncio.timeout_at(deadline):
-        return await call

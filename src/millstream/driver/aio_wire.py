@@ -13,6 +13,7 @@ from typing import Any
 
 from redis import exceptions
 
+from millstream.driver.aio_alarm import AsyncAlarm
 from millstream.driver.aio_replies import Replies
 from millstream.driver.faults import CONNECTION_LOSS, ERROR_REPLIES
 from millstream.driver.target import Target
@@ -38,8 +39,9 @@ class AsyncWire:
         # Those that have come of the first who waits.
         self._received: list[Any] = []
         # Who waits for replies, how many, and until when; the first is answered first.
-        self._waiting: deque[tuple[asyncio.Future[list[Any]], int, float]] = deque()
+        self._waiting: deque[tuple[asyncio.Future[list[Any] | None], int, float]] = deque()
         self._watchdog: asyncio.TimerHandle | None = None
+        self._alarm = AsyncAlarm()
         self._closing: asyncio.Task[None] | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._connecting_since = 0.0
@@ -54,8 +56,11 @@ class AsyncWire:
             return self._connecting_since
         return self._waiting[0][2] - self._timeout if self._waiting else None
 
-    async def connect(self) -> None:
+    async def connect(self, until: float | None = None) -> None:
         """Connect unless connected.
+
+        Args:
+            until: time of the event loop's clock at which to wait no longer; others may.
 
         Raises:
             redis-py's errors, or TimeoutError.
@@ -66,6 +71,10 @@ class AsyncWire:
             self._connecting_since = asyncio.get_running_loop().time()
             self._connecting = asyncio.create_task(self._connect(), name="millstream-connect")
             self._connecting.add_done_callback(self._connected)
+        if until is not None:
+            left = until - asyncio.get_running_loop().time()
+            if not (await asyncio.wait([self._connecting], timeout=max(0.0, left)))[0]:
+                raise TimeoutError(_SILENT)
         # All who wait go on in the same turn, in their order: what they write comes before whatever
         # follows from a reply to the first of them.
         await asyncio.shield(self._connecting)
@@ -97,18 +106,25 @@ class AsyncWire:
             raise
         self._connection = connection
 
-    async def call(self, payload: bytes, replies: int) -> list[Any]:
+    async def call(self, payload: bytes, replies: int, until: float | None = None) -> list[Any]:
         """Send packed commands in one write and return their replies.
 
         An error that the server answers stands in the place of its reply.
 
+        Args:
+            payload: the commands.
+            replies: how many there will be.
+            until: time of the event loop's clock at which to wait no longer. The connection stays, for
+                others may be more patient.
+
         Raises:
             redis-py's connection errors, or TimeoutError: the connection is given up.
+            TimeoutError: the time is over.
         """
         while self._connection is None:
-            await self.connect()
+            await self.connect(until)
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[list[Any]] = loop.create_future()
+        future: asyncio.Future[list[Any] | None] = loop.create_future()
         deadline = loop.time() + self._timeout
         self._waiting.append((future, replies, deadline))
         if self._watchdog is None:
@@ -119,11 +135,16 @@ class AsyncWire:
         wire.write(payload)
         if not wire.has_room:
             await wire.drain()
+        if until is not None:
+            self._alarm.set(until - loop.time(), future)
         try:
-            return await future
+            received = await future
         except Exception as error:
             self._drop(connection, error)
             raise
+        if received is None:
+            raise TimeoutError(_SILENT)
+        return received
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
         """Give the connection up when the first who waits has waited too long.
@@ -139,8 +160,8 @@ class AsyncWire:
             self._watchdog = loop.call_at(deadline, self._watch, loop)
             return
         if not future.done():
-            future.set_exception(TimeoutError("no reply"))
-        self._drop(self._connection, TimeoutError("no reply"))
+            future.set_exception(TimeoutError(_SILENT))
+        self._drop(self._connection, TimeoutError(_SILENT))
 
     def _take(self, replies: list[Any]) -> None:
         """Hand replies to those who wait, in order."""
@@ -196,3 +217,6 @@ class AsyncWire:
             self._drop(connection, exceptions.ConnectionError("the client is closed"))
             assert self._closing is not None  # noqa: S101 - it was dropped
             await asyncio.wait([self._closing])
+
+
+_SILENT = "no reply"

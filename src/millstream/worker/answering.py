@@ -16,6 +16,7 @@ from millstream.aio.requests import Requests
 from millstream.codec import NotDecodable
 from millstream.endpoint import Endpoint
 from millstream.errors import BrokerError, Undecodable, UsageError
+from millstream.protocol.envelope import Envelope
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.mailbox import Mail
 from millstream.protocol.remote import write_error
@@ -50,7 +51,7 @@ class Answer:
 
     __slots__ = (
         "_address",
-        "_expiry",
+        "_envelope",
         "_mail",
         "_member",
         "_notes",
@@ -64,19 +65,18 @@ class Answer:
     def __init__(
         self,
         address: Address | None,
-        expiry: int | None,
+        envelope: Envelope,
         mail: Callable[[Mail], asyncio.Future[bool]],
         server_ms: Callable[[], float],
-        token: bytes,
         member: str,
     ) -> None:
         self._address = address
-        self._expiry = expiry
+        self._envelope = envelope
         self._mail = mail
         self._server_ms = server_ms
         self._member = member
         self._notes = 0
-        self.token = token
+        self.token = envelope.token
         self.value: bytes | None = None
         self.is_late = False
         self.stream: Stream | None = None
@@ -94,9 +94,10 @@ class Answer:
     @property
     def seconds_left(self) -> float:
         """Until the deadline; inf: there is none, as for a stream that has begun."""
-        if self._expiry is None or self.stream is not None:
+        expiry = self._envelope.expiry
+        if expiry is None or self.stream is not None:
             return math.inf
-        return (self._expiry - self._server_ms()) / 1000
+        return (expiry - self._server_ms()) / 1000
 
     async def note(self, content: bytes) -> None:
         """Send a note of progress."""
@@ -154,8 +155,7 @@ class Answering:
         envelope, endpoint = delivery.envelope, self._endpoint
         address = address_of(envelope)
         answer = Answer(
-            *(address, envelope.expiry, self._mail, self._holder.server_ms, envelope.token),
-            member=self._member,
+            *(address, envelope, self._mail, self._holder.server_ms, self._member),
         )
         try:
             if self._streams:

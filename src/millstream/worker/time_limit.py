@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import types
-from collections.abc import Callable, Coroutine, Generator
-from functools import partial
+from collections.abc import Callable, Coroutine
 from typing import Any
+
+from millstream.driver.aio_start import rest_of
 
 __all__ = ["TimeLimit"]
 
@@ -41,25 +41,6 @@ class TimeLimit:
         limit = asyncio.timeout(None if seconds == float("inf") else max(0.0, seconds))
         try:
             async with limit:
-                return await _rest_of(coroutine, waits_for)
+                return await rest_of(coroutine, waits_for)
         finally:
             self.expired = limit.expired()
-
-
-@types.coroutine
-def _rest_of(coroutine: Coroutine[Any, Any, Any], waits_for: Any) -> Generator[Any, Any, Any]:
-    """Go on with a coroutine that waits, as ``await`` would."""
-    while True:
-        try:
-            value = yield waits_for
-        except GeneratorExit:
-            coroutine.close()
-            raise
-        except BaseException as error:  # noqa: BLE001 - whatever it is, it is for the coroutine
-            step = partial(coroutine.throw, error)
-        else:
-            step = partial(coroutine.send, value)
-        try:
-            waits_for = step()
-        except StopIteration as done:
-            return done.value

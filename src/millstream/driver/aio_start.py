@@ -1,0 +1,52 @@
+"""Coroutines that begin at once: a task begins in the next turn of the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import types
+from collections.abc import Coroutine, Generator
+from functools import partial
+from typing import Any
+
+__all__ = ["rest_of", "start"]
+
+
+def start(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None] | None:
+    """Run a coroutine up to the point where it waits for something; a task does the rest of it.
+
+    Up to there it must raise nothing, and has no task, so no ``asyncio.timeout`` of its own. None: it has
+    not waited for anything.
+    """
+    try:
+        waits_for = coroutine.send(None)
+    except StopIteration:
+        return None
+    return asyncio.get_running_loop().create_task(_going_on(coroutine, waits_for))
+
+
+async def _going_on(coroutine: Coroutine[Any, Any, None], waits_for: Any) -> None:
+    await rest_of(coroutine, waits_for)
+
+
+@types.coroutine
+def rest_of(coroutine: Coroutine[Any, Any, Any], waits_for: Any) -> Generator[Any, Any, Any]:
+    """Go on with a coroutine that has begun, as ``await`` would.
+
+    Args:
+        coroutine: it.
+        waits_for: what its last step has yielded.
+    """
+    while True:
+        try:
+            value = yield waits_for
+        except GeneratorExit:
+            coroutine.close()
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is for the coroutine
+            step = partial(coroutine.throw, error)
+        else:
+            step = partial(coroutine.send, value)
+        try:
+            waits_for = step()
+        except StopIteration as done:
+            return done.value
