@@ -40,6 +40,10 @@ class AsyncAlarm:
             # So each entry is looked at twice or so in all.
             self._tidy_at = max(FEW, 2 * len(waits))
 
+    def __len__(self) -> int:
+        """Return how many waits it has in memory, some of which may be over."""
+        return len(self._waits)
+
     def _start(self, loop: asyncio.AbstractEventLoop, when: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
