@@ -71,13 +71,14 @@ class AsyncWire:
             self._connecting_since = asyncio.get_running_loop().time()
             self._connecting = asyncio.create_task(self._connect(), name="millstream-connect")
             self._connecting.add_done_callback(self._connected)
+        connecting = self._connecting
         if until is not None:
             left = until - asyncio.get_running_loop().time()
-            if not (await asyncio.wait([self._connecting], timeout=max(0.0, left)))[0]:
+            if not (await asyncio.wait([connecting], timeout=max(0.0, left)))[0]:
                 raise TimeoutError(_SILENT)
         # All who wait go on in the same turn, in their order: what they write comes before whatever
         # follows from a reply to the first of them.
-        await asyncio.shield(self._connecting)
+        await asyncio.shield(connecting)
 
     def _connected(self, connecting: asyncio.Task[None]) -> None:
         self._connecting = None
