@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, KeysView, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, KeysView, Sequence
 from typing import Any, Protocol
 
 from millstream.aio.delivery import Delivery, Owner
@@ -41,6 +41,15 @@ class Holder(Owner, Protocol):
 
     def unsettled(self, token: bytes) -> bool:
         """Tell whether the delivery is ours, and its handler has not begun to end it."""
+        ...
+
+    @property
+    def committing(self) -> Collection[bytes]:
+        """The deliveries whose commits are on the wire."""
+        ...
+
+    async def decided(self, tokens: Sequence[bytes]) -> BaseException | None:
+        """Wait for the commits of these; return why one of them has failed, if any has."""
         ...
 
     def ack(self, envelope: Envelope) -> None:
@@ -109,7 +118,14 @@ class Handling:
         try:
             if len(envelope.fields) > _PLAIN:
                 await self._begin([delivery])
-            await self._call(delivery.body, delivery)
+            try:
+                await self._call(delivery.body, delivery)
+            except Exception:
+                if holder.committing:
+                    await holder.decided([token])
+                raise
+            if holder.committing and (problem := await holder.decided([token])) is not None:
+                raise problem
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -140,7 +156,13 @@ class Handling:
         try:
             await self._begin(deliveries)
             # The handler may do with its lists what it likes.
-            await self._call([delivery.body for delivery in deliveries], list(deliveries))
+            try:
+                await self._call([delivery.body for delivery in deliveries], list(deliveries))
+            except Exception:
+                await self.holder.decided(tokens)
+                raise
+            if (problem := await self.holder.decided(tokens)) is not None:
+                raise problem
         except KeyboardInterrupt:
             raise
         except BaseException as error:
