@@ -183,9 +183,10 @@ class Commits:
 
     def failed(self, problem: BrokerError, now: float) -> None:
         """Take note of a lost connection, whereupon nobody knows whether the scripts have run, or of a refusal."""
-        for one in self._trying:
-            one.problem = problem
-        if not _passes(problem):
+        if _passes(problem):
+            for one in self._trying:
+                one.problem = problem
+        else:
             self._end_all(problem)
         self._end_overdue(now)
 
@@ -201,7 +202,10 @@ class Commits:
 
     def _end_all(self, problem: BrokerError) -> None:
         for one in self._pending:
-            one.problem = problem
+            # What was lost on its way may be stored: a refusal of now, which says that nothing was sent, is not
+            # about that.
+            if one.stored is not None or one.problem is None:
+                one.problem = problem
             one.until = 0.0
 
     def _end_overdue(self, now: float) -> None:
