@@ -23,7 +23,7 @@ from millstream.protocol.op import Command, Op
 from millstream.protocol.slots import keys_of
 from millstream.protocol.unconfirmed import unconfirmed
 
-__all__ = ["Commits", "Pending", "at_home", "still_at_home"]
+__all__ = ["IDLE", "Commits", "Pending", "at_home", "still_at_home"]
 
 PART = 0.8
 """Share of the timeout after which a send is not confirmed in time: the answer has to come back."""
@@ -31,6 +31,10 @@ PART = 0.8
 ROUND = 2.0
 """Seconds that one commit may wait at the server; what has gathered meanwhile is stored then at the
 latest, whether the replicas answer or not. With ``appendfsync everysec`` one takes a second."""
+
+IDLE = 30.0
+"""Seconds after which a connection on which nothing is to be confirmed is given up when others are used.
+On a cluster there is one for each slot that is sent to."""
 
 GATHER = 0.05
 """Most seconds to wait for those who were in the last commit."""
@@ -124,6 +128,10 @@ class Commits:
         one = Pending(op, now + self._timeout * PART, told)
         self._pending.append(one)
         return one
+
+    def idle_for(self, now: float) -> float:
+        """Return for how many seconds nothing has been sent; 0: somebody waits."""
+        return 0.0 if self._pending else now - self._begun
 
     def leave(self, one: Pending) -> None:
         """Forget a batch; what has become of it nobody wants to know."""
