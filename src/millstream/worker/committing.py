@@ -43,9 +43,15 @@ class Committing:
             del self.ends[end.token]
             ended.set_result(problem)
 
-    async def decided(self, tokens: Iterable[bytes]) -> BaseException | None:
-        """Wait for the commits of these; return why one of them has failed, if any has."""
+    async def decided(self, tokens: Iterable[bytes]) -> None:
+        """Wait for the commits of these.
+
+        Raises:
+            Whatever one of them has failed with.
+        """
         waiting = [self.ends[token] for token in tokens if token in self.ends]
         if waiting:
             await asyncio.wait(waiting)
-        return next((problem for one in waiting if (problem := one.result()) is not None), None)
+        for one in waiting:
+            if (problem := one.result()) is not None:
+                raise problem

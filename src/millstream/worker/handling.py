@@ -48,8 +48,8 @@ class Holder(Owner, Protocol):
         """The deliveries whose commits are on the wire."""
         ...
 
-    async def decided(self, tokens: Sequence[bytes]) -> BaseException | None:
-        """Wait for the commits of these; return why one of them has failed, if any has."""
+    async def decided(self, tokens: Sequence[bytes]) -> None:
+        """Wait for the commits of these that their handler has left; raise what one has failed with."""
         ...
 
     def ack(self, envelope: Envelope) -> None:
@@ -120,12 +120,9 @@ class Handling:
                 await self._begin([delivery])
             try:
                 await self._call(delivery.body, delivery)
-            except Exception:
+            finally:
                 if holder.committing:
                     await holder.decided([token])
-                raise
-            if holder.committing and (problem := await holder.decided([token])) is not None:
-                raise problem
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -158,11 +155,8 @@ class Handling:
             # The handler may do with its lists what it likes.
             try:
                 await self._call([delivery.body for delivery in deliveries], list(deliveries))
-            except Exception:
+            finally:
                 await self.holder.decided(tokens)
-                raise
-            if (problem := await self.holder.decided(tokens)) is not None:
-                raise problem
         except KeyboardInterrupt:
             raise
         except BaseException as error:

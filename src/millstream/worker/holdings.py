@@ -186,13 +186,7 @@ class Holdings:
         """Do what a draft says and end its delivery; None: it was not ours any more."""
         if not self.unsettled(end.token):
             return None
-        try:
-            done = await self._committing.commit(end, draft)
-        except BaseException:
-            if end.token not in self.slots.busy_with:
-                # Its handler was stopped meanwhile, and had nothing to say: the commit decided.
-                self.end(release(end.token))
-            raise
+        done = await self._committing.commit(end, draft)
         self._let_go([end.token])
         if done is not None and done.awaited and self.results is not None:
             self.results.tell(done.awaited)
