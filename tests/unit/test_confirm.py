@@ -22,12 +22,16 @@ def batch() -> Op[Any]:
 def test_what_was_never_sent_is_refused() -> None:
     """Where the server says beforehand that it confirms nothing, nothing is stored."""
     commits = Commits("fsync", 10.0, object())
-    one = commits.join(batch(), 0.0)
+    both = [commits.join(batch(), 0.0) for _ in range(2)]
     assert commits.step(0.0) is not None
     commits.failed(REFUSED, 0.1)
 
-    with pytest.raises(ServerRefused):
-        one.result()
+    errors = []
+    for one in both:
+        with pytest.raises(ServerRefused, match="Nothing was sent") as caught:
+            one.result()
+        errors.append(caught.value)
+    assert errors[0] is not errors[1], "each is raised in another task, and gets its traceback"
 
 
 def test_what_may_be_stored_is_not_said_to_be_refused() -> None:

@@ -13,6 +13,7 @@ connection and at that server, also after a lost reply or behind a failover.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,6 +81,9 @@ class Pending:
             BrokerError: it is not known to be stored.
         """
         assert self.outcome is not None  # noqa: S101 - asked for when it has ended
+        if isinstance(self.outcome, BrokerError):
+            # All batches of a commit may have failed for one reason, and each is raised somewhere else.
+            raise copy(self.outcome) from self.outcome.__cause__
         if isinstance(self.outcome, BaseException):
             raise self.outcome
         return self.outcome
