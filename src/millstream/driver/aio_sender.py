@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from millstream.driver.aio_confirming import AsyncConfirming
-from millstream.errors import MillstreamError, NotConfirmed
+from millstream.errors import MillstreamError, NotConfirmed, one_more
 from millstream.protocol.op import Op
 from millstream.protocol.send import Batch, chunks
 from millstream.protocol.unconfirmed import all_of
@@ -198,7 +198,7 @@ def _tell_each(
     """Give each who waits for a message of a batch what came of it."""
     if isinstance(outcome, BaseException):
         for one in waiting:
-            _fail(one, outcome)
+            _fail(one, one_more(outcome))
     else:
         for one, result in zip(waiting, outcome, strict=True):
             if isinstance(result, MillstreamError):

@@ -13,12 +13,11 @@ connection and at that server, also after a lost reply or behind a failover.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
 from millstream.durability import FSYNC, MEMORY, replicas_of
-from millstream.errors import BrokerError, NotConnected, TimedOut, UsageError
+from millstream.errors import BrokerError, NotConnected, TimedOut, UsageError, one_more
 from millstream.message import Receipt
 from millstream.protocol.op import Command, Op
 from millstream.protocol.slots import keys_of
@@ -81,11 +80,9 @@ class Pending:
             BrokerError: it is not known to be stored.
         """
         assert self.outcome is not None  # noqa: S101 - asked for when it has ended
-        if isinstance(self.outcome, BrokerError):
-            # All batches of a commit may have failed for one reason, and each is raised somewhere else.
-            raise copy(self.outcome) from self.outcome.__cause__
         if isinstance(self.outcome, BaseException):
-            raise self.outcome
+            # All batches of a commit may have failed for one reason.
+            raise one_more(self.outcome)
         return self.outcome
 
 
