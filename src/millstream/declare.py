@@ -9,6 +9,7 @@ from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack, overload
 
 from millstream.codec import Codec, CodecName, codec_for
 from millstream.errors import UsageError
+from millstream.frozen import immutable
 from millstream.policy import (
     AtMostOnce,
     Bound,
@@ -109,6 +110,7 @@ class QueueOptions(TypedDict, total=False):
     durability: str | None
 
 
+@immutable
 @dataclass(frozen=True, slots=True, init=False)
 class Queue(Generic[T]):
     """A point-to-point queue: each message is handled by one consumer, at least once by default.

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypedDict, TypeVar, Unpack, overload
 from millstream.codec import Codec, CodecName, codec_for
 from millstream.declare import DEFAULT_MAX_BODY, Queue, check_name
 from millstream.errors import UsageError
+from millstream.frozen import immutable
 from millstream.policy import Duration, Retry, check_count, milliseconds
 
 __all__ = ["Endpoint"]
@@ -36,6 +37,7 @@ class EndpointOptions(TypedDict, total=False):
     max_body: int
 
 
+@immutable
 @dataclass(frozen=True, slots=True, init=False)
 class Endpoint(Generic[Q, R]):
     """Request/response: a request gets one reply, a stream of replies, an error, or a timeout.

@@ -27,7 +27,8 @@ Every error carries its data as attributes and survives pickling.
 
 from __future__ import annotations
 
-from typing import Any
+from copy import copy
+from typing import Any, TypeVar
 
 __all__ = [
     "BrokerError",
@@ -51,6 +52,8 @@ __all__ = [
     "UsageError",
 ]
 
+E = TypeVar("E", bound=BaseException)
+
 
 class MillstreamError(Exception):
     """The root of all errors of this library."""
@@ -67,6 +70,15 @@ def _rebuild(
     error.args = args
     error.__dict__.update(attributes)
     return error
+
+
+def one_more(error: E) -> E:
+    """Return an error of the same kind, if it is ours: one that several tasks raise gathers all their tracebacks."""
+    if not isinstance(error, MillstreamError):
+        return error
+    other = copy(error)
+    other.__cause__ = error.__cause__
+    return other
 
 
 class UsageError(MillstreamError, ValueError):

@@ -11,6 +11,7 @@ from millstream.codec import Codec, CodecName, codec_for
 from millstream.declare import DEFAULT_MAX_BODY, Queue, check_name, check_partitions, check_place
 from millstream.durability import check_durability
 from millstream.errors import UsageError
+from millstream.frozen import immutable
 from millstream.message_id import check_id
 from millstream.policy import Duration, Retain, Retry, Sieve, check_count, milliseconds
 from millstream.subject import check_filter
@@ -54,6 +55,7 @@ class TopicOptions(TypedDict, total=False):
     durability: str | None
 
 
+@immutable
 @dataclass(frozen=True, slots=True, init=False)
 class Topic(Generic[T]):
     """Publish/subscribe: each subscription gets every message, at least once.
@@ -195,6 +197,7 @@ class SubscriptionOptions(TypedDict, total=False):
     expires: Duration | None
 
 
+@immutable
 @dataclass(frozen=True, slots=True, init=False)
 class Subscription(Generic[T]):
     """One subscription of a durable topic: its consumers share the work.

@@ -6,12 +6,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import typer
 from typer.main import get_command
 
 import millstream
+from millstream.cli import main
 from millstream.cli.app import execute, make_app
 from tests.cli.conftest import Cli
 
@@ -182,6 +184,18 @@ def test_interrupted(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
 
     monkeypatch.setattr("millstream.cli.stats.Client", interrupt)
     assert execute(["stats"]) == 130
+    assert capsys.readouterr() == ("", "")
+
+
+def test_interrupted_while_it_loads(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    """Ctrl-C right after the start ends it in the same way."""
+
+    class Loading(ModuleType):
+        def __getattr__(self, name: str) -> object:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "millstream.cli.app", Loading("millstream.cli.app"))
+    assert main() == 130
     assert capsys.readouterr() == ("", "")
 
 

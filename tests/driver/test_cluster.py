@@ -88,6 +88,7 @@ def test_urls_that_make_no_sense(url: str, problem: str) -> None:
     [
         "redis+cluster://me:secret@h1:x",
         "redis+cluster://me:sec@ret@h1,h2:x",
+        "redis+cluster://me:secret/x@h1",
         "redis+cluster://me:secret@h1/3",
         "redis+cluster://h1?password=secret&db=3",
     ],
@@ -96,7 +97,8 @@ def test_a_password_is_never_shown(url: str) -> None:
     """Not even of a URL that cannot be read."""
     with pytest.raises(UsageError) as caught:
         locate(url)
-    assert "ret" not in "".join(traceback.format_exception(caught.value)).replace("return", "")
+    told = "".join(traceback.format_exception(caught.value)) + repr(caught.value.__context__)
+    assert "ret" not in told.replace("return", "")
 
 
 @pytest.mark.parametrize("kind", ["blocking", "asyncio"])

@@ -232,7 +232,7 @@ async def _send_all(sender: Sender, count: int) -> list[Any]:
 
 
 async def test_an_error_reaches_every_sender(kind: Kind, own_server: Server) -> None:
-    """When a batch cannot be sent, each of its senders gets the error."""
+    """When a batch cannot be sent, each of its senders gets the error, one of its own."""
     async with opened(kind, own_server.url, timeout=0.4) as driver:
         sender = driver.sender(sending(queue_keys("t", "orders")))
         await sender.send(b"first")
@@ -242,6 +242,7 @@ async def test_an_error_reaches_every_sender(kind: Kind, own_server: Server) -> 
         results = await asyncio.wait_for(asyncio.gather(*sends, return_exceptions=True), 10)
 
         assert {type(result) for result in results} == {NotConnected}
+        assert len({id(result) for result in results}) == len(results)
         own_server.start()
         await sender.send(b"later")
 

@@ -186,6 +186,7 @@ def test_passwords_are_hidden(url: str, shown: str) -> None:
         f"redis://:x?{SECRET}@host",
         f"redis://:x#{SECRET}@host",
         f"redis://user:[{SECRET}@host",
+        f"redis://user:x?y=z@host?sentinel_password={SECRET}",
         f"redis://user:x://{SECRET}@host",
         f"redis://host?PASSWORD={SECRET}",
         f"redis://host?pass%77ord={SECRET}",
@@ -210,8 +211,9 @@ def said_of(url: str) -> str:
     """What resolve says, in an error or in a target."""
     try:
         target = resolve(url)
-    except UsageError:
-        return traceback.format_exc().partition("UsageError")[2]
+    except UsageError as error:
+        # What happened before is not shown, but error trackers find it.
+        return traceback.format_exc().partition("UsageError")[2] + repr(error.__context__)
     return f"{target!r} {target.url}"
 
 

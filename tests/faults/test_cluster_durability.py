@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pytest
 
 import millstream as ms
+from millstream.protocol import confirm
 from millstream.protocol.keys import queue_keys
 from tests.api.clients import KINDS, Kind, connecting
 from tests.support.cluster import Cluster
@@ -130,6 +131,25 @@ async def test_a_slot_moves(kind: Kind, nodes: Cluster, namespace: str) -> None:
     found = numbers_of(nodes.master_of(key), key)
     assert confirmed.items() <= found.items()
     assert len(set(found.values())) == len(found)
+
+
+async def test_connections_that_are_idle(
+    kind: Kind, nodes: Cluster, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of many queues that are sent to in turn, few have a connection; who is sent to again gets a new one."""
+    monkeypatch.setattr(confirm, "IDLE", 0.0)
+    admins: Any = [node.admin() for node in nodes.masters]
+
+    def count() -> int:
+        return sum(one["cmd"] == "exists" for admin in admins for one in admin.client_list())
+
+    async with connecting(kind, nodes.url, namespace) as connect:
+        mq = await connect(timeout=PATIENCE, durability="replicas:1")
+        for _ in range(2):
+            for number in range(20):
+                receipt = await mq.send(ms.Queue(f"q{number}"), number)
+                assert receipt.durability == "replicas:1"
+        await auntil(lambda: count() <= 2, PATIENCE, message="the others are closed")
 
 
 async def test_replicas_that_hang(kind: Kind, nodes: Cluster, namespace: str) -> None:

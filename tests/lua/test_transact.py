@@ -322,3 +322,24 @@ def test_no_room(state: State, app: Keys) -> None:
     assert (caught.value.length, caught.value.bound) == (1, 1)
     assert (sent(state), state.do("GET", app.count)) == (1, b"1")
     assert list(state.owners().values()) == ["a"]
+
+
+def test_no_room_in_one_of_two_that_drop(state: State) -> None:
+    """What drops its oldest message loses none when another output has no room: all are looked at first."""
+    state.register("a")
+    ring = ms.Bound(1, on_full="drop_oldest")
+    free: ms.Queue[Any] = ms.Queue("free", bound=ring)
+    busy: ms.Queue[Any] = ms.Queue("busy", bound=ring)
+    what = Draft("queue 'orders'")
+    what.put(free, Placement(body=b"1"))
+    what.put(busy, Placement(body=b"1"))
+    assert run(state, state.own("a"), what) is not None
+    before = state.do("XRANGE", queue_keys(state.keys.namespace, "free").ready, "-", "+")
+    keys = queue_keys(state.keys.namespace, "busy")
+    state.do("XGROUP", "CREATE", keys.ready, keys.group, "0")
+    state.do("XREADGROUP", "GROUP", keys.group, "b", "STREAMS", keys.ready, ">")
+
+    with pytest.raises(QueueFull):
+        run(state, state.own("a"), what, number=2)
+
+    assert state.do("XRANGE", queue_keys(state.keys.namespace, "free").ready, "-", "+") == before

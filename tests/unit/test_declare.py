@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -9,6 +10,7 @@ import msgspec
 import pytest
 
 from millstream.declare import DEFAULT_MAX_BODY, Queue, check_name
+from millstream.endpoint import Endpoint
 from millstream.errors import UsageError
 from millstream.policy import AtMostOnce, Backoff, Bound, Limits, Rate, Retain, Retry
 from millstream.topic import Topic
@@ -234,3 +236,14 @@ def test_a_wrong_body_is_refused() -> None:
     """The queue's own check is the codec's."""
     with pytest.raises(UsageError, match="queue 'orders' takes Order, not dict"):
         Queue("orders", Order).encode({"id": 1})  # type: ignore[arg-type] # that is the point
+
+
+@pytest.mark.parametrize("kind", [Queue, Topic, Endpoint])
+def test_a_declaration_may_name_its_types(kind: Any) -> None:
+    """``Queue[Order]("orders")`` is the same value as without the type, and as constant."""
+    named = kind[(Any, Any) if kind is Endpoint else Any]("orders")
+
+    assert named == kind("orders")
+    for name in ("name", "unknown"):
+        with pytest.raises(FrozenInstanceError, match=f"'{name}'"):
+            setattr(named, name, "other")

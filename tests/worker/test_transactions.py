@@ -101,6 +101,40 @@ async def test_a_full_output(mq: ms.AsyncClient, worker: ms.Worker) -> None:
     assert await counts(mq, full) == (1, 0, 0, 0)
 
 
+@pytest.mark.parametrize("batch", [None, 1])
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_commit_that_is_left(
+    mq: ms.AsyncClient, worker: ms.Worker, batch: int | None, fails: bool
+) -> None:
+    """A handler that ends before its commit has ended when that has: if it is refused, its message comes again."""
+    full: ms.Queue[Any] = ms.Queue("full", bound=ms.Bound(1))
+    orders: ms.Queue[Any] = ms.Queue("orders", retry=ms.Retry(max_attempts=1000, backoff=SOON))
+    left: set[asyncio.Task[None]] = set()
+
+    async def commit(delivery: ms.Delivery[Any]) -> None:
+        async with delivery.transaction() as tx:
+            tx.send(full, 1)
+
+    @worker.on(orders, batch=batch)
+    async def handle(_: Any, delivery: Any) -> None:
+        left.add(task := asyncio.create_task(commit(delivery if batch is None else delivery[0])))
+        task.add_done_callback(asyncio.Task.exception)
+        await asyncio.sleep(0)
+        if fails:
+            raise RuntimeError
+
+    async def tried() -> bool:
+        return (await mq.stats(orders)).retried > 0
+
+    await mq.send(full, 0)
+    await mq.send(orders, 1)
+    async with running(worker, mq):
+        await auntil(tried, PATIENCE)
+        assert await mq.purge(full, confirm=True) == 1
+        await becomes(mq, orders, (0, 0, 0, 0))
+    assert await counts(mq, full) == (1, 0, 0, 0)
+
+
 async def test_replies_that_are_lost(
     server: Server,
     namespace: str,

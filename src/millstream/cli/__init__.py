@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import sys
 
-__all__ = ["main"]
+__all__ = ["INTERRUPTED", "main"]
+
+INTERRUPTED = 130
+"""What a shell reports of a program that Ctrl-C ended."""
 
 
 def main() -> int:
@@ -19,4 +22,6 @@ def main() -> int:
             raise
         print("The command needs an extra: pip install 'millstream[cli]'", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:  # it takes a moment to load
+        return INTERRUPTED
     return execute(sys.argv[1:])

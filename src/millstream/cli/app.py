@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from millstream import __version__
+from millstream.cli import INTERRUPTED
 from millstream.cli.acl import acl
 from millstream.cli.control import cancel, pause, resume
 from millstream.cli.demo.command import demo
@@ -31,9 +32,6 @@ from millstream.cli.subscriptions import seek, unsubscribe
 from millstream.errors import MillstreamError, NotConnected, UsageError
 
 __all__ = ["execute", "make_app"]
-
-INTERRUPTED = 130
-"""What a shell reports of a program that Ctrl-C ended."""
 
 # Newer versions of typer have their own copy of click, so the class has no name that is the same
 # everywhere.

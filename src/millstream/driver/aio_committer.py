@@ -68,6 +68,7 @@ class AsyncCommitter:
         self._pid = os.getpid()
         self._serving: asyncio.Task[None] | None = None
         self._cutting: asyncio.Task[None] | None = None
+        self._resting: asyncio.Task[None] | None = None
         self._closed = False
 
     async def run(self, op: Op[Any]) -> Sequence[Any]:
@@ -179,14 +180,22 @@ class AsyncCommitter:
         if self._wire is not None and self._target not in nodes:
             self._cutting = self._loop.create_task(self._wire.reset())
 
+    def rest(self, seconds: float) -> None:
+        """Disconnect if nothing was sent for so long; the next send connects anew."""
+        if self._wire is None or self._commits.idle_for(self._loop.time()) < seconds:
+            return
+        if self._serving is None:
+            wire, self._wire = self._wire, None
+            self._resting = self._loop.create_task(wire.close())
+
     async def close(self) -> None:
         """Disconnect. Whoever still waits is told what is known."""
         self._closed = True
         self._commits.close()
         if self._wire is not None:
             await self._wire.close()
-        if self._serving is not None:
-            await asyncio.wait([self._serving])
+        if ending := [task for task in (self._serving, self._resting) if task is not None]:
+            await asyncio.wait(ending)
 
 
 async def _call(wire: AsyncWire, commands: Sequence[Command]) -> list[Any]:

@@ -11,6 +11,7 @@ from millstream.driver.aio_committer import AsyncCommitter
 from millstream.driver.aio_server import AsyncServer
 from millstream.errors import NotConfirmed, UsageError
 from millstream.message import Receipt
+from millstream.protocol import confirm
 from millstream.protocol.op import Op
 from millstream.protocol.unconfirmed import results_of, to_confirm
 
@@ -43,6 +44,7 @@ class AsyncConfirming:
         self._timeout = timeout
         # WAIT is about one connection, to one node, and each slot may move by itself.
         self._committers: dict[int | None, AsyncCommitter] = {}
+        self._looked = 0.0
         self._closed = False
 
     async def run(self, op: Op[Any]) -> Sequence[Any]:
@@ -60,6 +62,8 @@ class AsyncConfirming:
 
     def _committer(self, op: Op[Any]) -> AsyncCommitter:
         slot = self._server.slot_of(op)
+        if slot is not None:
+            self._give_up_idle(slot, asyncio.get_running_loop().time())
         found = self._committers.get(slot)
         if found is None:
             if self._closed:
@@ -72,6 +76,14 @@ class AsyncConfirming:
                 timeout=self._timeout,
             )
         return found
+
+    def _give_up_idle(self, but: int, now: float) -> None:
+        """Now and then, disconnect from where nothing is sent any more."""
+        if now - self._looked >= confirm.IDLE / 2:
+            self._looked = now
+            for slot, committer in self._committers.items():
+                if slot != but:
+                    committer.rest(confirm.IDLE)
 
     async def confirm(self, error: NotConfirmed) -> list[Receipt]:
         """Repeat what a send has stored, and wait until it is confirmed.

@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 
 from millstream.driver.aio_confirming import AsyncConfirming
 from millstream.driver.aio_start import start
-from millstream.errors import MillstreamError, NotConfirmed
+from millstream.errors import MillstreamError, NotConfirmed, one_more
 from millstream.protocol.op import Op
 from millstream.protocol.send import Batch, chunks
 from millstream.protocol.unconfirmed import all_of
@@ -234,7 +234,7 @@ def _tell_each(waiting: Sequence[Waiting[R]], outcome: Outcome[R]) -> None:
     """Give each who waits for a message of a batch what came of it."""
     if isinstance(outcome, BaseException):
         for one in waiting:
-            _fail(one, outcome)
+            _fail(one, one_more(outcome))
     else:
         for one, result in zip(waiting, outcome, strict=True):
             if isinstance(result, MillstreamError):

@@ -202,6 +202,18 @@ class BlockingCommitter:
             wire.silence = SILENCE, partial(self._server.has_left, target)
         return wire
 
+    def rest(self, seconds: float) -> None:
+        """Disconnect if nothing was sent for so long; the next send connects anew."""
+        if not self._guard.acquire(blocking=False):
+            return
+        try:
+            idle = self._commits.idle_for(time.monotonic()) >= seconds
+            if self._wire is not None and idle and not self._at_work:
+                wire, self._wire = self._wire, None
+                wire.close()
+        finally:
+            self._guard.release()
+
     def close(self) -> None:
         """Disconnect. Whoever still waits is told what is known."""
         self._closed = True

@@ -14,6 +14,7 @@ from millstream.driver.blocking_committer import BlockingCommitter
 from millstream.driver.blocking_server import BlockingServer
 from millstream.errors import NotConfirmed, UsageError
 from millstream.message import Receipt
+from millstream.protocol import confirm
 from millstream.protocol.op import Op
 from millstream.protocol.unconfirmed import results_of, to_confirm
 
@@ -50,6 +51,7 @@ class BlockingConfirming:
         # WAIT is about one connection, to one node, and each slot may move by itself.
         self._committers: dict[int | None, BlockingCommitter] = {}
         self._making = threading.Lock()
+        self._looked = 0.0
         self._closed = False
 
     def run(self, op: Op[Any]) -> Sequence[Any]:
@@ -70,6 +72,8 @@ class BlockingConfirming:
         return self._committer(self._server.slot_of(ops[0])).run_all(ops)
 
     def _committer(self, slot: int | None) -> BlockingCommitter:
+        if slot is not None:
+            self._give_up_idle(slot, time.monotonic())
         found = self._committers.get(slot)
         if found is not None:
             return found
@@ -85,6 +89,14 @@ class BlockingConfirming:
                     timeout=self._timeout,
                 )
             return self._committers[slot]
+
+    def _give_up_idle(self, but: int, now: float) -> None:
+        """Now and then, disconnect from where nothing is sent any more."""
+        if now - self._looked >= confirm.IDLE / 2:
+            self._looked = now
+            for slot, committer in [*self._committers.items()]:
+                if slot != but:
+                    committer.rest(confirm.IDLE)
 
     def confirm(self, error: NotConfirmed) -> list[Receipt]:
         """Repeat what a send has stored, and wait until it is confirmed.

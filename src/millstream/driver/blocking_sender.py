@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 from millstream.driver.blocking_confirming import BlockingConfirming
-from millstream.errors import MillstreamError, NotConfirmed, NotConnected, UsageError
+from millstream.errors import MillstreamError, NotConfirmed, NotConnected, UsageError, one_more
 from millstream.protocol.op import Op
 from millstream.protocol.send import Batch, chunks
 from millstream.protocol.unconfirmed import all_of
@@ -103,7 +103,7 @@ class BlockingSender(Generic[R]):
                 raise result
             return result
         assert batch.error is not None  # noqa: S101 - all are stored unless there was one
-        raise batch.error
+        raise one_more(batch.error)
 
     def post(self, body: Any, headers: bytes, tell: Callable[[R | BaseException], None]) -> None:
         """Do the same, and call a function with the result or with what ``send`` would raise.

@@ -210,14 +210,13 @@ def _from_url(url: str, known: str, rest: str, security: Security | None) -> Clu
     seeds: list[Address] = []
     options: dict[str, Any] = {}
     for host in hosts.split(","):
-        try:
-            parse: Any = blocking_connections.parse_url
-            options = dict(parse(f"{known}://{login}{sign}{host}{rest[end:]}"))
-        except ValueError as error:
+        found = _parsed(f"{known}://{login}{sign}{host}{rest[end:]}")
+        if isinstance(found, ValueError):
             # What it cannot read may be a part of the password, so neither text nor cause is shown.
-            detail = "" if sign else f": {error}"
+            detail = "" if sign else f": {found}"
             message = f"cannot read the URL {shown!r}{detail}"
-            raise UsageError(message) from None
+            raise UsageError(message)
+        options = found
         if not host:
             message = f"{shown!r} names no node of the cluster, or an empty one: redis+cluster://host:port,host:port"
             raise UsageError(message)
@@ -226,6 +225,14 @@ def _from_url(url: str, known: str, rest: str, security: Security | None) -> Clu
         message = f"{shown!r} names a database; a cluster has only number 0: leave it out"
         raise UsageError(message)
     return _target(shown, seeds, options, security, tls=known == "rediss")
+
+
+def _parsed(url: str) -> dict[str, Any] | ValueError:
+    try:
+        parse: Any = blocking_connections.parse_url
+        return dict(parse(url))
+    except ValueError as error:
+        return error
 
 
 def _from_client(client: Any, security: Security | None) -> ClusterTarget:

@@ -203,6 +203,8 @@ def hide_password(url: str) -> str:
     # A password may have characters in it that should have been escaped.
     login, at, place = rest.rpartition("@")
     user, colon, _ = login.partition(":")
+    # Once more: signs in the password may have looked like a part of the query.
+    place = _QUERY_ITEM.sub(_hide_item, place)
     return f"{scheme}{separator}{user}{colon and ':***'}{at}{place}"
 
 
@@ -236,10 +238,16 @@ def _from_url(url: str, security: Security | None) -> Target:
     except UsageError:
         raise
     except ValueError as error:
-        # What it cannot read may be a part of the password, so neither text nor cause is shown.
+        # What it cannot read may be a part of the password, so the text is not shown.
         detail = "" if "@" in url or "password" in url else f": {error}"
-        message = f"cannot read the URL {hide_password(url)!r}{detail}"
-        raise UsageError(message) from None
+    else:
+        return _from_options(url, options, security)
+    # Not in the block above: there it would take along what has happened, for those who look.
+    message = f"cannot read the URL {hide_password(url)!r}{detail}"
+    raise UsageError(message)
+
+
+def _from_options(url: str, options: dict[str, Any], security: Security | None) -> Target:
     connection_class = options.pop("connection_class", blocking_connections.Connection)
     transport = _transport(connection_class)
     return Target(hide_password(url), transport, target_options(transport, options, security))

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from millstream.durability import FSYNC, MEMORY, replicas_of
-from millstream.errors import BrokerError, NotConnected, TimedOut, UsageError
+from millstream.errors import BrokerError, NotConnected, TimedOut, UsageError, one_more
 from millstream.message import Receipt
 from millstream.protocol.op import Command, Op
 from millstream.protocol.slots import keys_of
 from millstream.protocol.unconfirmed import unconfirmed
 
-__all__ = ["Commits", "Pending", "at_home", "still_at_home"]
+__all__ = ["IDLE", "Commits", "Pending", "at_home", "still_at_home"]
 
 PART = 0.8
 """Share of the timeout after which a send is not confirmed in time: the answer has to come back."""
@@ -31,6 +31,10 @@ PART = 0.8
 ROUND = 2.0
 """Seconds that one commit may wait at the server; what has gathered meanwhile is stored then at the
 latest, whether the replicas answer or not. With ``appendfsync everysec`` one takes a second."""
+
+IDLE = 30.0
+"""Seconds after which a connection on which nothing is to be confirmed is given up when others are used.
+On a cluster there is one for each slot that is sent to."""
 
 GATHER = 0.05
 """Most seconds to wait for those who were in the last commit."""
@@ -77,7 +81,8 @@ class Pending:
         """
         assert self.outcome is not None  # noqa: S101 - asked for when it has ended
         if isinstance(self.outcome, BaseException):
-            raise self.outcome
+            # All batches of a commit may have failed for one reason.
+            raise one_more(self.outcome)
         return self.outcome
 
 
@@ -124,6 +129,10 @@ class Commits:
         one = Pending(op, now + self._timeout * PART, told)
         self._pending.append(one)
         return one
+
+    def idle_for(self, now: float) -> float:
+        """Return for how many seconds nothing has been sent; 0: somebody waits."""
+        return 0.0 if self._pending else now - self._begun
 
     def leave(self, one: Pending) -> None:
         """Forget a batch; what has become of it nobody wants to know."""
@@ -183,9 +192,10 @@ class Commits:
 
     def failed(self, problem: BrokerError, now: float) -> None:
         """Take note of a lost connection, whereupon nobody knows whether the scripts have run, or of a refusal."""
-        for one in self._trying:
-            one.problem = problem
-        if not _passes(problem):
+        if _passes(problem):
+            for one in self._trying:
+                one.problem = problem
+        else:
             self._end_all(problem)
         self._end_overdue(now)
 
@@ -201,7 +211,10 @@ class Commits:
 
     def _end_all(self, problem: BrokerError) -> None:
         for one in self._pending:
-            one.problem = problem
+            # What was lost on its way may be stored: a refusal of now, which says that nothing was sent, is not
+            # about that.
+            if one.stored is not None or one.problem is None:
+                one.problem = problem
             one.until = 0.0
 
     def _end_overdue(self, now: float) -> None:

@@ -167,7 +167,7 @@ def _partition(keys: QueueKeys, output: Output) -> int:
 
 
 def _parts_of(asked: Commit) -> list[_Part]:
-    """Return the parts in the order of the script: what drops messages to make room comes late."""
+    """Return the parts in the order of the script."""
     groups: dict[tuple[bool, str, int], list[int]] = {}
     for index, one in enumerate(asked.draft.outputs):
         place = (isinstance(one.target, Topic), one.target.place, _partition(asked.keys, one))
@@ -176,7 +176,6 @@ def _parts_of(asked: Commit) -> list[_Part]:
         _output(asked, f"{asked.lane}-{number}", partition, indexes)
         for number, ((_, _, partition), indexes) in enumerate(groups.items())
     ]
-    parts.sort(key=_drops)
     source, end = asked.source, asked.end
     if asked.draft.result:
         end = replace(end, verb="finish", note=asked.draft.result)
@@ -188,11 +187,6 @@ def _parts_of(asked: Commit) -> list[_Part]:
         results=source.results is not None,
     )
     return [*_plain(asked.draft.writes), *parts, _part(asked.keys.title, ending)]
-
-
-def _drops(part: _Part) -> bool:
-    bound = None if part.queue is None else part.queue.bound
-    return bound is not None and bound.on_full == "drop_oldest"
 
 
 def _output(asked: Commit, producer: str, partition: int, indexes: Sequence[int]) -> _Part:

@@ -22,8 +22,9 @@ from millstream.protocol.mailbox import Mail
 from millstream.protocol.remote import write_error
 from millstream.protocol.requests import Address, address_of
 from millstream.sync.request import SyncRequest
+from millstream.worker.departing import Departure
 from millstream.worker.handler import Handler
-from millstream.worker.handling import Call, Departure, Holder
+from millstream.worker.handling import Call, Holder
 from millstream.worker.streaming import Stream, open_stream
 from millstream.worker.threads import ThreadSlots
 from millstream.worker.time_limit import TimeLimit

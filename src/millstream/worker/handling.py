@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, KeysView, Sequence
-from functools import partial
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Collection, Coroutine, Iterable, KeysView, Sequence
+from typing import Any, Protocol
 
 from millstream.aio.delivery import Delivery, Owner
 from millstream.driver.lease_keeper import Held
@@ -14,6 +13,7 @@ from millstream.errors import Undecodable
 from millstream.protocol import settlement
 from millstream.protocol.envelope import Envelope, read_body
 from millstream.protocol.settlement import Settlement
+from millstream.worker.departing import Departing
 from millstream.worker.handler import Handler
 from millstream.worker.outcome import ends_of
 
@@ -26,18 +26,6 @@ _PLAIN = 2
 
 Call = Callable[[Any, Any], Coroutine[Any, Any, Any]]
 """Runs the handler, middleware included, for a body and its delivery, or for lists of them."""
-
-
-class Departure(NamedTuple):
-    """What a handler of an endpoint leaves behind; its delivery ends when that has arrived.
-
-    Attributes:
-        arrived: tells that it has, or that nobody is there any more; or why it could not be sent.
-        again: a call that sees to it, unless it has arrived.
-    """
-
-    arrived: asyncio.Future[bool]
-    again: Call
 
 
 class Holder(Owner, Protocol):
@@ -54,6 +42,15 @@ class Holder(Owner, Protocol):
 
     def unsettled(self, token: bytes) -> bool:
         """Tell whether the delivery is ours, and its handler has not begun to end it."""
+        ...
+
+    @property
+    def committing(self) -> Collection[bytes]:
+        """The deliveries whose commits are on the wire."""
+        ...
+
+    async def decided(self, tokens: Sequence[bytes]) -> None:
+        """Wait for the commits of these that their handler has left; raise what one has failed with."""
         ...
 
     def ack(self, envelope: Envelope) -> None:
@@ -100,10 +97,9 @@ class Handling:
         self.holder = holder
         self._interrupt = interrupt
         self._decode = handler.queue.codec.decode
+        # What handlers of an endpoint have left behind; those of a queue return what nobody wants.
+        self._departing = Departing(self._arrived, self._insist)
         self._answers = handler.endpoint is not None
-        # Whose handlers have ended, but for what these have left behind.
-        self._leaving: dict[bytes, Departure] = {}
-        self._insisting: set[asyncio.Task[None]] = set()
         self._running: dict[bytes, tuple[asyncio.Task[Any], Delivery[Any]]] = {}
         # How deliveries end that were taken from their handler; None: they are not ours any more.
         self._stopped: dict[bytes, Settlement | None] = {}
@@ -129,49 +125,41 @@ class Handling:
         try:
             if len(envelope.fields) > _PLAIN and envelope.unique_until_started:
                 await self._begin([delivery])
-            left = await (call or self._call)(delivery.body, delivery)
+            try:
+                left = await (call or self._call)(delivery.body, delivery)
+            finally:
+                if holder.committing:
+                    await holder.decided([token])
         except KeyboardInterrupt:
             raise
         except BaseException as error:
             if self._raised([delivery], error, task):
                 raise
         else:
-            # Unless the handler has settled it, or it was lost meanwhile.
-            if holder.unsettled(token) and token not in self._stopped:
-                if self._answers and left is not None:
-                    self._depart(envelope, left)
-                else:
-                    holder.ack(envelope)
+            if self._answers and left is not None and token not in self._stopped:
+                self._departing.add(envelope, left)
+            else:
+                self._done(envelope)
         finally:
             del self._running[token]
             if self._stopped or self._cancelled or self._quiet is not None:
                 self._over([token], task)
 
-    def _depart(self, envelope: Envelope, departure: Departure) -> None:
-        """End a delivery when what its handler left behind has arrived; the slot is free meanwhile."""
-        self._leaving[envelope.token] = departure
-        departure.arrived.add_done_callback(partial(self._arrived, envelope))
+    def _done(self, envelope: Envelope) -> None:
+        """A handler has come to its end; unless it has settled its message, or it was lost meanwhile."""
+        token = envelope.token
+        if self.holder.unsettled(token) and token not in self._stopped:
+            self.holder.ack(envelope)
 
-    def _arrived(self, envelope: Envelope, arrived: asyncio.Future[bool]) -> None:
-        departure = self._leaving.get(envelope.token)
-        if departure is None or departure.arrived is not arrived:
-            return  # it was handed back meanwhile
-        if not arrived.cancelled() and arrived.exception() is None and arrived.result():
-            del self._leaving[envelope.token]
-            if self.holder.unsettled(envelope.token):
-                self.holder.ack(envelope)
-            self._calm()
-        else:
-            insisting = asyncio.ensure_future(self._insist(envelope, departure.again))
-            self._insisting.add(insisting)
-            insisting.add_done_callback(self._insisting.discard)
+    def _arrived(self, envelope: Envelope) -> None:
+        """What a handler has left behind is where it belongs."""
+        self._done(envelope)
+        self._calm()
 
-    async def _insist(self, envelope: Envelope, again: Call) -> None:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - it is one
-        if self._leaving.pop(envelope.token, None) is not None:
-            await self.one(envelope, task, again)
-            self._calm()
+    async def _insist(self, envelope: Envelope, task: asyncio.Task[Any], again: Call) -> None:
+        """What a handler has left behind could not be sent."""
+        await self.one(envelope, task, again)
+        self._calm()
 
     async def many(self, envelopes: Sequence[Envelope], task: asyncio.Task[Any]) -> None:
         """Handle a batch; whatever happens becomes the end of each message, nothing leaves.
@@ -189,7 +177,10 @@ class Handling:
         try:
             await self._begin(deliveries)
             # The handler may do with its lists what it likes.
-            await self._call([delivery.body for delivery in deliveries], list(deliveries))
+            try:
+                await self._call([delivery.body for delivery in deliveries], list(deliveries))
+            finally:
+                await self.holder.decided(tokens)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -298,7 +289,7 @@ class Handling:
 
     def _calm(self) -> None:
         """Tell who waits for it that no handler runs."""
-        if self._quiet is not None and not self._running and not self._leaving:
+        if self._quiet is not None and not self._running and not self._departing:
             self._quiet.set()
 
     @property
@@ -347,7 +338,7 @@ class Handling:
 
     async def quiet(self) -> None:
         """Wait until no handler runs. Call it when none will begin any more."""
-        if self._running or self._leaving:
+        if self._running or self._departing:
             self._quiet = asyncio.Event()
             await self._quiet.wait()
 
@@ -357,10 +348,9 @@ class Handling:
         A thread goes on. Its messages are left to their leases, for a second copy must not run
         beside it.
         """
-        for token in self._leaving:
+        for token in self._departing.take_back():
             if self.holder.unsettled(token):
                 self.holder.end(self._handed_back(token))
-        self._leaving.clear()
         for token in self._running:
             if self._left(token):
                 is_async = self._handler.is_async

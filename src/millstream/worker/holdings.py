@@ -26,6 +26,8 @@ from millstream.protocol.reading import Reading
 from millstream.protocol.settlement import Settlement, release
 from millstream.protocol.transaction import Committed
 from millstream.topic import Source
+from millstream.worker.committing import Committing
+from millstream.worker.early import Early
 from millstream.worker.insist import insist
 from millstream.worker.outbox import Outbox, Parcel
 from millstream.worker.prefetch import Prefetch
@@ -41,9 +43,6 @@ LINGER = 0.005
 
 STORE_AGAIN = 1.0
 """Seconds until an end is tried again that a server without memory could not store."""
-
-EARLY = 100
-"""Cancelled deliveries to remember that are not here. Each worker hears of all of a queue."""
 
 
 class Holdings:
@@ -90,14 +89,16 @@ class Holdings:
         self._left_behind: set[bytes] = set()
         # Their ends are on the wire, and will be refused.
         self._cancelled: set[bytes] = set()
-        # Cancelled before they were here: perhaps never ours, perhaps on their way to us.
-        self._early: dict[bytes, None] = {}
+        self._early = Early()
         self._lingering: asyncio.TimerHandle | None = None
         self._asking = asyncio.Lock()
         self.slots: Slots
         # Of a queue with results.
         self.results: Resulting | None = None
-        self._commits = Commits(driver, queue, keys, consumer)
+        self._committing = Committing(Commits(driver, queue, keys, consumer))
+        # The deliveries whose commits are on the wire, and what waits for these.
+        self.committing = self._committing.ends
+        self.decided = self._committing.decided
 
     # What slots tell (see handling.Holder)
 
@@ -131,7 +132,7 @@ class Holdings:
 
     def unsettled(self, token: bytes) -> bool:
         """Tell whether the delivery is ours, and its handler has not begun to end it."""
-        begun = token in self.outbox.waiters or token in self._commits.tokens
+        begun = token in self.outbox.waiters or token in self.committing
         return token in self.held.until and not begun
 
     def ack(self, envelope: Envelope) -> None:
@@ -185,7 +186,7 @@ class Holdings:
         """Do what a draft says and end its delivery; None: it was not ours any more."""
         if not self.unsettled(end.token):
             return None
-        done = await self._commits.commit(end, draft)
+        done = await self._committing.commit(end, draft)
         self._let_go([end.token])
         if done is not None and done.awaited and self.results is not None:
             self.results.tell(done.awaited)
@@ -262,8 +263,7 @@ class Holdings:
             begin: whether handlers may begin with it.
             since: time on the monotonic clock before which it cannot have been delivered.
         """
-        if self._early:
-            envelopes = self._not_cancelled(envelopes)
+        envelopes = self._early.leave_out(envelopes, self._reading.settled)
         if self._keys.subscription:
             envelopes = self._not_again(envelopes)
         if not envelopes:
@@ -274,17 +274,6 @@ class Holdings:
         else:
             for envelope in envelopes:
                 self.end(release(envelope.token))
-
-    def _not_cancelled(self, envelopes: Sequence[Envelope]) -> list[Envelope]:
-        """Leave out what has been overtaken by the word that it is over."""
-        left: list[Envelope] = []
-        for envelope in envelopes:
-            if envelope.token in self._early:
-                del self._early[envelope.token]
-                self._reading.settled(envelope.token)
-            else:
-                left.append(envelope)
-        return left
 
     def _not_again(self, envelopes: Sequence[Envelope]) -> Sequence[Envelope]:
         """Hand back what comes under the name of a delivery that is here; it gets another one then.
@@ -352,7 +341,7 @@ class Holdings:
             self.held.until.pop(token, None)
             self._reading.settled(token)
         # Of a commit that is on its way, its own answer tells.
-        known = owned | self._commits.tokens
+        known = owned | self.committing.keys()
         self._lost([token for token in list(self.held.until) if token not in known])
         known = self.held.until.keys() | self._left_behind
         return [one for one in pending if one.token not in known]
@@ -372,9 +361,7 @@ class Holdings:
             token: of the delivery.
         """
         if token not in self.held.until:
-            self._early[token] = None
-            if len(self._early) > EARLY:
-                del self._early[next(iter(self._early))]
+            self._early.note(token)
             return
         if id:
             logger.warning("%s: message %s was cancelled", self._queue.title, id)

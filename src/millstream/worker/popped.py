@@ -12,7 +12,7 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -68,6 +68,8 @@ class Popped:
         self.outbox = Outbox()
         self._in_hand: dict[bytes, Envelope] = {}
         self.holds = self._in_hand.__contains__
+        # There are no transactions.
+        self.committing: Collection[bytes] = ()
         # Nothing is ever added to it, so all is certain for ever.
         self.held = Held(keys, consumer, queue.lease_ms, until={}, on_lost=lambda _: None)
         self._numbers = itertools.count(1)
@@ -129,6 +131,9 @@ class Popped:
 
     async def commit(self, end: Settlement, draft: Draft) -> None:
         """There is nothing at the server that could be acknowledged."""
+
+    async def decided(self, tokens: Sequence[bytes]) -> None:
+        """Nothing is on its way that could be waited for."""
 
     async def extend(self, token: bytes, lease_ms: int) -> bool:  # noqa: ARG002 - as of every owner
         """There is no lease that could end."""

@@ -21,8 +21,9 @@
 local RUN = { settle = settle, take = take, sift = sift, list_fetch = list_fetch, place = place,
   list_place = list_place, publish = publish, writes = writes }
 
--- The length of the queue, when it has no room for what place.lua would store there.
-local function length_if_full(KEYS, ARGV)
+-- The length of the queue, when it has no room for what place.lua would store there. Where its oldest
+-- messages are dropped for it, room is made; `only_look`: not yet.
+local function length_if_full(KEYS, ARGV, only_look)
 -- @include clock
 -- @include moves
 -- @include arrive
@@ -32,6 +33,7 @@ local function length_if_full(KEYS, ARGV)
 -- @include room
 -- @include line
 -- @include drop
+  if only_look then drop = can_drop end
 -- @include bound
   local now = clock(ARGV[3])
   take_turn(now)

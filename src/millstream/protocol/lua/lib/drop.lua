@@ -44,15 +44,20 @@ local function drop_oldest(now)
     or drop_entry(2, now) or drop_entry(3, now)
 end
 
--- Makes room for so many messages. Returns whether it did; if it cannot, nothing is dropped.
--- A queue that was longer when it got its bound shrinks a thousand a call: the server has others.
-local function drop(count, most, now)
+-- Whether room can be made for so many messages: not in the place of those that somebody is at.
+local function can_drop(count, most)
   local free = most
   for i = 1, 3 do
     local group = group_of(i)
     free = free - (group and group.pending or 0)
   end
-  if free < count then return false end
+  return free >= count
+end
+
+-- Makes room for so many messages. Returns whether it did; if it cannot, nothing is dropped.
+-- A queue that was longer when it got its bound shrinks a thousand a call: the server has others.
+local function drop(count, most, now)
+  if not can_drop(count, most) then return false end
   local dropped, limit = 0, count + 1000
   while dropped < limit and queue_length() + count > most and drop_oldest(now) do dropped = dropped + 1 end
   redis.call('HINCRBY', KEYS[5], 'dropped', dropped)

@@ -12,16 +12,24 @@ local function parts_of(first_key)
   return parts
 end
 
--- Returns the answer of a transaction that cannot be committed, or nil. To make room in a queue that drops
--- its oldest messages is the only thing here that changes anything; such parts come behind the others.
-local function problem_of(parts, length_if_full)
+-- Returns the answer of a transaction whose part has no room, or nil.
+local function full_part(parts, length_if_full, only_look)
   for number, part in ipairs(parts) do
-    if part.name == 'writes' then
-      local which, why = check_writes(part.keys, part.arguments)
-      if which then return { 'refused', which, why } end
-    elseif part.name == 'place' and part.arguments[4] ~= '' then
-      local length = length_if_full(part.keys, part.arguments)
+    if part.name == 'place' and part.arguments[4] ~= '' then
+      local length = length_if_full(part.keys, part.arguments, only_look)
       if length then return { 'full', number, length } end
     end
   end
+end
+
+-- Returns the answer of a transaction that cannot be committed, or nil. To make room in queues that drop
+-- their oldest messages is the only thing here that changes anything; it comes when all have been looked at.
+local function problem_of(parts, length_if_full)
+  for _, part in ipairs(parts) do
+    if part.name == 'writes' then
+      local which, why = check_writes(part.keys, part.arguments)
+      if which then return { 'refused', which, why } end
+    end
+  end
+  return full_part(parts, length_if_full, true) or full_part(parts, length_if_full, false)
 end
