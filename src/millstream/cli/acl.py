@@ -12,7 +12,7 @@ import typer
 from millstream.cli.options import Json, Namespace
 from millstream.cli.output import say, show_json, show_text
 from millstream.errors import UsageError
-from millstream.protocol.access import ROLES, Names, Role, roles_of, rules_for
+from millstream.protocol.access import ROLES, Names, Role, roles_of, rules_for, sentinel_rules
 
 __all__ = ["acl"]
 
@@ -34,6 +34,7 @@ def acl(
             show_default=False,
         ),
     ] = None,
+    *,
     queue: _Only = None,
     topic: _Only = None,
     endpoint: _Only = None,
@@ -44,8 +45,16 @@ def acl(
     generate: Annotated[
         bool, typer.Option("--generate", help="Make passwords: they go to stderr, hashes to lines.")
     ] = False,
-    cluster: Annotated[
-        bool, typer.Option("--cluster", help="For a cluster of Redis 7.0 or Valkey, or newer.")
+    cluster: Annotated[bool, typer.Option("--cluster", help="For the nodes of a cluster.")] = False,
+    sharded: Annotated[
+        bool,
+        typer.Option(
+            "--sharded/--no-sharded",
+            help="With --cluster: whether it has sharded Pub/Sub; Redis 6.2 has none.",
+        ),
+    ] = True,
+    sentinel: Annotated[
+        bool, typer.Option("--sentinel", help="Not for servers, but for the Sentinels' own ACL.")
     ] = False,
     fsync: Annotated[
         bool, typer.Option("--fsync", help='With WAITAOF, for durability="fsync" (7.2 or newer).')
@@ -58,8 +67,22 @@ def acl(
     It asks no server: the lines are the same for all versions.
     """
     names = Names(tuple(queue or ()), tuple(topic or ()), tuple(endpoint or ()))
+    if sentinel and (cluster or fsync or names != Names()):
+        message = "Sentinels have no queues, topics, endpoints and slots: leave these options out"
+        raise UsageError(message)
     for name, parts in _users(user, roles_of(roles or ROLES)):
-        rules = rules_for(parts, namespace=namespace, names=names, sharded=cluster, fsync=fsync)
+        rules = (
+            sentinel_rules(parts)
+            if sentinel
+            else rules_for(
+                parts,
+                namespace=namespace,
+                names=names,
+                cluster=cluster,
+                sharded=cluster and sharded,
+                fsync=fsync,
+            )
+        )
         password = secrets.token_urlsafe(24) if generate else None
         line = " ".join(["user", name, "reset", "on", _secret(password), *rules])
         if json_output:

@@ -190,10 +190,12 @@ def _facts(driver: BlockingDriver) -> Facts:
 
 
 def _rights(visit: Visit, driver: BlockingDriver, facts: Facts) -> Iterator[Finding]:
-    sharded = facts.info.get("redis_mode") == "cluster" and not _is_old(facts)
+    cluster = facts.info.get("redis_mode") == "cluster"
+    sharded = cluster and not _is_old(facts)
     missing: list[tuple[Role, Sequence[str]]] = []
     for role in visit.roles or ROLES:
-        answer = driver.drive(lacking(visit.namespace, commands_of(role, sharded=sharded)))
+        needed = commands_of(role, cluster=cluster, sharded=sharded)
+        answer = driver.drive(lacking(visit.namespace, needed))
         if isinstance(answer, Refusal):
             yield from unchecked([answer], facts.user)
             return

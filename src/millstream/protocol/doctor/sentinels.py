@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from millstream.protocol.doctor.clusters import CLIENT_TIMEOUT
 from millstream.protocol.doctor.facts import number
 from millstream.protocol.doctor.finding import SENTINEL, SENTINELS, Finding, note, risk
-from millstream.protocol.doctor.nodes import Node, of_nodes, problem_of
+from millstream.protocol.doctor.nodes import Node, of_nodes
 from millstream.protocol.op import Command, Op
 
 __all__ = ["Sentry", "Told", "ask_sentinel", "of_sentinels", "primary_of", "servers_of"]
@@ -151,10 +151,12 @@ def _unasked(node: Node) -> Finding:
             why="clients cannot ask it where the primary is",
             fix="give sentinel_username and sentinel_password; millstream acl --sentinel prints the rules",
         )
-    return replace(
-        problem_of(node),
-        check="sentinel.unreachable",
+    return risk(
+        "sentinel.unreachable",
+        node.problem,
         why="when too few are left, no replica takes over, and clients do not find the primary",
+        fix="start it, or look why it cannot be reached from here; if it is gone for good, take it out of "
+        "the URL, and have the others forget it: SENTINEL RESET",
     )
 
 
