@@ -73,6 +73,15 @@ class Visit:
         self._stack = stack
         self.namespace = namespace
         self.roles = roles
+        self._commands: dict[tuple[Role, bool, bool], list[str]] = {}
+
+    def commands(self, role: Role, *, cluster: bool, sharded: bool) -> list[str]:
+        """Return what a role needs; it takes all of its scripts to know, and nodes are many."""
+        found = self._commands.get((role, cluster, sharded))
+        if found is None:
+            found = commands_of(role, cluster=cluster, sharded=sharded)
+            self._commands[role, cluster, sharded] = found
+        return found
 
     def driver(self, target: Target | ClusterTarget, *, connect: float = CONNECT) -> BlockingDriver:
         """Return what runs operations there; it is closed at the end."""
@@ -194,7 +203,7 @@ def _rights(visit: Visit, driver: BlockingDriver, facts: Facts) -> Iterator[Find
     sharded = cluster and not _is_old(facts)
     missing: list[tuple[Role, Sequence[str]]] = []
     for role in visit.roles or ROLES:
-        needed = commands_of(role, cluster=cluster, sharded=sharded)
+        needed = visit.commands(role, cluster=cluster, sharded=sharded)
         answer = driver.drive(lacking(visit.namespace, needed))
         if isinstance(answer, Refusal):
             yield from unchecked([answer], facts.user)

@@ -85,7 +85,7 @@ def _of_node(node: Node, facts: Facts, nodes: Sequence[Node]) -> Iterator[Findin
         )
         return
     mine = next((one for one in node.view.members if one.name == node.view.me), None)
-    if mine is not None and mine.moving:
+    if mine is not None and mine.moving and not node.spare:  # a replica of Valkey knows it, too
         yield risk(
             "cluster.open_slots",
             f"{mine.moving:,} of its slots are on their way to or from another node",
