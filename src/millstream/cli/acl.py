@@ -46,13 +46,10 @@ def acl(
         bool, typer.Option("--generate", help="Make passwords: they go to stderr, hashes to lines.")
     ] = False,
     cluster: Annotated[bool, typer.Option("--cluster", help="For the nodes of a cluster.")] = False,
-    sharded: Annotated[
+    no_sharded: Annotated[
         bool,
-        typer.Option(
-            "--sharded/--no-sharded",
-            help="With --cluster: whether it has sharded Pub/Sub; Redis 6.2 has none.",
-        ),
-    ] = True,
+        typer.Option("--no-sharded", help="With --cluster: one of Redis 6.2, without SPUBLISH."),
+    ] = False,
     sentinel: Annotated[
         bool, typer.Option("--sentinel", help="Not for servers, but for the Sentinels' own ACL.")
     ] = False,
@@ -79,7 +76,7 @@ def acl(
                 namespace=namespace,
                 names=names,
                 cluster=cluster,
-                sharded=cluster and sharded,
+                sharded=cluster and not no_sharded,
                 fsync=fsync,
             )
         )
