@@ -25,37 +25,45 @@ _USER = re.compile(r"[^\s'\"\\\x00-\x1f\x7f\ud800-\udfff]{1,200}")
 _Only = Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only these; repeat it.")]
 
 
+_Roles = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="ROLE",
+        help="producer, worker, operator, doctor. Default: all, one line each.",
+        show_default=False,
+    ),
+]
+_User = Annotated[
+    str | None,
+    typer.Option("--user", metavar="NAME", help="One user for all.", show_default=False),
+]
+_Generate = Annotated[
+    bool, typer.Option("--generate", help="Make passwords: they go to stderr, hashes to lines.")
+]
+_Cluster = Annotated[bool, typer.Option("--cluster", help="For the nodes of a cluster.")]
+_NoSharded = Annotated[
+    bool, typer.Option("--no-sharded", help="With --cluster: one of Redis 6.2, without SPUBLISH.")
+]
+_Sentinel = Annotated[
+    bool, typer.Option("--sentinel", help="Not for servers, but for the Sentinels' own ACL.")
+]
+_Fsync = Annotated[
+    bool, typer.Option("--fsync", help='With WAITAOF, for durability="fsync" (7.2 or newer).')
+]
+
+
 def acl(
-    roles: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="ROLE",
-            help="producer, worker, operator, doctor. Default: all, one line each.",
-            show_default=False,
-        ),
-    ] = None,
+    roles: _Roles = None,
     *,
     queue: _Only = None,
     topic: _Only = None,
     endpoint: _Only = None,
-    user: Annotated[
-        str | None,
-        typer.Option("--user", metavar="NAME", help="One user for all.", show_default=False),
-    ] = None,
-    generate: Annotated[
-        bool, typer.Option("--generate", help="Make passwords: they go to stderr, hashes to lines.")
-    ] = False,
-    cluster: Annotated[bool, typer.Option("--cluster", help="For the nodes of a cluster.")] = False,
-    no_sharded: Annotated[
-        bool,
-        typer.Option("--no-sharded", help="With --cluster: one of Redis 6.2, without SPUBLISH."),
-    ] = False,
-    sentinel: Annotated[
-        bool, typer.Option("--sentinel", help="Not for servers, but for the Sentinels' own ACL.")
-    ] = False,
-    fsync: Annotated[
-        bool, typer.Option("--fsync", help='With WAITAOF, for durability="fsync" (7.2 or newer).')
-    ] = False,
+    user: _User = None,
+    generate: _Generate = False,
+    cluster: _Cluster = False,
+    no_sharded: _NoSharded = False,
+    sentinel: _Sentinel = False,
+    fsync: _Fsync = False,
     json_output: Json = False,
     namespace: Namespace = "ms",
 ) -> None:
