@@ -129,7 +129,9 @@ async def produce(mq: ms.AsyncClient, heard: Heard) -> None:
         await mq.request(QUOTE, "long", timeout=0.2)
 
 
-async def take_by_hand(mq: ms.AsyncClient, producer: ms.AsyncClient) -> None:
+async def take_by_hand(
+    mq: ms.AsyncClient, producer: ms.AsyncClient, listened: ms.Topic[Any]
+) -> None:
     """What receive loops do that workers do not."""
     for queue in (PLAIN, LIST):
         await producer.send(queue, "by hand")
@@ -144,7 +146,7 @@ async def take_by_hand(mq: ms.AsyncClient, producer: ms.AsyncClient) -> None:
             async with delivery.transaction() as tx:
                 tx.send(PLAIN, "after it", delay=60)
             break
-    async with aclosing(mq.subscribe(ANY_TICKS)) as listening:
+    async with aclosing(mq.subscribe(listened)) as listening:
         waiting = asyncio.ensure_future(anext(listening))
 
         async def heard() -> bool:
@@ -247,11 +249,13 @@ async def live(
     worker: ms.AsyncClient,
     operator: ms.AsyncClient,
     *,
-    before_an_end: Callable[[], None],
+    before_an_end: Callable[[], None] = lambda: None,
+    listened: ms.Topic[Any] = ANY_TICKS,
 ) -> None:
     """Everything, from the first message to the last.
 
-    `before_an_end` is called before connections are closed.
+    `before_an_end` is called before connections are closed. A cluster knows no patterns of topics: there
+    another one is `listened` to.
     """
     heard = Heard()
     made = make_worker(heard)
@@ -278,7 +282,7 @@ async def live(
             assert await operator.cancel(queue, receipt.id)
         await wait_for_room(producer, operator)
         await asyncio.to_thread(before_an_end)
-    await take_by_hand(worker, producer)
+    await take_by_hand(worker, producer, listened)
     await recovering(worker, producer.namespace)
     await operate(operator, producer)
     await now_and_then(producer, worker, producer.namespace)

@@ -19,17 +19,32 @@ from tests.support.servers import Server
 
 PASSWORD = "only-here"  # noqa: S105 - of users that exist for one test
 
+DISPENSABLE = {
+    # A client tells its name and version; Redis 6.2 reports the first word only.
+    *("client|setinfo", "client"),
+    # Who sends with durability="fsync" asks for the policy, and takes no answer for an answer.
+    "config|get",
+}
+
 _LINE = re.compile(r'\[\d+ (?P<address>[^\]]+)\] (?P<words>"[^"]*"(?: "[^"]*")?)')
 _CONTAINERS = {"client", "script", "config", "slowlog", "latency", "cluster", "acl"}
 
 
 def add_users(
-    server: Server, namespace: str, *, names: Names | None = None, without: str | None = None
+    server: Server,
+    namespace: str,
+    *,
+    names: Names | None = None,
+    without: str | None = None,
+    **more_of: bool,
 ) -> dict[Role, str]:
-    """Make a user for each role; return how each reaches the server."""
+    """Make a user for each role; return how each reaches the server.
+
+    `more_of` is for `rules_for`: `cluster`, `sharded`, `fsync`.
+    """
     urls: dict[Role, str] = {}
     for role in ROLES:
-        rules = rules_for([role], namespace=namespace, names=names or Names())
+        rules = rules_for([role], namespace=namespace, names=names or Names(), **more_of)
         name = f"{namespace}-{role}"
         more = [] if without is None else [f"-{without}"]
         admin: Any = server.admin()
@@ -41,6 +56,15 @@ def add_users(
 def remove_users(server: Server, namespace: str) -> None:
     admin: Any = server.admin()
     admin.execute_command("ACL", "DELUSER", *(f"{namespace}-{role}" for role in ROLES))
+
+
+def refusals(server: Server) -> set[tuple[str, str]]:
+    """What users were refused since the last look: who, and what; not what they do well without."""
+    admin: Any = server.admin()
+    entries = [{**one} for one in admin.acl_log()]
+    admin.acl_log_reset()
+    found = {(str(one["username"]), str(one["object"])) for one in entries}
+    return {(user, what) for user, what in found if what not in DISPENSABLE}
 
 
 class Witness:

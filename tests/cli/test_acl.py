@@ -130,3 +130,32 @@ def test_bad_words(cli: Cli, words: list[str], said: str) -> None:
 
     assert (outcome.status, outcome.out) == (2, "")
     assert said in outcome.err
+
+
+def test_lines_for_sentinels(cli: Cli) -> None:
+    """They may tell where servers are, and nothing else; the doctor asks how they are, too."""
+    [worker] = cli("acl", "worker", "--sentinel").out.splitlines()
+    [doctor] = cli("acl", "doctor", "--sentinel", "--user", "watch").out.splitlines()
+    asked = {f"+sentinel|{verb}" for verb in ("master", "masters", "replicas")}
+
+    head, rules = worker.split()[:5], {*worker.split()[5:]}
+    assert head == [*("user", "millstream-worker", "reset", "on", "#SHA256-OF-THE-PASSWORD")]
+    assert rules == asked | {"resetchannels", "+sentinel|get-master-addr-by-name"}
+    assert {*doctor.split()[5:]} - rules == {"+info", "+sentinel|sentinels", "+sentinel|ckquorum"}
+
+
+@pytest.mark.parametrize("words", [["--queue", "orders"], ["--cluster"], ["--fsync"]])
+def test_sentinels_have_no_queues(cli: Cli, words: list[str]) -> None:
+    """Options that mean nothing there are refused."""
+    outcome = cli("acl", "worker", "--sentinel", *words)
+
+    assert (outcome.status, outcome.out) == (2, "")
+
+
+def test_a_cluster_without_sharded_channels(cli: Cli) -> None:
+    """Redis 6.2 gets no names that it does not know."""
+    sharded = cli("acl", "producer", "--cluster").out
+    plain = cli("acl", "producer", "--cluster", "--no-sharded").out
+
+    assert {*sharded.split()} - {*plain.split()} == {"+spublish"}
+    assert {"+asking", "+cluster|slots"} <= {*plain.split()}

@@ -177,6 +177,22 @@ async def test_a_node_that_dies(
         assert frail.master_of(key) is not victim
 
 
+@pytest.mark.parametrize("kind", KINDS)
+async def test_who_connects_while_a_node_is_down(
+    kind: Kind, steady: Cluster, namespace: str
+) -> None:
+    """Any other node answers the first question, also when the first node of all is the dead one."""
+    down = steady.master_of(0)
+    down.kill()
+    try:
+        async with connecting(kind, steady.url, namespace) as connect:
+            mq = await connect()
+            assert mq.url.startswith("redis+cluster://")
+    finally:
+        await asyncio.to_thread(down.start)
+        await asyncio.to_thread(steady.settle)
+
+
 async def test_a_failover_by_hand(frail: Cluster, namespace: str) -> None:
     """A replica that takes over in order loses nothing; nothing is handled twice but what was in hand."""
     queue: ms.Queue[Any] = ms.Queue("orders")

@@ -27,7 +27,15 @@ from millstream.driver.cluster import (
     unsettled,
 )
 from millstream.driver.errand import Errand, Parcel, told_by
-from millstream.driver.faults import DEMOTED, ERROR_REPLIES, Tries, code_of, translate
+from millstream.driver.faults import (
+    CONNECTION_LOSS,
+    DEMOTED,
+    ERROR_REPLIES,
+    Tries,
+    code_of,
+    is_connection_loss,
+    translate,
+)
 from millstream.driver.packing import pack
 from millstream.driver.target import Target
 from millstream.errors import BrokerError, UsageError
@@ -70,9 +78,15 @@ class AsyncCluster:
     async def open(self, first: Op[Any]) -> list[Any]:
         """Learn who has which slot, and return a node's raw replies to the first question."""
         await self._learn()
-        return await self._wire(self._map.masters[0]).call(
-            pack(first.commands), len(first.commands)
-        )
+        problem: Exception = unsettled(None)
+        for node in self._map.masters:
+            try:
+                return await self._wire(node).call(pack(first.commands), len(first.commands))
+            except CONNECTION_LOSS as error:
+                if not is_connection_loss(error):
+                    raise
+                problem = error  # it may have died, and nobody has taken over yet
+        raise problem
 
     async def perform(self, op: Op[Any], until: float) -> list[Any]:
         """Run an operation; return raw replies, errors in their places.

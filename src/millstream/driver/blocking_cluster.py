@@ -28,7 +28,15 @@ from millstream.driver.cluster import (
     unsettled,
 )
 from millstream.driver.errand import Errand, Parcel, told_by
-from millstream.driver.faults import DEMOTED, ERROR_REPLIES, Tries, code_of, translate
+from millstream.driver.faults import (
+    CONNECTION_LOSS,
+    DEMOTED,
+    ERROR_REPLIES,
+    Tries,
+    code_of,
+    is_connection_loss,
+    translate,
+)
 from millstream.driver.target import Target
 from millstream.errors import BrokerError, UsageError
 from millstream.protocol.op import Op
@@ -69,7 +77,15 @@ class BlockingCluster:
     def open(self, first: Op[Any]) -> list[Any]:
         """Learn who has which slot, and return a node's raw replies to the first question."""
         self._learn()
-        return introduce(self._target(self._map.masters[0]), first, self._connect_timeout)
+        problem: Exception = unsettled(None)
+        for node in self._map.masters:
+            try:
+                return introduce(self._target(node), first, self._connect_timeout)
+            except CONNECTION_LOSS as error:
+                if not is_connection_loss(error):
+                    raise
+                problem = error  # it may have died, and nobody has taken over yet
+        raise problem
 
     def perform(self, op: Op[Any], until: float) -> list[Any]:
         """Run an operation; return raw replies, errors in their places.

@@ -145,6 +145,15 @@ class Target:
         """Return its replicas as a target of their own; None: nobody could tell where they are."""
         return None if self.sentinels is None else replace(self, replica=True)
 
+    def node(self, address: tuple[str, int]) -> Target:
+        """Return one of the servers that the Sentinels know, by its address, whatever it is."""
+        scheme = "rediss" if self.transport == "tls" else "redis"
+        host, port = address
+        options = {**self.options, "host": host, "port": port}
+        return replace(
+            self, url=f"{scheme}://{shown(address)}", options=options, sentinels=None, replica=False
+        )
+
     def close(self) -> None:
         """Leave what was started for it. It may take some seconds; safe to repeat."""
         if self.embedded is not None:

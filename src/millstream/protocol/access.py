@@ -19,14 +19,17 @@ from millstream.protocol.op import load_script
 from millstream.topic import Topic
 
 __all__ = [
+    "CLUSTER",
     "FSYNC",
     "ROLES",
+    "SENTINEL",
     "SHARDED",
     "Names",
     "Role",
     "commands_of",
     "roles_of",
     "rules_for",
+    "sentinel_rules",
     "uses_of",
 ]
 
@@ -134,16 +137,34 @@ _USES: Mapping[Role, Uses] = {
 # Who has which slot, and a slot that is on its way.
 _FOLLOW = ("cluster|slots", "asking")
 
-SHARDED: Mapping[Role, tuple[str, ...]] = {
-    "producer": (*_FOLLOW, "spublish"),
-    "worker": (*_FOLLOW, "ssubscribe", "sunsubscribe"),
+CLUSTER: Mapping[Role, tuple[str, ...]] = {
+    "producer": _FOLLOW,
+    "worker": _FOLLOW,
     "operator": _FOLLOW,
-    "doctor": _FOLLOW,
+    "doctor": (*_FOLLOW, "cluster|nodes"),
 }
-"""Needed beside on a cluster. A server before 7.0 refuses rules with these names."""
+"""Needed beside on a cluster, at each node."""
+
+SHARDED: Mapping[Role, tuple[str, ...]] = {
+    "producer": ("spublish",),
+    "worker": ("ssubscribe", "sunsubscribe"),
+}
+"""Needed beside on a cluster that shards channels. A server before 7.0 refuses rules with these names."""
 
 FSYNC: Mapping[Role, tuple[str, ...]] = {"producer": ("waitaof",), "worker": ("waitaof",)}
 """Needed beside for ``durability="fsync"``. A server before 7.2 refuses rules with this name."""
+
+# Where the primary is; what tells a newer answer from an older one; replicas to read from; and the names that
+# there are, for who has misspelt one.
+_ASK = ("get-master-addr-by-name", "master", "replicas", "masters")
+
+SENTINEL: Mapping[Role, tuple[str, ...]] = {
+    "producer": _ASK,
+    "worker": _ASK,
+    "operator": _ASK,
+    "doctor": (*_ASK, "sentinels", "ckquorum"),
+}
+"""What each role asks Sentinels."""
 
 _CALL = re.compile(r"\bp?call\((?=(?P<given>[^\n]*))")
 _WORDS = re.compile(r"^(?:\([^()]*\) and )?'(\w+)'(?: or '(\w+)')?(?:, '(\w+)')?")
@@ -173,17 +194,24 @@ def uses_of(role: Role) -> Uses:
     return _USES[role]
 
 
-def commands_of(role: Role, *, sharded: bool = False, fsync: bool = False) -> list[str]:
+def commands_of(
+    role: Role, *, cluster: bool = False, sharded: bool = False, fsync: bool = False
+) -> list[str]:
     """Return all commands that a role needs, sorted, as ACL rules name them.
 
     Args:
         role: which one.
-        sharded: whether the server is a cluster of Redis 7.0 or Valkey, which shards channels.
+        cluster: whether the server is a node of a cluster.
+        sharded: whether it is one of Redis 7.0 or Valkey, which shards channels.
         fsync: whether it asks for ``durability="fsync"``.
     """
     uses = _USES[role]
     called = {command for name in uses.scripts for command in called_by(load_script(name).source)}
-    further = (SHARDED.get(role, ()) if sharded else ()) + (FSYNC.get(role, ()) if fsync else ())
+    further = (
+        *(CLUSTER[role] if cluster or sharded else ()),
+        *(SHARDED.get(role, ()) if sharded else ()),
+        *(FSYNC.get(role, ()) if fsync else ()),
+    )
     return sorted(called.union(uses.commands, further))
 
 
@@ -205,6 +233,7 @@ def rules_for(
     *,
     namespace: str,
     names: Names,
+    cluster: bool = False,
     sharded: bool = False,
     fsync: bool = False,
 ) -> list[str]:
@@ -215,19 +244,35 @@ def rules_for(
             by key would need Redis 7.0.)
         namespace: first part of all keys.
         names: what it works on.
-        sharded, fsync: see ``commands_of``.
+        cluster, sharded, fsync: see ``commands_of``.
 
     Raises:
         UsageError: there can be no such name.
     """
     chosen = [*roles]
-    commands = {one for role in chosen for one in commands_of(role, sharded=sharded, fsync=fsync)}
+    commands = {
+        one
+        for role in chosen
+        for one in commands_of(role, cluster=cluster, sharded=sharded, fsync=fsync)
+    }
     return [
         "resetchannels",
         *(f"~{pattern}" for pattern in _keys(chosen, namespace, names)),
         *(f"&{pattern}" for pattern in _channels(chosen, namespace, names)),
         *(f"+{command}" for command in sorted(commands)),
     ]
+
+
+def sentinel_rules(roles: Iterable[Role]) -> list[str]:
+    """Return the ACL rules of a user of Sentinels, who have neither keys nor messages, after a ``reset``.
+
+    Args:
+        roles: what the user does.
+    """
+    chosen = {*roles}
+    asked = {f"+sentinel|{verb}" for role in chosen for verb in SENTINEL[role]}
+    # The doctor looks at a Sentinel's version as at that of any server.
+    return ["resetchannels", *(["+info"] if "doctor" in chosen else []), *sorted(asked)]
 
 
 def _keys(roles: list[Role], namespace: str, names: Names) -> list[str]:

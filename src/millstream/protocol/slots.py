@@ -26,8 +26,8 @@ _KEYLESS = frozenset(
             "HELLO",
             "INFO",
         ),
-        *("LATENCY", "MULTI", "PING", "ROLE", "SCAN", "SCRIPT", "SELECT", "SLOWLOG", "TIME"),
-        *("WAIT", "WAITAOF"),
+        *("LATENCY", "MULTI", "PING", "ROLE", "SCAN", "SCRIPT", "SELECT", "SENTINEL", "SLOWLOG"),
+        *("TIME", "WAIT", "WAITAOF"),
     }
 )
 _IN_GROUPS = frozenset({"MEMORY", "XGROUP", "XINFO"})

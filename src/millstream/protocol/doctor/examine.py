@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from millstream.protocol.doctor.facts import Facts, Refusal
-from millstream.protocol.doctor.finding import SERVER, Finding, note
+from millstream.protocol.doctor.finding import Finding, note
 from millstream.protocol.doctor.memory import memory
 from millstream.protocol.doctor.persistence import persistence
 from millstream.protocol.doctor.queues import Watched, backlogs
@@ -34,7 +34,8 @@ _NEEDED = {
 def of_server(facts: Facts) -> Iterator[Finding]:
     """Look at one server."""
     for check in _CHECKS:
-        yield from check(facts)
+        if facts.alone or check is not cluster:
+            yield from check(facts)
     yield from unchecked(facts.refused, facts.user)
 
 
@@ -70,6 +71,6 @@ def unchecked(refused: Iterable[Refusal], user: str | None) -> Iterator[Finding]
 
 
 def in_order(findings: Iterable[Finding]) -> list[Finding]:
-    """Put what can lose messages first, and the server before queues."""
+    """Put what can lose messages first, and servers before queues, which have names."""
     order = ("loses", "risk", "note")
-    return sorted(findings, key=lambda one: (order.index(one.severity), one.subject != SERVER))
+    return sorted(findings, key=lambda one: (order.index(one.severity), " " in one.subject))

@@ -15,6 +15,7 @@ CONFIG = (
     *("maxmemory", "maxmemory-policy", "client-output-buffer-limit"),
     *("min-replicas-to-write", "min-replicas-max-lag", "replica-read-only"),
     *("timeout", "tcp-keepalive", "cluster-require-full-coverage"),
+    *("cluster-node-timeout", "cluster-replica-no-failover"),
 )
 """Asked for one by one: a pattern would bring passwords, too."""
 
@@ -72,6 +73,7 @@ class Facts:
         now: its time (seconds since 1970); None: unknown.
         round_trips: seconds that some questions took, seen from here.
         clock_ahead: seconds that its clock is ahead of ours; None: unknown.
+        alone: whether it is looked at by itself. Of several, who replicates whom is looked at as a whole.
     """
 
     info: Mapping[str, str] = field(default_factory=dict)
@@ -84,6 +86,7 @@ class Facts:
     now: float | None = None
     round_trips: tuple[float, ...] = ()
     clock_ahead: float | None = None
+    alone: bool = True
 
     def setting(self, name: str) -> str | None:
         """Return a setting, from INFO where that tells it; None: unknown."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,8 @@ WAITED = 60.0
 HEARD_OF = 60.0
 """Seconds within which every consumer that lives asks for messages, or extends its leases."""
 DEFAULT_LEASE = 30.0
+LOSSES = 3
+"""So many queues of a cluster may be out of reach before the rest is left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,24 +97,31 @@ class Watched:
 Drive = Callable[[Plan[Any]], Any]
 
 
-def survey(namespace: str, drive: Drive) -> Survey:
+def survey(namespace: str, drive: Drive, nodes: Sequence[Drive] = ()) -> Survey:
     """Look at all queues and topics of a namespace, one after the other.
 
     Args:
         namespace: first part of all keys.
         drive: what runs a plan.
+        nodes: what runs one at each node of a cluster that can be reached; it is asked what is there.
 
     What cannot be looked at is noted, and the rest is looked at.
     """
-    try:
-        queues, topics = drive(list_queues(namespace)), drive(list_topics(namespace))
-    except BrokerError as error:
-        what = f"the queues and topics of namespace {namespace!r}"
-        return Survey(refused=(Refusal(what, str(error)),))
-    found: dict[str, Backlog] = {}
+    queues: set[str] = set()
+    topics: set[str] = set()
     refused: list[Refusal] = []
-    wanted = [*((_queue, "queue", name) for name in queues)]
-    wanted += ((_topic, "topic", name) for name in topics)
+    for ask in nodes or (drive,):
+        try:
+            queues |= {*ask(list_queues(namespace))}
+            topics |= {*ask(list_topics(namespace))}
+        except BrokerError as error:
+            what = f"the queues and topics of namespace {namespace!r}"
+            refused.append(Refusal(what, str(error)))
+    found: dict[str, Backlog] = {}
+    # A node that is away takes some of the queues along, and not the others.
+    losses = LOSSES if nodes else 1
+    wanted = [*((_queue, "queue", name) for name in sorted(queues))]
+    wanted += ((_topic, "topic", name) for name in sorted(topics))
     for look_at, what, name in wanted:
         try:
             found.update(drive(look_at(namespace, name)))
@@ -120,8 +129,11 @@ def survey(namespace: str, drive: Drive) -> Survey:
             refused.append(Refusal(f"{what} {name!r}", str(error)))
         except BrokerError as error:
             # The server cannot serve at the moment, and each try takes its time.
-            refused.append(Refusal(f"{what} {name!r}, and what comes behind it,", str(error)))
-            break
+            losses -= 1
+            rest = "" if losses else ", and what comes behind it,"
+            refused.append(Refusal(f"{what} {name!r}{rest}", str(error)))
+            if not losses:
+                break
         except (ValueError, KeyError, msgspec.MsgspecError) as error:
             reason = f"somebody else has written to its keys ({error})"
             refused.append(Refusal(f"{what} {name!r}", reason))

@@ -26,12 +26,13 @@ def replication(facts: Facts) -> Iterator[Finding]:
 
 def _of_replica(facts: Facts) -> Iterator[Finding]:
     master = f"{facts.info.get('master_host', '?')}:{facts.info.get('master_port', '?')}"
-    yield risk(
-        "replication.is_replica",
-        f"this server is a replica of {master}",
-        why="sends and acknowledgements are refused here",
-        fix="give clients the URL of the master",
-    )
+    if facts.alone:
+        yield risk(
+            "replication.is_replica",
+            f"this server is a replica of {master}",
+            why="sends and acknowledgements are refused here",
+            fix="give clients the URL of the master",
+        )
     if facts.info.get("master_link_status") != "up":
         down = facts.info.get("master_link_down_since_seconds", "?")
         yield risk(
@@ -62,19 +63,19 @@ def _of_master(facts: Facts) -> Iterator[Finding]:
     good = facts.number("min_slaves_good_slaves")
     if wanted is None:  # INFO tells how many are good only where there is a minimum
         wanted = 0 if good is None else 1
-    if not rows:
+    if not rows and facts.alone:
         yield note(
             "replication.none",
             "it has no replica",
             why="when the machine is lost with its disk, so are the messages",
             fix="start a replica: REPLICAOF HOST PORT there",
         )
-    elif wanted == 0:
+    elif rows and wanted == 0:
         yield loses(
             "replication.no_minimum",
             "min-replicas-to-write is 0",
-            why="a master that is cut off from its replicas goes on accepting messages, and a "
-            "failover loses them",
+            why="a master that is cut off from its replicas goes on accepting messages"
+            f"{' for cluster-node-timeout' if facts.cluster else ''}, and a failover loses them",
             fix="CONFIG SET min-replicas-to-write 1, then CONFIG REWRITE",
         )
     if wanted and good is not None and good < wanted:

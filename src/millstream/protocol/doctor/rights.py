@@ -29,7 +29,7 @@ SHOWN = 8
 # How to call each, for a server that looks at the number of words first. `K` is a key. All do nothing
 # should they ever run, but for the key that expires.
 _CALLS = """
-acl|whoami; asking; blmove K K left right 0.01; client|id; client|unblock 0; cluster|info; cluster|slots;
+acl|whoami; asking; blmove K K left right 0.01; client|id; client|unblock 0; cluster|info; cluster|nodes; cluster|slots;
 config|get save; del K;
 evalsha 0 0; exists K; get K; hdel K f; hexists K f; hget K f; hgetall K; hincrby K f x; hkeys K; hlen K;
 hmget K f; hrandfield K; hset K f v f; hsetnx K f v; hvals K; info server; latency|latest;
