@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,8 @@ from types import TracebackType
 from typing import Self
 
 from tests.chaos.events import Event
+from tests.chaos.network import Network
 from tests.chaos.sources import NAMESPACE
-from tests.support.proxy import Proxy
 from tests.support.servers import die_with_parent
 
 __all__ = ["ROLES", "Crew", "Role"]
@@ -71,7 +72,7 @@ class Crew:
     Args:
         folder: for records and logs.
         made: who takes part.
-        proxies: the network of each role, where it can be broken.
+        networks: of each role.
         environment: what processes are told beside what is theirs, by role.
     """
 
@@ -79,12 +80,12 @@ class Crew:
         self,
         folder: Path,
         made: dict[str, Role],
-        proxies: dict[str, Proxy],
+        networks: Mapping[str, Network],
         environment: dict[str, dict[str, str]],
     ) -> None:
         self._folder = folder
         self._roles = made
-        self.proxies = proxies
+        self.networks = networks
         self._environment = environment
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._starts = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from tests.chaos.crew import ROLES, Crew, roles
 from tests.chaos.events import Event, Recorder, Records
 from tests.chaos.history import History, history_of
 from tests.chaos.logs import check_logs
+from tests.chaos.network import Network
 from tests.chaos.requests import check_requests
 from tests.chaos.schedule import Fault, schedule
 from tests.chaos.sources import CONSUMED, ECHO, LEASE, NAMESPACE, SUBSCRIPTIONS
@@ -81,8 +82,7 @@ class _Run:
         self._record = Recorder(folder, "run")
         self._records = Records(folder)
         self._seconds = plan.seconds
-        networks = NETWORKS if crew.proxies else ()
-        kinds = [*topology.kinds, *KINDS, *networks]
+        kinds = [*topology.kinds, *KINDS, *NETWORKS]
         self.faults = schedule(plan.seed, plan.seconds, kinds)
         self.events: list[Event] = []
         self.violations: list[Violation] = []
@@ -115,7 +115,6 @@ class _Run:
     async def _strike(self, breaking: Breaking) -> None:
         """Break what the schedule says; what concerns the same target, one after the other."""
         begin = time.monotonic()
-        own = {kind.name for kind in self._topology.kinds}
         strikes: set[asyncio.Task[None]] = set()
 
         async def strike(fault: Fault) -> None:
@@ -123,7 +122,7 @@ class _Run:
                 if time.monotonic() > begin + self._seconds + LATE:
                     return  # those before it have taken all the time
                 self._record.tell("fault", kind=fault.kind, target=fault.target)
-                if fault.kind in own:
+                if fault.kind in self._topology.strikes:
                     await self._topology.strike(fault, self._record.tell)
                 else:
                     await breaking.strike(fault)
@@ -253,28 +252,27 @@ class _Run:
             self.violations.append(Violation("leaks", "", "", leak))
 
 
-def run(plan: Plan, topology: Topology, folder: Path) -> Outcome:
+def run(plan: Plan, servers: AbstractContextManager[Topology], folder: Path) -> Outcome:
     """Run it all, and check what was recorded.
 
     Args:
         plan: what to do.
-        topology: the servers.
+        servers: to be started.
         folder: for the records and logs; an empty one.
     """
     with ExitStack() as stack:
-        stack.enter_context(topology)
-        networks = {role: topology.network(role) for role in ROLES}
+        topology = stack.enter_context(servers)
+        networks = {role: stack.enter_context(Network(topology.ports)) for role in ROLES}
         environment = {
-            role: {**topology.environment, "MILLSTREAM_URL": url}
-            for role, (_, url) in networks.items()
+            role: {**topology.environment, "MILLSTREAM_URL": network.url(topology.url)}
+            for role, network in networks.items()
         }
-        proxies = {role: proxy for role, (proxy, _) in networks.items() if proxy is not None}
         made = roles(plan.seed, plan.rate)
-        crew = stack.enter_context(Crew(folder, made, proxies, environment))
+        crew = stack.enter_context(Crew(folder, made, networks, environment))
         one = _Run(plan, topology, crew, folder)
         asyncio.run(one())
-        for admin in topology.admins():
-            one.look_for_leaks(admin)
+        for server in topology.masters():
+            one.look_for_leaks(server.admin())
     history = history_of(one.events, lease=LEASE, subscriptions=SUBSCRIPTIONS, complete=one.drained)
     violations = [*one.violations, *check(history), *check_requests(history, ECHO.name)]
     strange = [event.data["what"] for event in one.events if event.name == "strange"]

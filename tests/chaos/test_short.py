@@ -9,7 +9,7 @@ import pytest
 
 from tests.chaos.report import as_markdown, timeline
 from tests.chaos.run import Plan, run
-from tests.chaos.topology import Single
+from tests.chaos.single import single
 
 
 @pytest.mark.slow
@@ -17,7 +17,7 @@ from tests.chaos.topology import Single
 def test_twenty_seconds(tmp_path: Path) -> None:
     """Through some random faults, no promise is broken; a failure names the seed."""
     seed = random.SystemRandom().randrange(10**6)
-    outcome = run(Plan(seed, 20.0, rate=40.0), Single(), tmp_path)
+    outcome = run(Plan(seed, 20.0, rate=40.0), single(), tmp_path)
 
     lines = [as_markdown(outcome, f"seed {seed}")]
     for violation in outcome.violations[:10]:
