@@ -55,8 +55,8 @@ def roles(seed: int, rate: float) -> dict[str, Role]:
     made = (
         Role("supervised", ("-m", "millstream", "run", *worker, "--processes", "2"), children=True),
         Role("bare", ("-m", "millstream.worker.child", *worker)),
-        Role("receiver", (*receiver, "async", "ordered", "plain", "story/readers")),
-        Role("blocking", (*receiver, "blocking", "listed", "ordered", "news/all")),
+        Role("receiver", (*receiver, "async", "ordered", "plain", "story/readers", "sole")),
+        Role("blocking", (*receiver, "blocking", "listed", "ordered", "news/all", "steps")),
         Role("producer", (*producer, "async", str(seed), str(rate / 2)), produces=True),
         Role("sender", (*producer, "blocking", str(seed + 1), str(rate / 2)), produces=True),
     )

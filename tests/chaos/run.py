@@ -14,15 +14,26 @@ import redis
 
 import millstream as ms
 from tests.chaos.breaking import KINDS, NETWORKS, PRODUCERS, Breaking
-from tests.chaos.checker import Violation, check
+from tests.chaos.checker import Violation
 from tests.chaos.crew import ROLES, Crew, roles
 from tests.chaos.events import Event, Recorder, Records
-from tests.chaos.history import History, history_of
+from tests.chaos.history import History
 from tests.chaos.logs import check_logs
 from tests.chaos.network import Network
-from tests.chaos.requests import check_requests
+from tests.chaos.proof import prove
+from tests.chaos.reading import history_of
 from tests.chaos.schedule import Fault, schedule
-from tests.chaos.sources import CONSUMED, ECHO, LEASE, NAMESPACE, SUBSCRIPTIONS
+from tests.chaos.sources import (
+    BEAT,
+    CONSUMED,
+    ECHO,
+    LEASE,
+    LEDGER,
+    NAMESPACE,
+    SUBSCRIPTIONS,
+    SUMS,
+    TICKS,
+)
 from tests.chaos.topology import Topology
 from tests.support.leaks import leaked
 
@@ -92,7 +103,7 @@ class _Run:
     async def __call__(self) -> None:
         # Patient: a call that is given up may arrive when the opposite one has long been answered.
         async with ms.AsyncClient(self._topology.url, namespace=NAMESPACE, timeout=60) as mq:
-            for source in CONSUMED.values():
+            for source in (*CONSUMED.values(), TICKS):
                 await mq.declare(source)
             for role in ROLES:
                 self._crew.start(role)
@@ -108,6 +119,7 @@ class _Run:
             with suppress(asyncio.CancelledError):
                 await sampling
             self._end(PRODUCERS)
+            await mq.pause_schedule(TICKS, BEAT)
             await self._drain(mq)
             self._end([role for role in ROLES if role not in PRODUCERS])
             await self._look_at_the_end(mq)
@@ -142,10 +154,15 @@ class _Run:
                 begin = time.monotonic()
                 with suppress(ms.BrokerError):
                     stats = await mq.stats(source)
-                    count = stats.ready + stats.delayed + stats.in_flight + stats.dead
-                    end = time.monotonic()
+                    unfinished = stats.ready + stats.delayed + stats.in_flight
                     self._record.tell(
-                        "sample", source=source.name, begin=begin, end=end, count=count
+                        "sample",
+                        source=source.name,
+                        begin=begin,
+                        end=time.monotonic(),
+                        count=unfinished + stats.dead,
+                        unfinished=unfinished,
+                        in_flight=stats.in_flight,
                     )
                 await asyncio.sleep(SAMPLE_EVERY)  # the work itself
 
@@ -213,7 +230,7 @@ class _Run:
 
         async def missing() -> dict[str, Any]:
             found = {}
-            for source in (*CONSUMED.values(), ECHO.queue):
+            for source in (*CONSUMED.values(), TICKS, ECHO.queue):
                 stats = await mq.stats(source)
                 counted = stats.ready, stats.delayed, stats.in_flight
                 if counted != (0, 0, 0):
@@ -236,7 +253,35 @@ class _Run:
             stats, dead = await mq.stats(source), await self._dead(mq, source)
             counted = (stats.ready, stats.delayed, stats.in_flight, stats.dead)
             self._record.tell("final", source=source.name, counts=counted, dead=dead)
+        await self._look_at_results(mq)
+        for server in self._topology.masters():
+            written: Any = server.admin().hgetall(LEDGER)
+            if written:
+                told = {cid.decode(): int(times) for cid, times in written.items()}
+                self._record.tell("ledger", written=told)
         self._read()
+
+    async def _look_at_results(self, mq: ms.AsyncClient) -> None:
+        """Ask for all results once more, by the ids that the record has."""
+        self._read()
+        calls = {
+            (event.process, event.data["op"]): event.data["messages"][0][0]
+            for event in self.events
+            if event.name == "send" and event.data["source"] == SUMS.name
+        }
+
+        async def ask(cid: str, id: str) -> None:
+            begin, result, failed = time.monotonic(), None, None
+            try:
+                result = await mq.handle(SUMS, id).result(timeout=0)
+            except ms.MillstreamError as error:
+                failed = {"error": type(error).__name__, "text": str(error)}
+            self._record.tell("kept", cid=cid, begin=begin, result=result, failed=failed)
+
+        sent = [one for one in self.events if one.name == "sent"]
+        for event in sent:
+            if (cid := calls.get((event.process, event.data["op"]))) is not None:
+                await ask(cid, event.data["ids"][0])
 
     async def _dead(self, mq: ms.AsyncClient, source: Any) -> list[tuple[str, str, str]]:
         found: list[tuple[str, str, str]] = []
@@ -274,7 +319,7 @@ def run(plan: Plan, servers: AbstractContextManager[Topology], folder: Path) -> 
         for server in topology.masters():
             one.look_for_leaks(server.admin())
     history = history_of(one.events, lease=LEASE, subscriptions=SUBSCRIPTIONS, complete=one.drained)
-    violations = [*one.violations, *check(history), *check_requests(history, ECHO.name)]
+    violations = [*one.violations, *prove(history)]
     strange = [event.data["what"] for event in one.events if event.name == "strange"]
     strange += [str(event) for event in one.events if event.data.get("error") == "UsageError"]
     violations += [Violation("ended", "", "", what) for what in strange]

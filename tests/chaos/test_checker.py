@@ -10,10 +10,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tests.chaos.checker import RULES, Violation, check
+from tests.chaos.checker import RULES, Violation
 from tests.chaos.events import Event
-from tests.chaos.history import history_of
-from tests.chaos.requests import check_requests
+from tests.chaos.proof import prove
+from tests.chaos.reading import history_of
 from tests.chaos.stories import LEASE, SUBSCRIPTIONS, Story, story
 
 SEEDS = st.integers(0, 2**32)
@@ -22,7 +22,7 @@ Plant = Callable[[Story], bool]
 
 def violations(told: Story) -> list[Violation]:
     history = history_of(told.events, lease=LEASE, subscriptions=SUBSCRIPTIONS)
-    return [*check(history), *check_requests(history, "echo")]
+    return prove(history)
 
 
 def named(told: Story, name: str, **data: Any) -> list[Event]:
