@@ -22,7 +22,7 @@ from tests.chaos.logs import check_logs
 from tests.chaos.network import Network
 from tests.chaos.proof import prove
 from tests.chaos.reading import history_of
-from tests.chaos.schedule import Fault, schedule
+from tests.chaos.schedule import GAP, Fault, schedule
 from tests.chaos.sources import (
     BEAT,
     CONSUMED,
@@ -67,11 +67,13 @@ class Plan:
         seed: decides what is broken, and what is sent.
         seconds: for how long faults begin.
         rate: messages a second.
+        gap: seconds between the beginnings of two faults, on average.
     """
 
     seed: int
     seconds: float
     rate: float = 60.0
+    gap: float = GAP
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,7 @@ class _Run:
         self._records = Records(folder)
         self._seconds = plan.seconds
         kinds = [*topology.kinds, *KINDS, *NETWORKS]
-        self.faults = schedule(plan.seed, plan.seconds, kinds)
+        self.faults = schedule(plan.seed, plan.seconds, kinds, gap=plan.gap)
         self.events: list[Event] = []
         self.violations: list[Violation] = []
         self.drained = False
