@@ -171,7 +171,10 @@ class Crew:
 
     def at_work(self, role: str) -> bool:
         """Tell whether a process of a role has begun to work, so that it knows what SIGTERM means."""
-        return any(self.name_of(pid) in self._busy for pid in self.working(role))
+        # Children of a supervisor that was killed may work on while the next one is just starting.
+        parent, own = self.parent(role), self.working(role)
+        own = [pid for pid in own if not self._roles[role].children or _parent_of(pid) == parent]
+        return any(self.name_of(pid) in self._busy for pid in own)
 
     def revive(self) -> list[str]:
         """Start those again that could not connect when they started, as whoever runs them would.
@@ -205,3 +208,11 @@ class Crew:
             return self._processes[role].wait(timeout)
         except subprocess.TimeoutExpired:
             return None
+
+
+def _parent_of(pid: int) -> int | None:
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("PPid:"):
+                return int(line.split()[1])
+    return None
