@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import millstream as ms
 from tests.chaos.events import Recorder
-from tests.chaos.sources import PAUSE, RETRY, checksum, least_pause
+from tests.chaos.sources import LEDGER, MADE, PAUSE, RETRY, checksum, least_pause, made_of
 
 __all__ = ["WANTED", "Acting", "Outcome", "recorder"]
 
@@ -32,9 +36,13 @@ class Acting:
 
     Args:
         record: of this process.
+
+    Attributes:
+        process: the name of this process in the record.
     """
 
     def __init__(self, record: Recorder) -> None:
+        self.process = record.process
         self._tell = record.tell
         self._number = record.number
 
@@ -98,7 +106,7 @@ class Acting:
 
     async def settle(self, number: int, delivery: ms.Delivery[Any], outcome: Outcome) -> None:
         """Settle a delivery by a call, and tell whether that was confirmed."""
-        try:
+        with self._ending(number, outcome):
             if outcome == "rejected":
                 await delivery.reject("rejected")
             elif outcome == "later":
@@ -107,16 +115,10 @@ class Acting:
                 await delivery.retry(reason=WANTED)
             else:
                 await delivery.ack()
-        except ms.LeaseLost:
-            self._tell("refused", n=number)
-        except ms.BrokerError as error:
-            self._tell("unsettled", n=number, error=repr(error))
-        else:
-            self._tell("settled", n=number, outcome=outcome)
 
     def settle_now(self, number: int, delivery: ms.SyncDelivery[Any], outcome: Outcome) -> None:
         """Do the same with a blocking client."""
-        try:
+        with self._ending(number, outcome):
             if outcome == "rejected":
                 delivery.reject("rejected")
             elif outcome == "later":
@@ -125,12 +127,49 @@ class Acting:
                 delivery.retry(reason=WANTED)
             else:
                 delivery.ack()
+
+    async def commit(self, number: int, delivery: ms.Delivery[Any]) -> bool:
+        """Move a step on in a transaction, and tell of it; return whether that was confirmed."""
+        made, op = self._begin_commit(delivery.body)
+        with self._ending(number, "done"):
+            async with delivery.transaction() as tx:
+                tx.send(MADE, made)
+                tx.hincrby(LEDGER, delivery.body["cid"])
+            self._tell("sent", op=op, ids=[tx.receipts[0].id])
+            return True
+        return False
+
+    def commit_now(self, number: int, delivery: ms.SyncDelivery[Any]) -> None:
+        """Do the same with a blocking client."""
+        made, op = self._begin_commit(delivery.body)
+        with self._ending(number, "done"):
+            with delivery.transaction() as tx:
+                tx.send(MADE, made)
+                tx.hincrby(LEDGER, delivery.body["cid"])
+            self._tell("sent", op=op, ids=[tx.receipts[0].id])
+
+    def _begin_commit(self, step: dict[str, Any]) -> tuple[dict[str, Any], int]:
+        made, op = made_of(step), self._number()
+        told = [[made["cid"], made["number"]]]
+        self._tell("send", op=op, source=MADE.name, messages=told, key=None, durable=False)
+        return made, op
+
+    @contextmanager
+    def _ending(self, number: int, outcome: Outcome) -> Iterator[None]:
+        """Tell how a call ends that ends a delivery."""
+        try:
+            yield
         except ms.LeaseLost:
             self._tell("refused", n=number)
         except ms.BrokerError as error:
             self._tell("unsettled", n=number, error=repr(error))
         else:
             self._tell("settled", n=number, outcome=outcome)
+
+    def ticked(self, delivery: ms.Delivery[Any]) -> None:
+        """Tell of a tick, and by how many seconds it is early."""
+        tick = datetime.fromisoformat(delivery.headers["tick"]).timestamp()
+        self._tell("ticked", tick=tick, id=delivery.id, early=tick - time.time())
 
     def cancelled(self, number: int) -> None:
         """Tell that a handler was cancelled."""

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 
 import millstream as ms
@@ -134,27 +134,14 @@ class Breaking:
     # Networks
 
     async def _network(self, fault: Fault) -> None:
-        proxy, begin = self._crew.proxies[fault.target], time.monotonic()
-        breaks: dict[str, Callable[[], object]] = {
-            "cut": proxy.cut,
-            "refuse": lambda: _refuse(proxy),
-            "stall": proxy.stall,
-            "stall-requests": lambda: proxy.stall(replies=False),
-            "stall-replies": lambda: proxy.stall(requests=False),
-            "delay": lambda: proxy.delay(LATENCY),
-            "half-open": proxy.freeze,
-            "lose-reply": proxy.drop_replies,
-        }
-        mends: dict[str, Callable[[], object]] = {
-            "refuse": proxy.accept,
-            "delay": lambda: proxy.delay(0),
-        }
-        breaks[fault.kind]()
+        proxies = self._crew.networks[fault.target].part(int(fault.at * 1000))
+        begin = time.monotonic()
+        hurt, heal = _HARM[fault.kind]
+        for proxy in proxies:
+            hurt(proxy)
         await asyncio.sleep(fault.seconds)  # the work itself
-        if fault.kind.startswith("stall"):
-            proxy.resume()
-        elif fault.kind in mends:
-            mends[fault.kind]()
+        for proxy in proxies:
+            heal(proxy)
         deaf = DEAF if fault.kind == "half-open" else 0.0
         self._tell("trouble", begin=begin, end=time.monotonic() + deaf, who=fault.target)
 
@@ -187,3 +174,20 @@ class Breaking:
 def _refuse(proxy: Proxy) -> None:
     proxy.refuse()
     proxy.cut()
+
+
+def _nothing(proxy: Proxy) -> None:
+    """Heal what was over at once."""
+
+
+_HARM: Mapping[str, tuple[Callable[[Proxy], None], Callable[[Proxy], None]]] = {
+    "cut": (Proxy.cut, _nothing),
+    "refuse": (_refuse, Proxy.accept),
+    "stall": (Proxy.stall, Proxy.resume),
+    "stall-requests": (lambda proxy: proxy.stall(replies=False), Proxy.resume),
+    "stall-replies": (lambda proxy: proxy.stall(requests=False), Proxy.resume),
+    "delay": (lambda proxy: proxy.delay(LATENCY), lambda proxy: proxy.delay(0)),
+    "half-open": (Proxy.freeze, _nothing),
+    "lose-reply": (Proxy.drop_replies, _nothing),
+}
+"""What each fault does to a way to a server, and what ends it."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from tests.chaos.history import Given, History, Sent
 
-__all__ = ["RULES", "Violation", "check"]
+__all__ = ["CLOCKS", "RULES", "LateStarts", "Rule", "Violation", "by_cid", "check", "excused"]
 
 CLOCKS = 0.003
 """Seconds by which something may seem early: the server's clock is cut to whole milliseconds, and
@@ -46,12 +46,13 @@ class Violation:
 Rule = Callable[[History], Iterator[Violation]]
 
 
-def check(history: History) -> list[Violation]:
-    """Return what was broken; empty: nothing was."""
-    return [violation for rule in RULES for violation in rule(history)]
+def check(history: History, rules: Iterable[Rule]) -> list[Violation]:
+    """Return what was broken of some rules; empty: nothing was."""
+    return [violation for rule in rules for violation in rule(history)]
 
 
-def _by_cid(deliveries: Iterable[Given]) -> dict[str, list[Given]]:
+def by_cid(deliveries: Iterable[Given]) -> dict[str, list[Given]]:
+    """Sort deliveries by their message."""
     found: dict[str, list[Given]] = defaultdict(list)
     for given in deliveries:
         found[given.cid].append(given)
@@ -71,7 +72,7 @@ def lost(history: History) -> Iterator[Violation]:
             if given.end == "done" and given.refused is None
         }
         for one in sent.values():
-            if one.confirmed is None or history.forgotten(one.confirmed, send=True):
+            if not history.kept(one):
                 continue
             if one.cid not in handled and (source, one.cid) not in dead:
                 yield Violation("lost", source, one.cid, f"confirmed as {one.id}, never handled")
@@ -114,7 +115,7 @@ def stored_twice(history: History) -> Iterator[Violation]:
 def settled_twice(history: History) -> Iterator[Violation]:
     """Of one delivery one end is confirmed, and of one message one final end."""
     for source, deliveries in history.given.items():
-        for cid, some in _by_cid(deliveries).items():
+        for cid, some in by_cid(deliveries).items():
             ended = [given for given in some if given.settled is not None]
             ended = [one for one in ended if not history.forgotten(one.settled or 0.0)]
             same = Counter((given.attempt, given.crashes) for given in ended)
@@ -124,7 +125,7 @@ def settled_twice(history: History) -> Iterator[Violation]:
                 yield Violation("settled_twice", source, cid, f"confirmed to {who}")
 
 
-class _LateStarts:
+class LateStarts:
     """Which deliveries may have begun after they were over.
 
     A consumer looks whether a message is still its own, and then its handler begins. Nobody can make
@@ -150,9 +151,9 @@ class _LateStarts:
 
 def begun_after_its_end(history: History) -> Iterator[Violation]:
     """No handler begins with a message whose final end was confirmed."""
-    late = _LateStarts(history)
+    late = LateStarts(history)
     for source, deliveries in history.given.items():
-        for cid, some in _by_cid(deliveries).items():
+        for cid, some in by_cid(deliveries).items():
             ends = [given.settled for given in some if given.settled and given.handled]
             over = min((end for end in ends if not history.forgotten(end)), default=math.inf)
             for given in some:
@@ -179,7 +180,7 @@ def repeated(history: History) -> Iterator[Violation]:
                 yield Violation("repeated", source, given.cid, what)
 
 
-def _excused(history: History, first: Given, when: float) -> bool:
+def excused(history: History, first: Given, when: float) -> bool:
     """Tell whether the lease of a delivery may be over at a moment, by what its consumer suffered.
 
     The lease is begun anew each third of it. Who could reach the server all the time but for less
@@ -193,13 +194,13 @@ def _excused(history: History, first: Given, when: float) -> bool:
 
 def beside(history: History) -> Iterator[Violation]:
     """A second copy of a message does not begin while the lease of the first one holds."""
-    late = _LateStarts(history)
+    late = LateStarts(history)
     for source, deliveries in history.given.items():
-        for cid, some in _by_cid(deliveries).items():
+        for cid, some in by_cid(deliveries).items():
             for first, second in ((a, b) for a in some for b in some if a is not b):
                 if not first.begun <= second.begun < first.over:
                     continue
-                if _excused(history, first, second.begun):
+                if excused(history, first, second.begun):
                     continue
                 if history.lost_between(first.begun, second.begun):
                     continue
@@ -219,19 +220,18 @@ def order(history: History) -> Iterator[Violation]:
     for source, sent in history.sent.items():
         keys: dict[str, list[Sent]] = defaultdict(list)
         for one in sent.values():
-            known = one.confirmed is not None and not history.forgotten(one.confirmed, send=True)
-            if one.key is not None and known:
+            if one.key is not None and history.kept(one):
                 keys[one.key].append(one)
         if keys:
-            deliveries = _by_cid(history.given[source])
-            late = _LateStarts(history)
+            deliveries = by_cid(history.given[source])
+            late = LateStarts(history)
             for some in keys.values():
                 some.sort(key=lambda one: one.number)
                 yield from _order_of_key(history, late, some, deliveries)
 
 
 def _order_of_key(
-    history: History, late: _LateStarts, sent: list[Sent], deliveries: dict[str, list[Given]]
+    history: History, late: LateStarts, sent: list[Sent], deliveries: dict[str, list[Given]]
 ) -> Iterator[Violation]:
     """Check one key: its messages in the order of sending."""
     position = {one.cid: place for place, one in enumerate(sent)}
@@ -259,7 +259,7 @@ def _order_of_key(
         for other in begun[:index]:
             if other.cid != given.cid and other.over > given.begun:
                 lost = history.lost_between(other.begun, given.begun)
-                if not lost and not _excused(history, other, given.begun):
+                if not lost and not excused(history, other, given.begun):
                     what = f"began at {given.begun:.4f} while {other.cid} was with {other.process}"
                     yield Violation("order", source, given.cid, what)
 
@@ -267,7 +267,7 @@ def _order_of_key(
 def early(history: History) -> Iterator[Violation]:
     """No message begins before its time, no retry before its pause is over."""
     for source, deliveries in history.given.items():
-        for cid, some in _by_cid(deliveries).items():
+        for cid, some in by_cid(deliveries).items():
             sent = history.sent[source].get(cid)
             for given in some:
                 if sent is not None and given.begun < sent.begun + sent.delay - CLOCKS:
@@ -320,7 +320,7 @@ def counts(history: History) -> Iterator[Violation]:
             1
             for one in sent.values()
             if one.confirmed is not None and one.confirmed <= sample.begin and one.cid not in gone
-            if not history.forgotten(one.confirmed, send=True)
+            if history.kept(one)
         )
         most = sum(1 for one in sent.values() if one.begun <= sample.end and one.cid not in certain)
         if not least <= sample.count <= most:
@@ -336,7 +336,7 @@ def counts(history: History) -> Iterator[Violation]:
 def dead_letters(history: History) -> Iterator[Violation]:
     """Who is dead was rejected or has failed for good; who was rejected for good is dead."""
     for final in history.finals:
-        some = _by_cid(history.given[final.source])
+        some = by_cid(history.given[final.source])
         listed = Counter(cid for cid, _, _ in final.dead)
         for cid, times in listed.items():
             if times > 1 and not history.losses:

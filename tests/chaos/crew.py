@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,8 @@ from types import TracebackType
 from typing import Self
 
 from tests.chaos.events import Event
+from tests.chaos.network import Network
 from tests.chaos.sources import NAMESPACE
-from tests.support.proxy import Proxy
 from tests.support.servers import die_with_parent
 
 __all__ = ["ROLES", "Crew", "Role"]
@@ -54,8 +55,8 @@ def roles(seed: int, rate: float) -> dict[str, Role]:
     made = (
         Role("supervised", ("-m", "millstream", "run", *worker, "--processes", "2"), children=True),
         Role("bare", ("-m", "millstream.worker.child", *worker)),
-        Role("receiver", (*receiver, "async", "ordered", "plain", "story/readers")),
-        Role("blocking", (*receiver, "blocking", "listed", "ordered", "news/all")),
+        Role("receiver", (*receiver, "async", "ordered", "plain", "story/readers", "sole")),
+        Role("blocking", (*receiver, "blocking", "listed", "ordered", "news/all", "steps")),
         Role("producer", (*producer, "async", str(seed), str(rate / 2)), produces=True),
         Role("sender", (*producer, "blocking", str(seed + 1), str(rate / 2)), produces=True),
     )
@@ -71,7 +72,7 @@ class Crew:
     Args:
         folder: for records and logs.
         made: who takes part.
-        proxies: the network of each role, where it can be broken.
+        networks: of each role.
         environment: what processes are told beside what is theirs, by role.
     """
 
@@ -79,12 +80,12 @@ class Crew:
         self,
         folder: Path,
         made: dict[str, Role],
-        proxies: dict[str, Proxy],
+        networks: Mapping[str, Network],
         environment: dict[str, dict[str, str]],
     ) -> None:
         self._folder = folder
         self._roles = made
-        self.proxies = proxies
+        self.networks = networks
         self._environment = environment
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._starts = 0
@@ -170,7 +171,10 @@ class Crew:
 
     def at_work(self, role: str) -> bool:
         """Tell whether a process of a role has begun to work, so that it knows what SIGTERM means."""
-        return any(self.name_of(pid) in self._busy for pid in self.working(role))
+        # Children of a supervisor that was killed may work on while the next one is just starting.
+        parent, own = self.parent(role), self.working(role)
+        own = [pid for pid in own if not self._roles[role].children or _parent_of(pid) == parent]
+        return any(self.name_of(pid) in self._busy for pid in own)
 
     def revive(self) -> list[str]:
         """Start those again that could not connect when they started, as whoever runs them would.
@@ -204,3 +208,11 @@ class Crew:
             return self._processes[role].wait(timeout)
         except subprocess.TimeoutExpired:
             return None
+
+
+def _parent_of(pid: int) -> int | None:
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("PPid:"):
+                return int(line.split()[1])
+    return None

@@ -1,18 +1,31 @@
-"""The events of a run, put together: what was sent, each delivery, and what was broken when."""
+"""What has happened in a run: what was sent, each delivery, and what was broken when."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.chaos.events import Event
-
-__all__ = ["Final", "Given", "History", "Loss", "Pause", "Sample", "Sent", "Trouble", "history_of"]
+__all__ = [
+    "ENDS",
+    "Asked",
+    "Duplicate",
+    "Final",
+    "Given",
+    "History",
+    "Loss",
+    "Pause",
+    "Refusal",
+    "Sample",
+    "Sent",
+    "Tick",
+    "Trouble",
+    "Waited",
+]
 
 ENDS = ("done", "failed", "later", "rejected", "cancelled")
+"""What a consumer may be about to do with a delivery."""
 
 
 @dataclass(slots=True)
@@ -27,6 +40,8 @@ class Sent:
         begun: when the call began.
         confirmed: when it returned; None: nobody knows whether it is stored.
         id: of its receipt.
+        unique: the key that no other message has meanwhile, if it was sent with one.
+        durable: whether a replica has confirmed it, too, where there is one.
     """
 
     source: str
@@ -37,6 +52,8 @@ class Sent:
     begun: float
     confirmed: float | None = None
     id: str | None = None
+    unique: str | None = None
+    durable: bool = True
 
 
 @dataclass(slots=True)
@@ -44,6 +61,7 @@ class Given:
     """A delivery, as its consumer tells of it.
 
     Attributes:
+        n: its number in its process.
         end: what it was about to do with it: one of ENDS; None: it does not tell.
         over: when that was; for what a process did not come to tell, when it was killed.
         pause: seconds that the message must wait then.
@@ -56,6 +74,7 @@ class Given:
     attempt: int
     crashes: int
     process: str
+    n: int
     thread: int
     whole: bool
     begun: float
@@ -109,12 +128,19 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """How many messages a source had, all of its places together, at a moment between two."""
+    """How many messages a source had, all of its places together, at a moment between two.
+
+    Attributes:
+        unfinished: how many of them were no dead letters.
+        in_flight: how many a consumer had.
+    """
 
     source: str
     begin: float
     end: float
     count: int
+    unfinished: int = 0
+    in_flight: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +166,52 @@ class Asked:
 
 
 @dataclass(slots=True)
+class Waited:
+    """The wait for the result of a message: of its sender, or of the run at its end (``last``)."""
+
+    cid: str
+    last: bool
+    begun: float
+    over: float | None = None
+    result: Any = None
+    error: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """A send that has stored nothing, for the message of this id has the key."""
+
+    sent: Sent
+    over: float
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A send of so many messages that has stored nothing, for the queue is full."""
+
+    source: str
+    count: int
+    begun: float
+    over: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A message of a schedule, as its handler tells of it.
+
+    Attributes:
+        time: of the tick, in seconds since 1970.
+        early: by how many seconds its handler began before that.
+    """
+
+    time: float
+    id: str
+    early: float
+    begun: float
+
+
+@dataclass(slots=True)
 class History:
     """All of a run. Lists are in the order of time.
 
@@ -148,6 +220,7 @@ class History:
         given: by source.
         killed: when each process was killed that was.
         routes: by process: over which network it talks.
+        ledger: how often each step was moved on, as the server says at the end.
         lease: seconds.
         complete: whether the run came to its end: nothing may be under way any more.
     """
@@ -163,7 +236,21 @@ class History:
     pauses: list[Pause] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     finals: list[Final] = field(default_factory=list)
+    waits: list[Waited] = field(default_factory=list)
+    duplicates: list[Duplicate] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
+    ticks: list[Tick] = field(default_factory=list)
+    ledger: dict[str, int] | None = None
     complete: bool = True
+
+    def kept(self, sent: Sent) -> bool:
+        """Tell whether a message was confirmed, and nothing can have made the server forget it."""
+        when = sent.confirmed
+        return when is not None and not self.forgotten(when, send=sent.durable)
+
+    def is_over(self, given: Given) -> bool:
+        """Tell whether a delivery has ended its message, confirmed, and not forgotten."""
+        return given.handled and given.settled is not None and not self.forgotten(given.settled)
 
     def forgotten(self, when: float, *, send: bool = False) -> bool:
         """Tell whether what was confirmed then may be forgotten."""
@@ -190,123 +277,3 @@ class History:
     def stops(self, process: str) -> list[Trouble]:
         """Return when a process did not run."""
         return [one for one in self.troubles if one.who == process]
-
-
-class _Reading:
-    """Goes through events in the order of time."""
-
-    def __init__(self, history: History, subscriptions: Mapping[str, Sequence[str]]) -> None:
-        self.history = history
-        self._subscriptions = subscriptions
-        self._calls: dict[tuple[str, int], list[Sent]] = {}
-        self._requests: dict[tuple[str, int], Asked] = {}
-        self._in_hand: dict[tuple[str, int], Given] = {}
-
-    def read(self, event: Event) -> None:
-        """Take one event."""
-        read = getattr(self, f"_{event.name}", None)
-        if read is not None:
-            read(event, event.data)
-        elif event.name in ENDS:
-            self._end(event, event.data)
-
-    def _started(self, event: Event, data: dict[str, Any]) -> None:
-        self.history.routes[event.process] = data["route"]
-
-    def _send(self, event: Event, data: dict[str, Any]) -> None:
-        call = event.process, data["op"]
-        if "timeout" in data:
-            cid = data["messages"][0][0]
-            asked = Asked(cid, event.process, data["timeout"], event.time)
-            self.history.asked[cid] = self._requests[call] = asked
-            return
-        source, messages = data["source"], self._calls.setdefault(call, [])
-        for cid, number in data["messages"]:
-            for place in self._subscriptions.get(source, (source,)):
-                one = Sent(place, cid, data["key"], number, data.get("delay", 0.0), event.time)
-                self.history.sent[place][cid] = one
-                messages.append(one)
-
-    def _sent(self, event: Event, data: dict[str, Any]) -> None:
-        messages = self._calls[event.process, data["op"]]
-        places = len(messages) // len(data["ids"])
-        for number, one in enumerate(messages):
-            one.confirmed, one.id = event.time, data["ids"][number // places]
-
-    def _replied(self, event: Event, data: dict[str, Any]) -> None:
-        asked = self._requests[event.process, data["op"]]
-        asked.over, asked.reply = event.time, data["reply"]
-
-    def _erred(self, event: Event, data: dict[str, Any]) -> None:
-        asked = self._requests.get((event.process, data["op"]))
-        if asked is not None:
-            asked.over, asked.error = event.time, data
-
-    def _begun(self, event: Event, data: dict[str, Any]) -> None:
-        names = ("source", "cid", "id", "attempt", "crashes", "thread", "whole")
-        given = Given(
-            process=event.process, begun=event.time, **{name: data[name] for name in names}
-        )
-        self._in_hand[event.process, data["n"]] = given
-        self.history.given[given.source].append(given)
-
-    def _end(self, event: Event, data: dict[str, Any]) -> None:
-        given = self._in_hand[event.process, data["n"]]
-        if given.end is None:
-            given.end, given.over = event.name, event.time
-            given.pause, given.final = data.get("pause", 0.0), data.get("final", False)
-
-    def _settled(self, event: Event, data: dict[str, Any]) -> None:
-        self._in_hand[event.process, data["n"]].settled = event.time
-
-    def _refused(self, event: Event, data: dict[str, Any]) -> None:
-        self._in_hand[event.process, data["n"]].refused = event.time
-
-    def _stalled(self, event: Event, data: dict[str, Any]) -> None:
-        self.history.troubles.append(Trouble(data["since"], event.time, event.process))
-
-    def _trouble(self, event: Event, data: dict[str, Any]) -> None:
-        self.history.troubles.append(Trouble(data["begin"], data["end"], data["who"]))
-
-    def _killed(self, event: Event, data: dict[str, Any]) -> None:
-        self.history.killed[data["process"]] = event.time
-
-    def _loss(self, event: Event, data: dict[str, Any]) -> None:
-        self.history.losses.append(Loss(data["begin"], data["end"], data["sends"]))
-
-    def _paused(self, event: Event, data: dict[str, Any]) -> None:
-        self.history.pauses.append(Pause(data["source"], data["begin"], data["end"]))
-
-    def _sample(self, event: Event, data: dict[str, Any]) -> None:
-        sample = Sample(data["source"], data["begin"], data["end"], data["count"])
-        self.history.samples.append(sample)
-
-    def _final(self, event: Event, data: dict[str, Any]) -> None:
-        a, b, c, d = data["counts"]
-        dead = tuple((cid, id, reason) for cid, id, reason in data["dead"])
-        self.history.finals.append(Final(data["source"], (a, b, c, d), dead))
-
-
-def history_of(
-    events: Iterable[Event],
-    *,
-    lease: float,
-    subscriptions: Mapping[str, Sequence[str]],
-    complete: bool = True,
-) -> History:
-    """Put the events of a run together.
-
-    Args:
-        events: in any order.
-        lease: seconds, of all sources.
-        subscriptions: by topic, those that were there before the first message.
-        complete: whether the run came to its end.
-    """
-    history = History(lease, complete=complete)
-    reading = _Reading(history, subscriptions)
-    for event in sorted(events, key=lambda event: event.time):
-        reading.read(event)
-    for given in (one for some in history.given.values() for one in some):
-        # What a process was at when it was killed was over then.
-        given.over = min(given.over, history.killed.get(given.process, math.inf))
-    return history

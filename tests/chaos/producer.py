@@ -8,7 +8,7 @@ import random
 import signal
 import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, Protocol
 
@@ -24,8 +24,15 @@ KEYS = 2
 TIMEOUT = 3.0
 REQUEST_TIMEOUT = 4.0
 SHARES = {"plain": 20, "later": 8, "urgent": 8, "ordered": 20, "listed": 12, "news": 10}
-SHARES |= {"story": 10, "echo": 12}
+SHARES |= {"story": 10, "echo": 12, "steps": 10, "sums": 6, "sole": 6, "narrow": 5, "licensed": 5}
 MANY = 5
+RESULT_TIMEOUT = 3.0
+SOLE_KEYS = 4
+"""Few, so that they are often taken."""
+
+
+ALONE = ("echo", "sums", "sole")
+"""What is sent one by one."""
 
 
 class Client(Protocol):
@@ -59,7 +66,7 @@ class Lane:
         dice = self._dice
         [source] = dice.choices(list(SHARES), weights=list(SHARES.values()))
         key = dice.choice(self._keys) if source in KEYED else None
-        bodies = [self._body(key) for _ in range(self._how_many(source))]
+        bodies = [self._body(source, key) for _ in range(self._how_many(source))]
         options: dict[str, Any] = {} if key is None else {"key": key}
         if source == "later":
             options["delay"] = dice.choice([0.05, 0.3, 1.5])
@@ -67,6 +74,10 @@ class Lane:
             options["priority"] = dice.randint(1, 9)
         elif source == "echo":
             options["timeout"] = REQUEST_TIMEOUT
+        elif source == "sums":
+            options["result"] = True
+        elif source == "sole":
+            options["unique"] = f"u{dice.randrange(SOLE_KEYS)}"
         number = self._record.number()
         told = [[one["cid"], one["number"]] for one in bodies]
         self._record.tell(
@@ -75,11 +86,13 @@ class Lane:
         return number, self._call(mq, source, bodies, options)
 
     def _how_many(self, source: str) -> int:
-        return MANY if source != "echo" and self._dice.random() < 0.05 else 1
+        if source == "narrow":
+            return self._dice.randint(1, 3)
+        return MANY if source not in ALONE and self._dice.random() < 0.05 else 1
 
-    def _body(self, key: str | None) -> dict[str, Any]:
+    def _body(self, source: str, key: str | None) -> dict[str, Any]:
         self._count += 1
-        return body(self._dice, f"{self._name}-{self._count}", key, self._count)
+        return body(self._dice, source, f"{self._name}-{self._count}", key, self._count)
 
     def _call(
         self, mq: Client, source: str, bodies: list[dict[str, Any]], options: dict[str, Any]
@@ -96,9 +109,15 @@ class Lane:
         """Tell what a call has returned."""
         if isinstance(answer, dict):
             self._record.tell("replied", op=number, reply=answer["cid"])
-        else:
-            receipts = answer if isinstance(answer, list) else [answer]
-            self._record.tell("sent", op=number, ids=[receipt.id for receipt in receipts])
+            return
+        answers = answer if isinstance(answer, list) else [answer]
+        receipts = [one if isinstance(one, ms.Receipt) else one.receipt for one in answers]
+        duplicate = receipts[0].duplicate
+        self._record.tell("sent", op=number, ids=[one.id for one in receipts], duplicate=duplicate)
+
+    def has_result(self, number: int, result: Any) -> None:
+        """Tell which result a message has."""
+        self._record.tell("result", op=number, result=result)
 
     def failed(self, number: int, error: ms.MillstreamError) -> None:
         """Tell what a call has raised."""
@@ -107,12 +126,17 @@ class Lane:
             data["state"] = error.state
         if isinstance(error, ms.ResponderLost):
             data["reason"] = error.reason
+        if isinstance(error, ms.QueueFull):
+            data["length"] = error.length
         self._record.tell("erred", **data)
+
+
+TOLD = ("delay", "timeout", "result", "unique")
 
 
 def options_told(options: dict[str, Any]) -> dict[str, Any]:
     """Return those options that a check has to know."""
-    return {name: options[name] for name in ("delay", "timeout") if name in options}
+    return {name: options[name] for name in TOLD if name in options}
 
 
 def settings() -> dict[str, Any]:
@@ -160,8 +184,10 @@ async def _produce(
     while not stop.is_set():
         number, call = lane.next(mq)
         try:
-            answer: Awaitable[Any] = call()
-            lane.came(number, await answer)
+            answer = await call()
+            lane.came(number, answer)
+            if isinstance(answer, ms.Handle):
+                lane.has_result(number, await answer.result(timeout=RESULT_TIMEOUT))
         except ms.MillstreamError as error:
             lane.failed(number, error)
         await asyncio.sleep(pause())  # the work itself
@@ -181,7 +207,10 @@ def produce_blocking(record: Recorder, seed: int, rate: float) -> None:
         while not stop.is_set():
             number, call = lane.next(mq)
             try:
-                lane.came(number, call())
+                answer = call()
+                lane.came(number, answer)
+                if isinstance(answer, ms.SyncHandle):
+                    lane.has_result(number, answer.result(timeout=RESULT_TIMEOUT))
             except ms.MillstreamError as error:
                 lane.failed(number, error)
             stop.wait(pause())

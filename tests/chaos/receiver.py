@@ -14,7 +14,7 @@ from typing import Any
 import millstream as ms
 from tests.chaos.acting import Acting, recorder
 from tests.chaos.events import Recorder
-from tests.chaos.sources import ALONE, CONSUMED, NAMESPACE
+from tests.chaos.sources import ALONE, CONSUMED, NAMESPACE, STEPS
 
 TIMEOUT = 5.0
 WAIT = 0.5
@@ -83,7 +83,10 @@ def _handle(acting: Acting, name: str, delivery: ms.SyncDelivery[Any]) -> None:
     number = acting.begin(delivery, name)
     time.sleep(min(delivery.body["work"], ALONE))  # the work itself
     outcome = acting.decide(number, delivery.body, delivery.attempt)
-    acting.settle_now(number, delivery, outcome)
+    if name == STEPS.name and outcome == "done":
+        acting.commit_now(number, delivery)
+    else:
+        acting.settle_now(number, delivery, outcome)
 
 
 if __name__ == "__main__":

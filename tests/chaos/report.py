@@ -25,6 +25,11 @@ class Figures:
         retries: how many came after a failure.
         dead: letters.
         refused: settlements that came too late.
+        transactions: steps that were moved on.
+        results: that somebody was told.
+        duplicates: sends with a unique key that was taken.
+        full: sends for which there was no room.
+        ticks: of the schedule.
         requests: that were made, and how each ended.
         recovery: seconds from when a server was mended until the first delivery, at the most.
         silence: the longest time without any delivery.
@@ -38,6 +43,11 @@ class Figures:
     retries: int
     dead: int
     refused: int
+    transactions: int
+    results: int
+    duplicates: int
+    full: int
+    ticks: int
     requests: dict[str, int]
     recovery: float
     silence: float
@@ -61,6 +71,11 @@ def figures(outcome: Outcome) -> Figures:
         retries=sum(1 for one in given if one.attempt > 1),
         dead=sum(len(final.dead) for final in history.finals),
         refused=sum(1 for one in given if one.refused is not None),
+        transactions=len(history.ledger or {}),
+        results=sum(1 for one in history.waits if one.result is not None),
+        duplicates=len(history.duplicates),
+        full=len(history.refusals),
+        ticks=len({one.time for one in history.ticks}),
         requests=dict(requests),
         recovery=_recovery(outcome),
         silence=_silence(outcome),
@@ -113,6 +128,11 @@ def as_markdown(outcome: Outcome, command: str) -> str:
         ("of these after a failure", found.retries),
         ("dead letters (rejected, or failed for good)", found.dead),
         ("settlements that were too late", found.refused),
+        ("transactions", found.transactions),
+        ("results that were told", found.results),
+        ("duplicates of a unique key", found.duplicates),
+        ("sends to a queue that was full", found.full),
+        ("ticks of the schedule", found.ticks),
         ("requests", requests),
         ("slowest recovery after a server was back", f"{found.recovery:.2f} s"),
         ("longest time without any delivery", f"{found.silence:.2f} s"),

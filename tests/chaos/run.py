@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,26 @@ import redis
 
 import millstream as ms
 from tests.chaos.breaking import KINDS, NETWORKS, PRODUCERS, Breaking
-from tests.chaos.checker import Violation, check
+from tests.chaos.checker import Violation
 from tests.chaos.crew import ROLES, Crew, roles
 from tests.chaos.events import Event, Recorder, Records
-from tests.chaos.history import History, history_of
+from tests.chaos.history import History
 from tests.chaos.logs import check_logs
-from tests.chaos.requests import check_requests
-from tests.chaos.schedule import Fault, schedule
-from tests.chaos.sources import CONSUMED, ECHO, LEASE, NAMESPACE, SUBSCRIPTIONS
+from tests.chaos.network import Network
+from tests.chaos.proof import prove
+from tests.chaos.reading import history_of
+from tests.chaos.schedule import GAP, Fault, schedule
+from tests.chaos.sources import (
+    BEAT,
+    CONSUMED,
+    ECHO,
+    LEASE,
+    LEDGER,
+    NAMESPACE,
+    SUBSCRIPTIONS,
+    SUMS,
+    TICKS,
+)
 from tests.chaos.topology import Topology
 from tests.support.leaks import leaked
 
@@ -55,11 +67,13 @@ class Plan:
         seed: decides what is broken, and what is sent.
         seconds: for how long faults begin.
         rate: messages a second.
+        gap: seconds between the beginnings of two faults, on average.
     """
 
     seed: int
     seconds: float
     rate: float = 60.0
+    gap: float = GAP
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +95,8 @@ class _Run:
         self._record = Recorder(folder, "run")
         self._records = Records(folder)
         self._seconds = plan.seconds
-        networks = NETWORKS if crew.proxies else ()
-        kinds = [*topology.kinds, *KINDS, *networks]
-        self.faults = schedule(plan.seed, plan.seconds, kinds)
+        kinds = [*topology.kinds, *KINDS, *NETWORKS]
+        self.faults = schedule(plan.seed, plan.seconds, kinds, gap=plan.gap)
         self.events: list[Event] = []
         self.violations: list[Violation] = []
         self.drained = False
@@ -92,7 +105,7 @@ class _Run:
     async def __call__(self) -> None:
         # Patient: a call that is given up may arrive when the opposite one has long been answered.
         async with ms.AsyncClient(self._topology.url, namespace=NAMESPACE, timeout=60) as mq:
-            for source in CONSUMED.values():
+            for source in (*CONSUMED.values(), TICKS):
                 await mq.declare(source)
             for role in ROLES:
                 self._crew.start(role)
@@ -108,6 +121,7 @@ class _Run:
             with suppress(asyncio.CancelledError):
                 await sampling
             self._end(PRODUCERS)
+            await mq.pause_schedule(TICKS, BEAT)
             await self._drain(mq)
             self._end([role for role in ROLES if role not in PRODUCERS])
             await self._look_at_the_end(mq)
@@ -115,7 +129,6 @@ class _Run:
     async def _strike(self, breaking: Breaking) -> None:
         """Break what the schedule says; what concerns the same target, one after the other."""
         begin = time.monotonic()
-        own = {kind.name for kind in self._topology.kinds}
         strikes: set[asyncio.Task[None]] = set()
 
         async def strike(fault: Fault) -> None:
@@ -123,7 +136,7 @@ class _Run:
                 if time.monotonic() > begin + self._seconds + LATE:
                     return  # those before it have taken all the time
                 self._record.tell("fault", kind=fault.kind, target=fault.target)
-                if fault.kind in own:
+                if fault.kind in self._topology.strikes:
                     await self._topology.strike(fault, self._record.tell)
                 else:
                     await breaking.strike(fault)
@@ -143,10 +156,15 @@ class _Run:
                 begin = time.monotonic()
                 with suppress(ms.BrokerError):
                     stats = await mq.stats(source)
-                    count = stats.ready + stats.delayed + stats.in_flight + stats.dead
-                    end = time.monotonic()
+                    unfinished = stats.ready + stats.delayed + stats.in_flight
                     self._record.tell(
-                        "sample", source=source.name, begin=begin, end=end, count=count
+                        "sample",
+                        source=source.name,
+                        begin=begin,
+                        end=time.monotonic(),
+                        count=unfinished + stats.dead,
+                        unfinished=unfinished,
+                        in_flight=stats.in_flight,
                     )
                 await asyncio.sleep(SAMPLE_EVERY)  # the work itself
 
@@ -214,7 +232,7 @@ class _Run:
 
         async def missing() -> dict[str, Any]:
             found = {}
-            for source in (*CONSUMED.values(), ECHO.queue):
+            for source in (*CONSUMED.values(), TICKS, ECHO.queue):
                 stats = await mq.stats(source)
                 counted = stats.ready, stats.delayed, stats.in_flight
                 if counted != (0, 0, 0):
@@ -237,7 +255,37 @@ class _Run:
             stats, dead = await mq.stats(source), await self._dead(mq, source)
             counted = (stats.ready, stats.delayed, stats.in_flight, stats.dead)
             self._record.tell("final", source=source.name, counts=counted, dead=dead)
+        await self._look_at_results(mq)
+        for server in self._topology.masters():
+            written: Any = {}
+            with suppress(redis.ResponseError):  # another node has it
+                written = server.admin().hgetall(LEDGER)
+            if written:
+                told = {cid.decode(): int(times) for cid, times in written.items()}
+                self._record.tell("ledger", written=told)
         self._read()
+
+    async def _look_at_results(self, mq: ms.AsyncClient) -> None:
+        """Ask for all results once more, by the ids that the record has."""
+        self._read()
+        calls = {
+            (event.process, event.data["op"]): event.data["messages"][0][0]
+            for event in self.events
+            if event.name == "send" and event.data["source"] == SUMS.name
+        }
+
+        async def ask(cid: str, id: str) -> None:
+            begin, result, failed = time.monotonic(), None, None
+            try:
+                result = await mq.handle(SUMS, id).result(timeout=0)
+            except ms.MillstreamError as error:
+                failed = {"error": type(error).__name__, "text": str(error)}
+            self._record.tell("kept", cid=cid, begin=begin, result=result, failed=failed)
+
+        sent = [one for one in self.events if one.name == "sent"]
+        for event in sent:
+            if (cid := calls.get((event.process, event.data["op"]))) is not None:
+                await ask(cid, event.data["ids"][0])
 
     async def _dead(self, mq: ms.AsyncClient, source: Any) -> list[tuple[str, str, str]]:
         found: list[tuple[str, str, str]] = []
@@ -253,30 +301,29 @@ class _Run:
             self.violations.append(Violation("leaks", "", "", leak))
 
 
-def run(plan: Plan, topology: Topology, folder: Path) -> Outcome:
+def run(plan: Plan, servers: AbstractContextManager[Topology], folder: Path) -> Outcome:
     """Run it all, and check what was recorded.
 
     Args:
         plan: what to do.
-        topology: the servers.
+        servers: to be started.
         folder: for the records and logs; an empty one.
     """
     with ExitStack() as stack:
-        stack.enter_context(topology)
-        networks = {role: topology.network(role) for role in ROLES}
+        topology = stack.enter_context(servers)
+        networks = {role: stack.enter_context(Network(topology.ports)) for role in ROLES}
         environment = {
-            role: {**topology.environment, "MILLSTREAM_URL": url}
-            for role, (_, url) in networks.items()
+            role: {**topology.environment, "MILLSTREAM_URL": network.url(topology.url)}
+            for role, network in networks.items()
         }
-        proxies = {role: proxy for role, (proxy, _) in networks.items() if proxy is not None}
         made = roles(plan.seed, plan.rate)
-        crew = stack.enter_context(Crew(folder, made, proxies, environment))
+        crew = stack.enter_context(Crew(folder, made, networks, environment))
         one = _Run(plan, topology, crew, folder)
         asyncio.run(one())
-        for admin in topology.admins():
-            one.look_for_leaks(admin)
+        for server in topology.masters():
+            one.look_for_leaks(server.admin())
     history = history_of(one.events, lease=LEASE, subscriptions=SUBSCRIPTIONS, complete=one.drained)
-    violations = [*one.violations, *check(history), *check_requests(history, ECHO.name)]
+    violations = [*one.violations, *prove(history)]
     strange = [event.data["what"] for event in one.events if event.name == "strange"]
     strange += [str(event) for event in one.events if event.data.get("error") == "UsageError"]
     violations += [Violation("ended", "", "", what) for what in strange]

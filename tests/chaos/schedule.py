@@ -6,13 +6,13 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Fault", "Kind", "schedule"]
+__all__ = ["GAP", "Fault", "Kind", "schedule"]
 
 FIRST = 2.0
 """Seconds before the first fault: something has to be under way."""
 
 GAP = 2.0
-"""Seconds between the beginnings of two faults, on average."""
+"""Seconds between the beginnings of two faults, on average, unless a run says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Fault:
         return f"{self.at:7.2f} s  {self.kind:16} {self.target:14} {self.seconds:.2f} s"
 
 
-def schedule(seed: int, seconds: float, kinds: Sequence[Kind]) -> list[Fault]:
+def schedule(seed: int, seconds: float, kinds: Sequence[Kind], *, gap: float = GAP) -> list[Fault]:
     """Return what is broken in a run, in the order of time.
 
     Each kind comes once, and then by its weight. A shorter run begins as a longer one does.
@@ -62,6 +62,7 @@ def schedule(seed: int, seconds: float, kinds: Sequence[Kind]) -> list[Fault]:
         seed: decides all.
         seconds: how long faults begin.
         kinds: what there is.
+        gap: seconds between the beginnings of two faults, on average.
     """
     dice = random.Random(seed)
     first = dice.sample(kinds, len(kinds))
@@ -70,7 +71,7 @@ def schedule(seed: int, seconds: float, kinds: Sequence[Kind]) -> list[Fault]:
     while at < seconds:
         kind = first.pop() if first else dice.choices(kinds, weights)[0]
         faults.append(_fault(dice, round(at, 3), kind))
-        at += dice.expovariate(1 / GAP)
+        at += dice.expovariate(1 / gap)
     return faults
 
 

@@ -36,6 +36,11 @@ def handler(source: str) -> Callable[[Any, ms.Delivery[Any]], Awaitable[None]]:
 
 for queue in (sources.PLAIN, sources.LATER, sources.URGENT, sources.ORDERED):
     worker.on(queue, concurrency=10)(handler(queue.name))
+for queue in (sources.MADE, sources.SOLE):
+    worker.on(queue, concurrency=4)(handler(queue.name))
+# One at a time: so each process has one message of them at the most.
+for queue in (sources.NARROW, sources.LICENSED):
+    worker.on(queue, concurrency=1)(handler(queue.name))
 for subscription in (sources.ALL, sources.READERS):
     worker.on(subscription, concurrency=10)(handler(subscription.name))
 
@@ -63,6 +68,46 @@ async def in_batches(bodies: list[Any], deliveries: list[ms.Delivery[Any]]) -> N
         for number in numbers:
             acting.cancelled(number)
         raise
+
+
+@worker.on(sources.STEPS, concurrency=4)
+async def move_on(body: Any, delivery: ms.Delivery[Any]) -> None:
+    """Move a step on in a transaction; when nobody knows whether that was done, fail and try again."""
+    number = acting.begin(delivery, sources.STEPS.name)
+    try:
+        await asyncio.sleep(body["work"])  # the work itself
+        outcome = acting.decide(number, body, delivery.attempt)
+        if outcome == "done" and not await acting.commit(number, delivery):
+            raise ValueError(WANTED)
+    except asyncio.CancelledError:
+        acting.cancelled(number)
+        raise
+    acting.raise_for(outcome)
+
+
+@worker.on(sources.SUMS, concurrency=4)
+async def with_a_result(body: Any, delivery: ms.Delivery[Any]) -> Any:
+    """Return whose result it is, and of which delivery."""
+    number = acting.begin(delivery, sources.SUMS.name)
+    try:
+        await asyncio.sleep(body["work"])  # the work itself
+    except asyncio.CancelledError:
+        acting.cancelled(number)
+        raise
+    acting.raise_for(acting.decide(number, body, delivery.attempt))
+    return {"cid": body["cid"], "process": acting.process, "n": number}
+
+
+@worker.every(sources.INTERVAL, sources.TICKS, name=sources.BEAT, missed="all")
+def beat() -> Any:
+    """Make the body of a tick; which one it is, its headers tell."""
+    return {}
+
+
+@worker.on(sources.TICKS)
+async def tick(body: Any, delivery: ms.Delivery[Any]) -> None:
+    """Tell of a tick."""
+    acting.ticked(delivery)
 
 
 @worker.on(sources.ECHO, concurrency=10)

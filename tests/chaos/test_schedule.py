@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from tests.chaos.breaking import KINDS, NETWORKS
 from tests.chaos.schedule import FIRST, schedule
-from tests.chaos.topology import Single
+from tests.chaos.single import SINGLE
 
-ALL = (*Single().kinds, *KINDS, *NETWORKS)
+ALL = (*SINGLE, *KINDS, *NETWORKS)
 
 
 @given(st.integers(0, 2**32), st.floats(1, 600))

@@ -1,18 +1,19 @@
-"""All topologies, by the name that the command knows."""
+"""All topologies, by the name that the command knows: each starts its servers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from contextlib import AbstractContextManager
 
-from tests.chaos.clustered import Clustered
-from tests.chaos.sentinels import Sentinels
-from tests.chaos.topology import Single
+from tests.chaos.clustered import clustered
+from tests.chaos.sentinels import sentinels
+from tests.chaos.single import single
+from tests.chaos.topology import Topology
 
 __all__ = ["TOPOLOGIES"]
 
-TOPOLOGIES: Mapping[str, Callable[..., Any]] = {
-    "single": Single,
-    "sentinel": Sentinels,
-    "cluster": Clustered,
+TOPOLOGIES: Mapping[str, Callable[..., AbstractContextManager[Topology]]] = {
+    "single": single,
+    "sentinel": sentinels,
+    "cluster": clustered,
 }

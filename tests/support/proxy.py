@@ -28,11 +28,17 @@ class Proxy:
     """Forwards 127.0.0.1:`port` to 127.0.0.1:`upstream`; clients connect to `url`.
 
     Use it as a context manager. Each method has taken effect when it returns.
+
+    Args:
+        upstream: the port of the server.
+        translate: changes what replies say, in each chunk of them.
     """
 
-    def __init__(self, upstream: int) -> None:
+    def __init__(
+        self, upstream: int, *, translate: Callable[[bytes], bytes] = lambda chunk: chunk
+    ) -> None:
         self.port = free_port()
-        self._wire = _Wire(upstream, self.port)
+        self._wire = _Wire(upstream, self.port, translate)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
 
@@ -163,9 +169,10 @@ class _Link:
 class _Wire:
     """What the network is like now. Only the proxy's own thread touches it."""
 
-    def __init__(self, upstream: int, port: int) -> None:
+    def __init__(self, upstream: int, port: int, translate: Callable[[bytes], bytes]) -> None:
         self.links: set[_Link] = set()
         self.lost = 0
+        self._translate = translate
         self._upstream, self._port = upstream, port
         self._requests_flow, self._replies_flow = asyncio.Event(), asyncio.Event()
         self.flow(requests=True, replies=True)
@@ -281,6 +288,7 @@ class _Wire:
             if self._delay:
                 await asyncio.sleep(self._delay)
             await self._replies_flow.wait()
+            chunk = self._translate(chunk)
             passing = self._passing(link, chunk)
             link.to_client.write(passing)
             await link.to_client.drain()

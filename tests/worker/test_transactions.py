@@ -11,6 +11,7 @@ import pytest
 import redis
 
 import millstream as ms
+from millstream.driver.aio import AsyncDriver
 from tests.support.proxy import Proxy
 from tests.support.served import serving
 from tests.support.servers import Server
@@ -257,3 +258,43 @@ async def test_a_worker_that_is_stopped(
     await run_burst(second, other)
     assert admin.get(count) == b"1000"
     assert await counts(mq, ORDERS) == (0, 0, 0, 0)
+
+
+async def test_a_commit_while_the_reader_asks_what_it_owns(
+    own_server: Server,
+    namespace: str,
+    worker: ms.Worker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The answer to a reader that has lost its connection does not bring again what was committed since."""
+    begun, free, committed = list[str](), asyncio.Event(), asyncio.Event()
+    drive: Any = AsyncDriver.drive
+
+    async def answer_late(driver: AsyncDriver, plan: Any, **options: Any) -> Any:
+        answer = await drive(driver, plan, **options)
+        if plan.__name__ == "rejoin" and answer:
+            free.set()
+            await committed.wait()
+        return answer
+
+    monkeypatch.setattr(AsyncDriver, "drive", answer_late)
+
+    @worker.on(ORDERS)
+    async def handle(body: str, delivery: ms.Delivery[Any]) -> None:
+        begun.append(body)
+        await free.wait()
+        async with delivery.transaction() as tx:
+            tx.send(NEXT, body)
+        committed.set()
+
+    with Proxy(own_server.port) as proxy:
+        async with ms.AsyncClient(proxy.url, namespace=namespace) as mq, running(worker, mq):
+            await mq.send(ORDERS, "first")
+            await auntil(lambda: begun, PATIENCE)
+            proxy.cut()
+            async with asyncio.timeout(PATIENCE):
+                await committed.wait()
+            await mq.send(ORDERS, "second")
+            await becomes(mq, NEXT, (2, 0, 0, 0))
+
+    assert begun == ["first", "second"]

@@ -83,7 +83,6 @@ class Holdings:
         self._loop = asyncio.get_running_loop()
         self.outbox = Outbox(keeps=queue.keep is not None)
         self.held = Held(keys, consumer, queue.lease_ms, until={}, on_lost=self._lost_in_thread)
-        # Whether a delivery is still ours.
         self.holds = self.held.until.__contains__
         # Ours, but nobody may have it before its lease ends: a thread works on it that we left.
         self._left_behind: set[bytes] = set()
@@ -227,11 +226,7 @@ class Holdings:
         return bool(self.held.until or self._left_behind)
 
     def flush_in(self, now: float) -> float:
-        """Return the seconds until ends must go out; inf: there are none.
-
-        Args:
-            now: seconds, of the monotonic clock.
-        """
+        """Return the seconds until ends must go out, at a monotonic time; inf: there are none."""
         outbox = self.outbox
         if not outbox:
             return math.inf
@@ -317,10 +312,9 @@ class Holdings:
         if found.awaited and self.results is not None:
             self.results.tell(found.awaited)
         if kept := self.outbox.confirmed(parcel, found, sure=self.held.sure):
-            problem = next(iter(found.kept.values()))
             logger.warning(
                 "%s: cannot settle %d deliveries yet: %s",
-                *(self._queue.title, len(kept), problem),
+                *(self._queue.title, len(kept), next(iter(found.kept.values()))),
             )
             self._loop.call_later(STORE_AGAIN, self._settle_again, kept)
         return len(parcel)
@@ -330,11 +324,16 @@ class Holdings:
             if end.token in self.held.until:
                 self._ended(self.outbox.add(end))
 
-    def reconcile(self, pending: Sequence[Envelope]) -> list[Envelope]:
+    def here(self) -> set[bytes]:
+        """Name the deliveries in hand."""
+        return set(self.held.until)
+
+    def reconcile(self, pending: Sequence[Envelope], before: set[bytes]) -> list[Envelope]:
         """After a loss: believe the server in what is ours; return what has not arrived here.
 
         Args:
-            pending: everything that this consumer owns.
+            pending: everything that this consumer owned when the server was asked.
+            before: what was here then. What has ended since, by a commit, say, is not new.
         """
         owned = {envelope.token for envelope in pending}
         for token in self.outbox.arrived(owned, sure=self.held.sure):
@@ -343,7 +342,7 @@ class Holdings:
         # Of a commit that is on its way, its own answer tells.
         known = owned | self.committing.keys()
         self._lost([token for token in list(self.held.until) if token not in known])
-        known = self.held.until.keys() | self._left_behind
+        known = before | self.held.until.keys() | self._left_behind
         return [one for one in pending if one.token not in known]
 
     def _lost_in_thread(self, tokens: list[bytes]) -> None:

@@ -233,7 +233,15 @@ class Popped:
             # A new number: the server knows that it has not done this one.
             self._give_back(end)
 
-    def reconcile(self, pending: Sequence[Envelope]) -> list[Envelope]:  # noqa: ARG002 - nothing is
+    def here(self) -> set[bytes]:
+        """Name what a server could name again, which is nothing."""
+        return set()
+
+    def reconcile(
+        self,
+        pending: Sequence[Envelope],  # noqa: ARG002 - nothing is pending
+        before: set[bytes],  # noqa: ARG002 - and nothing comes back
+    ) -> list[Envelope]:
         """After a loss: what was on its way here is gone, and what was on its way back goes again."""
         return []
 

@@ -301,8 +301,9 @@ class Reader:
         plan = consume.rejoin(
             self.keys, self.consumer, queue.lease_ms, queue.partitions, source=queue
         )
+        before = self.holdings.here()
         pending = await self._driver.drive(plan)
-        unknown = Fetched(envelopes=self.holdings.reconcile(pending))
+        unknown = Fetched(envelopes=self.holdings.reconcile(pending, before))
         self._reading.woke(unknown)
         # We may have missed a pause, or the end of one.
         self._reading.paused = await self._driver.run(control.is_paused(self.keys))
