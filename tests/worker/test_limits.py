@@ -254,7 +254,8 @@ class Deliveries:
     def __init__(self, admin: redis.Redis, mq: ms.AsyncClient, queue: ms.Queue[Any]) -> None:
         self._admin = admin
         self._ready = queue_keys(mq.namespace, queue.name).ready
-        self.times: list[int] = []
+        # Not before, and not after: a busy machine may stop the server between two commands.
+        self.times: list[tuple[int, int]] = []
 
     async def note(self, body: Any, delivery: ms.Delivery[Any]) -> None:
         """Ask the server for its time, and for how long ago it has handed out the message."""
@@ -262,17 +263,22 @@ class Deliveries:
         pipeline = self._admin.pipeline(transaction=True)
         pipeline.time()
         pipeline.xpending_range(self._ready, GROUP, token, token, 1)
-        (seconds, micros), [pending] = pipeline.execute()
+        pipeline.time()
+        before, [pending], after = pipeline.execute()
         idle = pending["time_since_delivered"]
-        self.times.append(seconds * 1000 + micros // 1000 - idle)
+        self.times.append((_in_ms(*before) - idle, _in_ms(*after) - idle))
 
     def check(self, rate: ms.Rate) -> None:
         """In no span of time were there more than the rate allows."""
         self.times.sort()
         for i, j in combinations_with_replacement(range(len(self.times)), 2):
             # Two readings of a clock of whole milliseconds.
-            elapsed = self.times[j] - self.times[i] + 2
+            elapsed = self.times[j][1] - self.times[i][0] + 2
             assert j - i + 1 <= rate.most_at_once + rate.count * elapsed / rate.per_ms
+
+
+def _in_ms(seconds: int, micros: int) -> int:
+    return seconds * 1000 + micros // 1000
 
 
 class TestRate:
