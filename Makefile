@@ -16,9 +16,6 @@ ARGS :=
 # Each worker imports the tests, and hundreds of tests start the command: compiled code is kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-# Tests start hundreds of processes: what one has compiled the next need not.
-unexport PYTHONDONTWRITEBYTECODE
-
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast faults check format bench sync build clean
 
