@@ -9,7 +9,7 @@ READY := $(BIN)/.ready
 # Tests wait more than they work, so three workers fit a machine of two cores; each has its own servers.
 # A test that hangs ends its process (tests/support/watchdog.py), and that ends the run: pytest-xdist waits for
 # ever when a worker that it has begun again gets the one test that is left.
-PYTEST := $(BIN)/pytest -n 3 --dist loadgroup --max-worker-restart 0
+PYTEST := $(BIN)/pytest -n 5 --dist worksteal --max-worker-restart 0
 # More arguments for pytest, e.g. make test ARGS=tests/lua
 ARGS :=
 
