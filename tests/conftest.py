@@ -15,6 +15,7 @@ import redis
 from hypothesis import Phase, settings
 
 from tests.support.leaks import leaked, wipe
+from tests.support.order import is_long, long_first
 from tests.support.servers import SHARDING, Server, installed
 from tests.support.slots import watch_slots
 from tests.support.watchdog import (
@@ -108,6 +109,13 @@ def pytest_runtest_makereport(
     if report.failed:
         item.stash[_failed] = True
     return report
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In a run of several workers, the long tests begin first."""
+    if workers := getattr(config, "workerinput", {}).get("workercount"):
+        items[:] = long_first(items, [*filter(is_long, items)], workers)
 
 
 def pytest_configure(config: pytest.Config) -> None:
