@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import os
 import signal
 import sys
@@ -116,6 +117,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """In a run of several workers, the long tests begin first."""
     if workers := getattr(config, "workerinput", {}).get("workercount"):
         items[:] = long_first(items, [*filter(is_long, items)], workers)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """The tests themselves never become garbage: who collects it in one of them need not search them."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_configure(config: pytest.Config) -> None:
