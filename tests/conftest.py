@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import os
 import signal
 import sys
@@ -15,6 +16,7 @@ import redis
 from hypothesis import Phase, settings
 
 from tests.support.leaks import leaked, wipe
+from tests.support.order import is_long, long_first
 from tests.support.servers import SHARDING, Server, installed
 from tests.support.slots import watch_slots
 from tests.support.watchdog import (
@@ -108,6 +110,20 @@ def pytest_runtest_makereport(
     if report.failed:
         item.stash[_failed] = True
     return report
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In a run of several workers, the long tests begin first."""
+    if workers := getattr(config, "workerinput", {}).get("workercount"):
+        items[:] = long_first(items, [*filter(is_long, items)], workers)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """The tests themselves never become garbage: who collects it in one of them need not search them."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_configure(config: pytest.Config) -> None:

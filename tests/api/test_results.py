@@ -579,9 +579,10 @@ def proxy(server: Server) -> Iterator[Proxy]:
 
 
 async def test_the_connection_of_who_waits_is_cut(
-    connect: Connect, proxy: Proxy, work: Work, jobs: ms.Queue[Any]
+    proxy: Proxy, connect: Connect, work: Work, jobs: ms.Queue[Any]
 ) -> None:
     """Before the result, and while it comes: it is there all the same."""
+    # The proxy stands first, so it ends last: a client that closes would try for ten seconds to reach it.
     mq = await connect(proxy.url)
     handles = [await mq.send(jobs, n, result=True) for n in range(5)]
     waits = [asyncio.create_task(result(one)) for one in handles]

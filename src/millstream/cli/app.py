@@ -4,31 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 
 from millstream import __version__
 from millstream.cli import INTERRUPTED
-from millstream.cli.acl import acl
-from millstream.cli.control import cancel, pause, resume
-from millstream.cli.demo.command import demo
-from millstream.cli.doctor import doctor
-from millstream.cli.letters import dead, peek
 from millstream.cli.output import Failed, say
-from millstream.cli.publish import publish
-from millstream.cli.receive import receive
-from millstream.cli.repair import purge, redrive
-from millstream.cli.replay import replay
-from millstream.cli.request import request
-from millstream.cli.reschedule import reschedule
-from millstream.cli.run import run
-from millstream.cli.schedules import schedules
-from millstream.cli.send import send
-from millstream.cli.server import server
-from millstream.cli.stats import stats
-from millstream.cli.subscribe import subscribe
-from millstream.cli.subscriptions import seek, unsubscribe
 from millstream.errors import MillstreamError, NotConnected, UsageError
 
 __all__ = ["execute", "make_app"]
@@ -38,8 +22,40 @@ __all__ = ["execute", "make_app"]
 _ClickException: Any = typer.BadParameter.__mro__[2]
 
 
-def make_app() -> typer.Typer:
-    """Put the commands together, each with an example."""
+_COMMANDS: Mapping[str, tuple[str, str]] = {
+    "demo": ("demo.command", "demo"),
+    "send": ("send", """send orders '{"id": 1}' '{"id": 2}'"""),
+    "receive": ("receive", "receive orders --count 10"),
+    "publish": ("publish", """publish orders.placed '{"id": 1}'"""),
+    "subscribe": ("subscribe", "subscribe orders.placed mail"),
+    "replay": ("replay", "replay orders.placed --limit 10"),
+    "request": ("request", """request prices.quote '{"sku": "A1"}'"""),
+    "stats": ("stats", "stats orders"),
+    "peek": ("letters", "peek orders --limit 3"),
+    "dead": ("letters", "dead orders --traceback"),
+    "redrive": ("repair", "redrive orders --reason 'attempts'"),
+    "pause": ("control", "pause orders"),
+    "resume": ("control", "resume orders"),
+    "cancel": ("control", "cancel orders 1718000000123-0"),
+    "purge": ("repair", "purge orders --dead --yes"),
+    "seek": ("subscriptions", "seek orders.placed mail --to earliest"),
+    "unsubscribe": ("subscriptions", "unsubscribe orders.placed mail --yes"),
+    "schedules": ("schedules", "schedules orders --pause nightly"),
+    "reschedule": ("reschedule", "reschedule orders 1718000000123-0 --delay 60"),
+    "run": ("run", "run tasks:worker --processes 4"),
+    "server": ("server", "server --dir ./data --aof always"),
+    "doctor": ("doctor", "doctor --json"),
+    "acl": ("acl", "acl worker --queue orders --user shop"),
+}
+"""Where each is: a module of this package that has a function of the same name; and an example."""
+
+
+def make_app(names: Sequence[str] = (*_COMMANDS,)) -> typer.Typer:
+    """Put the commands together, each with an example.
+
+    Args:
+        names: those that are wanted. To import and declare all of them takes longer than most take to run.
+    """
     app = typer.Typer(
         name="millstream",
         rich_markup_mode=None,
@@ -48,31 +64,10 @@ def make_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(invoke_without_command=True)(_millstream)
-    app.command(epilog="Example: millstream demo")(demo)
-    app.command(epilog="""Example: millstream send orders '{"id": 1}' '{"id": 2}'""")(send)
-    app.command(epilog="Example: millstream receive orders --count 10")(receive)
-    app.command(epilog="""Example: millstream publish orders.placed '{"id": 1}'""")(publish)
-    app.command(epilog="Example: millstream subscribe orders.placed mail")(subscribe)
-    app.command(epilog="Example: millstream replay orders.placed --limit 10")(replay)
-    app.command(epilog="""Example: millstream request prices.quote '{"sku": "A1"}'""")(request)
-    app.command(epilog="Example: millstream stats orders")(stats)
-    app.command(epilog="Example: millstream peek orders --limit 3")(peek)
-    app.command(epilog="Example: millstream dead orders --traceback")(dead)
-    app.command(epilog="Example: millstream redrive orders --reason 'attempts'")(redrive)
-    app.command(epilog="Example: millstream pause orders")(pause)
-    app.command(epilog="Example: millstream resume orders")(resume)
-    app.command(epilog="Example: millstream cancel orders 1718000000123-0")(cancel)
-    app.command(epilog="Example: millstream purge orders --dead --yes")(purge)
-    app.command(epilog="Example: millstream seek orders.placed mail --to earliest")(seek)
-    app.command(epilog="Example: millstream unsubscribe orders.placed mail --yes")(unsubscribe)
-    app.command(epilog="Example: millstream schedules orders --pause nightly")(schedules)
-    app.command(epilog="Example: millstream reschedule orders 1718000000123-0 --delay 60")(
-        reschedule
-    )
-    app.command(epilog="Example: millstream run tasks:worker --processes 4")(run)
-    app.command(epilog="Example: millstream server --dir ./data --aof always")(server)
-    app.command(epilog="Example: millstream doctor --json")(doctor)
-    app.command(epilog="Example: millstream acl worker --queue orders --user shop")(acl)
+    for name in names:
+        module, example = _COMMANDS[name]
+        function = getattr(import_module(f"millstream.cli.{module}"), name)
+        app.command(epilog=f"Example: millstream {example}")(function)
     return app
 
 
@@ -107,7 +102,9 @@ def execute(arguments: list[str]) -> int:
     if sys.stdout is None:  # a shell's >&-
         say("standard output is closed: use >/dev/null if you do not want it")
         return 2
-    command = typer.main.get_command(make_app())
+    # Of the other ones, only the list of all commands knows.
+    wanted = arguments[:1] if arguments[:1] and arguments[0] in _COMMANDS else [*_COMMANDS]
+    command = typer.main.get_command(make_app(wanted))
     try:
         with command.make_context("millstream", list(arguments)) as context:
             result = command.invoke(context)

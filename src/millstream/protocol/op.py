@@ -7,6 +7,7 @@ exists once and can be tested without a server.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections.abc import Callable, Generator, Sequence
@@ -121,7 +122,7 @@ _LUA = resources.files(__package__) / "lua"
 
 def load_script(name: str) -> Script:
     """Read ``lua/<name>.lua``, put its includes in place, and count the keys of its header."""
-    text = (_LUA / f"{name}.lua").read_text("utf-8")
+    text = _text(f"{name}.lua")
     header = " ".join(_HEADER.findall(text))
     source = _resolved(text)
     sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
@@ -134,10 +135,15 @@ def _resolved(text: str) -> str:
 
     A whole script becomes a function of the same name: ``KEYS`` and ``ARGV`` are its parameters.
     """
-    text = _INCLUDE.sub(lambda match: (_LUA / "lib" / f"{match[1]}.lua").read_text("utf-8"), text)
+    text = _INCLUDE.sub(lambda match: _text(f"lib/{match[1]}.lua"), text)
     return _SCRIPT.sub(lambda match: _as_function(match[1]), text)
 
 
 def _as_function(name: str) -> str:
-    body = _resolved((_LUA / f"{name}.lua").read_text("utf-8"))
+    body = _resolved(_text(f"{name}.lua"))
     return f"local function {name}(KEYS, ARGV)\n{body}end\n"
+
+
+@functools.cache  # most parts are in many scripts
+def _text(path: str) -> str:
+    return (_LUA / path).read_text("utf-8")
