@@ -99,7 +99,7 @@ def run_console(block: Block, page: str) -> None:
             env={**os.environ, "PATH": path},
             capture_output=True,
             text=True,
-            timeout=50,
+            timeout=150,  # a worker that is waited for starts late on a busy machine
             check=False,
         )
         assert done.returncode == 0, f"{page}:{block.line}: {command}\n{done.stdout}{done.stderr}"
