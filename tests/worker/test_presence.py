@@ -118,3 +118,22 @@ async def test_the_server_forgets(
         admin.delete(keys.members)
         await auntil(lambda: len(members(admin, keys)) == 1, PATIENCE)
         assert await mq.request(QUOTE, 1) == 1
+
+
+async def test_it_serves_before_it_looks_for_what_others_left(
+    worker: ms.Worker,
+    mq: ms.AsyncClient,
+    admin: redis.Redis,
+    url: str,
+    namespace: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A worker is a member before its first sign of life: the thread that gives those may be late."""
+    monkeypatch.setattr(LeaseKeeper, "begin", lambda _, __: None)
+
+    @worker.on(QUOTE)
+    async def answer(body: Any) -> Any:
+        return body
+
+    async with serving(admin, url, namespace, worker):
+        assert await mq.request(QUOTE, 1) == 1

@@ -19,7 +19,7 @@ from millstream.worker.handling import Call, Handling
 from millstream.worker.holdings import Holdings
 from millstream.worker.permits import Permits, Turn
 from millstream.worker.prefetch import Prefetch
-from millstream.worker.presence import run_presence
+from millstream.worker.presence import appear, run_presence
 from millstream.worker.reader import Reader
 from millstream.worker.resulting import Resulting
 from millstream.worker.slots import Slots
@@ -178,6 +178,8 @@ class Consumer:
             await self._reader.run()
             return
         driver, keys = self._mq.driver, self._reader.keys
+        if self.handler.endpoint is not None:
+            await appear(driver, keys, self.name)
         sweeping = run_sweeper(driver, keys, self.name, self.handler)
         upkeep = [asyncio.create_task(sweeping, name="millstream-sweeper")]
         if self.handler.endpoint is not None:
