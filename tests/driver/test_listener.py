@@ -317,3 +317,51 @@ async def test_a_cancelled_poll_leaves_its_read(server: Server, key: str) -> Non
     push(server, key, "a")
     assert await listener.poll(pop(key), 5) == [key.encode(), b"a"]
     await listener.close()
+
+
+class TestTell:
+    """A read whose result is passed on as soon as it comes."""
+
+    async def test_the_result(self, server: Server, make: Make, key: str) -> None:
+        """What has come by then, and what comes later, is passed on once."""
+        listener, heard = make(server.url), list[Any]()
+        push(server, key, "a")
+        await listener.tell(pop(key), 10, heard.append)
+        telling = asyncio.create_task(listener.tell(pop(key), 10, heard.append))
+        await auntil(lambda: _blocked(server) == 1)
+        push(server, key, "b")
+        await telling
+        assert heard == [[key.encode(), b"a"], [key.encode(), b"b"]]
+
+    async def test_no_result_in_time(self, server: Server, make: Make, key: str) -> None:
+        """The read stays outstanding, and the next one to ask gets its result."""
+        listener, heard = make(server.url), list[Any]()
+        await listener.tell(pop(key), 0.01, heard.append)
+        assert heard == []
+        push(server, key, "a")
+        await listener.tell(pop(key), 10, heard.append)
+        assert heard == [[key.encode(), b"a"]]
+
+    async def test_who_hears_raises(self, server: Server, make: Make, key: str) -> None:
+        """It is raised to who has asked; the connection is none the worse for it."""
+        listener, heard = make(server.url), list[Any]()
+
+        def hear(_: Any) -> None:
+            raise KeyError(key)
+
+        telling = asyncio.create_task(listener.tell(pop(key), 10, hear))
+        await auntil(lambda: _blocked(server) == 1)
+        push(server, key, "a")
+        with pytest.raises(KeyError):
+            await telling
+        push(server, key, "b")
+        await listener.tell(pop(key), 10, heard.append)
+        assert heard == [[key.encode(), b"b"]]
+
+    async def test_an_error_of_the_server(self, server: Server, make: Make, key: str) -> None:
+        """Nothing is heard of it, and who has asked is told."""
+        server.admin().set(key, "no list", ex=60)
+        listener, heard = make(server.url), list[Any]()
+        with pytest.raises(ServerRefused):
+            await listener.tell(pop(key), 10, heard.append)
+        assert heard == []

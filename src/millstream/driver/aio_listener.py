@@ -53,6 +53,8 @@ class AsyncListener:
         self._lost: BaseException | None = None
         # Who polls: woken without a turn of the event loop in between.
         self._poller: asyncio.Future[None] | None = None
+        # What takes the reply before that (see ``tell``); it raises nothing.
+        self._hear: Callable[[Any], None] | None = None
         self.client_id = 0
         # Called when a read has ended, before anybody has asked for its result.
         self.on_end: Callable[[], None] | None = None
@@ -123,6 +125,8 @@ class AsyncListener:
         elif isinstance(replies[0], Exception):
             self._fail(reading, replies[0])
         else:
+            if self._hear is not None:
+                self._hear(replies[0])
             reading.set_result(replies[0])
             self._wake()
 
@@ -182,6 +186,49 @@ class AsyncListener:
         if reading.done():
             # A wait would take another turn of the event loop: a message is here.
             return await self.take(op)
+        return await self.take(op) if await self._ends(reading, timeout) else None
+
+    async def tell(self, op: Op[T], timeout: float, hear: Callable[[T], None]) -> None:  # noqa: ASYNC109 - see ``poll``
+        """Do the same, but call a function with the result in the turn in which it comes.
+
+        So whoever waits for what it brings goes on before the next read begins.
+
+        Args:
+            op: the read.
+            timeout: seconds to wait; the read stays outstanding then.
+            hear: called with the result. What it raises is raised here.
+
+        Raises:
+            NotConnected, TimedOut, ServerRefused: as for ``listen`` and ``take``.
+        """
+        reading = await self.listen(op)
+        if reading.done():
+            hear(await self.take(op))
+            return
+        problems: list[Exception] = []
+
+        def hear_reply(reply: Any) -> None:
+            try:
+                hear(op.decode([reply]))
+            except Exception as error:  # noqa: BLE001 - it is no business of the connection
+                problems.append(error)
+
+        self._hear = hear_reply
+        try:
+            ended = await self._ends(reading, timeout)
+        finally:
+            self._hear = None
+        if ended:
+            await self.take(Op(op.commands, decode=_heard))
+        for problem in problems:
+            raise problem
+
+    async def _ends(self, reading: asyncio.Future[Any], timeout: float) -> bool:  # noqa: ASYNC109 - see ``poll``
+        """Wait until a read has ended, and tell whether it has; no longer than so many seconds.
+
+        Raises:
+            NotConnected, TimedOut: the connection was closed, or is dead.
+        """
         loop = asyncio.get_running_loop()
         # A timeout may be hours; a connection that is dead is to be noticed before.
         patience = max(0.0, self._overdue - loop.time())
@@ -195,9 +242,9 @@ class AsyncListener:
         if reading is not self._reading:
             raise translate(ConnectionError("the connection was closed"), self._url)
         if reading.done():
-            return await self.take(op)
+            return True
         await self.check()
-        return None
+        return False
 
     def leave(self, nodes: Sequence[Target]) -> None:
         """Give the connection up unless it is to one of these: the outstanding read fails."""
@@ -220,3 +267,7 @@ class AsyncListener:
 def _end(poller: asyncio.Future[None]) -> None:
     if not poller.done():
         poller.set_result(None)
+
+
+def _heard(_: list[Any]) -> None:
+    """It was read when it came."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from redis import exceptions
@@ -105,6 +106,12 @@ class BlockingListener:
         except (exceptions.RedisError, OSError) as error:
             self.close()
             raise self._server.explain(error, op) from error
+
+    def tell(self, op: Op[T], timeout: float, hear: Callable[[T], None]) -> None:
+        """Do the same, but call a function with the result."""
+        result = self.poll(op, timeout)
+        if result is not None:
+            hear(result)
 
     def _begin(self, op: Op[Any]) -> None:
         target = self._server.target_for(op)

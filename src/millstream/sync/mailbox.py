@@ -194,9 +194,7 @@ class Mailbox:
         if self._listener is None:
             self._listener = self._driver.listener()
         op = read(self._namespace, self.client, self._seen, BLOCK_MS)
-        found = self._listener.poll(op, TICK)
-        if found is not None:
-            self._hand_out(*found)
+        self._listener.tell(op, TICK, self._hand_out)
         if time.monotonic() >= self._tick_at:
             while self._unwanted:
                 self.tell(self._unwanted.pop(), "cancel")
@@ -204,8 +202,8 @@ class Mailbox:
                 tick()
             self._tick_at = time.monotonic() + TICK
 
-    def _hand_out(self, seen: str, mails: list[Any]) -> None:
-        self._seen = seen
+    def _hand_out(self, found: tuple[str, list[Any]]) -> None:
+        self._seen, mails = found
         self._read += len(mails)
         for number, item in mails:
             box = self._slots.get(number)
@@ -222,12 +220,12 @@ class Mailbox:
 
         The connection of its sleeping read may be dead without anybody knowing.
         """
-        seen, mails = self._driver.run(read(self._namespace, self.client, self._seen, None))
-        if mails:
+        found = self._driver.run(read(self._namespace, self.client, self._seen, None))
+        if found[1]:
             if self._listener is not None:
                 # It would bring the same.
                 self._listener.close()
-            self._hand_out(seen, mails)
+            self._hand_out(found)
 
     def attend(self) -> None:
         """Show that the mailbox is read, and make it again if it is lost; for the reader."""
