@@ -308,3 +308,40 @@ async def test_close_while_it_connects(proxy: Proxy, make: Make) -> None:
     with pytest.raises((exceptions.RedisError, TimeoutError)):
         await calling
     await auntil(lambda: proxy.connections == 0)
+
+
+async def test_close_before_it_connects(server: Server, make: Make) -> None:
+    """Who waits for a connection that was not even begun is told the same, and is not cancelled."""
+    wire = make(server.url)
+    calling = asyncio.create_task(echoes(wire))
+    await asyncio.sleep(0)  # it asks for a connection, which begins in the next turn
+    await wire.close()
+    with pytest.raises(exceptions.ConnectionError, match="closed"):
+        await calling
+
+
+async def test_the_patience_of_one_who_waits_for_the_connection(proxy: Proxy, make: Make) -> None:
+    """His time is over; the others get the connection that is being made."""
+    proxy.stall()
+    wire = make(proxy.url)
+    loop = asyncio.get_running_loop()
+    patient = asyncio.create_task(echoes(wire))
+    with pytest.raises(TimeoutError):
+        await wire.call(pack([Command(("PING",))]), 1, until=loop.time() + 0.05)
+    proxy.resume()
+    assert await patient
+
+
+async def test_the_patience_of_one_who_waits_for_a_reply(proxy: Proxy, make: Make) -> None:
+    """His time is over; his reply is dropped when it comes, and the connection stays."""
+    wire = make(proxy.url)
+    assert await echoes(wire)
+    loop = asyncio.get_running_loop()
+    proxy.stall()
+    patient = asyncio.create_task(echoes(wire, "y"))
+    with pytest.raises(TimeoutError):
+        await wire.call(pack([Command(("ECHO", "late"))]), 1, until=loop.time() + 0.05)
+    proxy.resume()
+    assert await patient
+    assert await echoes(wire, "z")
+    assert wire.losses == 0

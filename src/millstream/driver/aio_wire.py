@@ -78,7 +78,13 @@ class AsyncWire:
                 raise TimeoutError(_SILENT)
         # All who wait go on in the same turn, in their order: what they write comes before whatever
         # follows from a reply to the first of them.
-        await asyncio.shield(connecting)
+        try:
+            await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            if connecting.cancelled():
+                # Before it began, so it could not say so itself.
+                raise exceptions.ConnectionError(_CLOSED) from None
+            raise
 
     def _connected(self, connecting: asyncio.Task[None]) -> None:
         self._connecting = None
@@ -102,8 +108,7 @@ class AsyncWire:
                 # The next try finds it, also when all that kept it was killed.
                 await asyncio.to_thread(embedded.revive, timeout=self._connect_timeout)
             if self._closed and isinstance(error, asyncio.CancelledError):
-                message = "the client was closed meanwhile"
-                raise exceptions.ConnectionError(message) from error
+                raise exceptions.ConnectionError(_CLOSED) from error
             raise
         self._connection = connection
 
@@ -221,3 +226,4 @@ class AsyncWire:
 
 
 _SILENT = "no reply"
+_CLOSED = "the client was closed meanwhile"
