@@ -29,9 +29,6 @@ class Commits:
         source: where the deliveries come from.
         keys: of its partition.
         consumer: who owns them.
-
-    Attributes:
-        tokens: the deliveries whose commits are on the wire.
     """
 
     def __init__(
@@ -46,7 +43,6 @@ class Commits:
         # The server remembers the last commit of each lane, so as many are made as are needed at a time.
         self._free: list[tuple[str, itertools.count[int]]] = []
         self._known: set[object] = set()
-        self.tokens: set[bytes] = set()
         self._tended: dict[str, float] = {}
 
     async def commit(self, end: Settlement, draft: Draft) -> Committed | None:
@@ -57,7 +53,6 @@ class Commits:
             NotConnected, TimedOut: it may be done or not.
         """
         lane = self._lane()
-        self.tokens.add(end.token)
         try:
             await self._tend(draft)
             asked = Commit(
@@ -67,7 +62,6 @@ class Commits:
             )
             return await self._driver.drive(commit(asked, self._known))
         finally:
-            self.tokens.discard(end.token)
             self._free.append(lane)
 
     def _lane(self) -> tuple[str, itertools.count[int]]:

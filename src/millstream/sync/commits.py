@@ -30,9 +30,6 @@ class Commits:
         source: where the deliveries come from.
         keys: of its partition.
         consumer: who owns them.
-
-    Attributes:
-        tokens: the deliveries whose commits are on the wire.
     """
 
     def __init__(
@@ -47,7 +44,6 @@ class Commits:
         # The server remembers the last commit of each lane, so as many are made as are needed at a time.
         self._free: list[tuple[str, itertools.count[int]]] = []
         self._known: set[object] = set()
-        self.tokens: set[bytes] = set()
         self._tended: dict[str, float] = {}
 
     def commit(self, end: Settlement, draft: Draft) -> Committed | None:
@@ -58,7 +54,6 @@ class Commits:
             NotConnected, TimedOut: it may be done or not.
         """
         lane = self._lane()
-        self.tokens.add(end.token)
         try:
             self._tend(draft)
             asked = Commit(
@@ -68,7 +63,6 @@ class Commits:
             )
             return self._driver.drive(commit(asked, self._known))
         finally:
-            self.tokens.discard(end.token)
             self._free.append(lane)
 
     def _lane(self) -> tuple[str, itertools.count[int]]:
