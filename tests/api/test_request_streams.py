@@ -299,12 +299,13 @@ async def test_a_generator_at_work_is_cancelled(
 async def test_a_thread_at_work_is_interrupted(mq: ms.AsyncClient, staff: ms.AsyncClient) -> None:
     """CancelledError is raised in it, at its next line."""
     worker, stuck, events = ms.Worker(), ms.Endpoint("stuck", int, int), []
-    go_on = threading.Event()
+    at_work, go_on = threading.Event(), threading.Event()
 
     @worker.on(stuck)
     def handle(_: int) -> Generator[int, None, None]:
         try:
             yield 1
+            at_work.set()
             while not go_on.wait(0.01):
                 pass
         except asyncio.CancelledError:
@@ -317,6 +318,8 @@ async def test_a_thread_at_work_is_interrupted(mq: ms.AsyncClient, staff: ms.Asy
         try:
             async with aclosing(mq.request_stream(stuck, 0, timeout=PATIENCE)) as parts:
                 assert await anext(parts) == 1
+                # Where it waits for room, and up to its next line, it is closed and not cancelled.
+                await auntil(at_work.is_set, PATIENCE)
             await auntil(lambda: events == ["cancelled", "closed"], PATIENCE)
             await becomes(mq, stuck.queue, DONE)
         finally:
