@@ -71,6 +71,18 @@ def cli_for(
 
 
 @pytest.fixture
+def doctor(
+    namespace: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Cli:
+    """Examine what a URL leads to, quickly: the URL, then further words."""
+
+    def run(url: str, *words: str) -> Outcome:
+        return cli_for(url, namespace, monkeypatch, capfd)("doctor", "--seconds", "0", *words)
+
+    return run
+
+
+@pytest.fixture
 def spawn(url: str, namespace: str) -> Iterator[Spawn]:
     """Start a command line as a process of its own, on the test's server and namespace."""
     started: list[Mortal[str]] = []

@@ -4,31 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 import millstream as ms
 from millstream.protocol.keys import queue_keys, topic_keys
-from tests.cli.conftest import Cli, Outcome, cli_for
+from tests.cli.conftest import Cli, Outcome
 from tests.support.servers import Server, installed
 from tests.support.wait import until
-
-Doctor = Callable[..., Outcome]
-
-
-@pytest.fixture
-def doctor(
-    namespace: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Doctor:
-    """Examine a server, quickly: the URL, then further words."""
-
-    def run(url: str, *words: str) -> Outcome:
-        cli = cli_for(url, namespace, monkeypatch, capfd)
-        return cli("doctor", "--seconds", "0", *words)
-
-    return run
 
 
 def found(outcome: Outcome) -> dict[str, str]:
@@ -37,7 +22,7 @@ def found(outcome: Outcome) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", installed())
-def test_a_server_that_is_fit(name: str, doctor: Doctor) -> None:
+def test_a_server_that_is_fit(name: str, doctor: Cli) -> None:
     """With AOF and a bound of its memory, nothing can lose messages: exit 0."""
     with Server(name, appendonly=True, extra=["maxmemory 500mb"]) as server:
         plain, outcome = doctor(server.url), doctor(server.url, "--json")
@@ -50,7 +35,7 @@ def test_a_server_that_is_fit(name: str, doctor: Doctor) -> None:
     assert ": nothing that can lose messages, " in plain.out.splitlines()[-1]
 
 
-def test_a_server_that_forgets(any_server: Server, doctor: Doctor) -> None:
+def test_a_server_that_forgets(any_server: Server, doctor: Cli) -> None:
     """Without persistence: exit 1, with what, why and the command that mends it."""
     outcome = doctor(any_server.url, "--json")
     plain = doctor(any_server.url)
@@ -66,7 +51,7 @@ def test_a_server_that_forgets(any_server: Server, doctor: Doctor) -> None:
     assert first[3] == ""
 
 
-def test_the_fix_is_one(doctor: Doctor) -> None:
+def test_the_fix_is_one(doctor: Cli) -> None:
     """After the commands that the findings name, there are no such findings."""
     with Server(extra=["maxmemory 100mb", "maxmemory-policy allkeys-lru"]) as server:
         admin: Any = server.admin()
@@ -84,7 +69,7 @@ def test_the_fix_is_one(doctor: Doctor) -> None:
 
 
 @pytest.mark.parametrize("name", installed())
-def test_a_replica_that_hangs(name: str, doctor: Doctor) -> None:
+def test_a_replica_that_hangs(name: str, doctor: Cli) -> None:
     """The master says that it has too few replicas; the replica says that it is one."""
     with Server(name, appendonly=True) as master:
         link = [f"replicaof 127.0.0.1 {master.port}"]
@@ -110,7 +95,7 @@ def test_a_replica_that_hangs(name: str, doctor: Doctor) -> None:
 
 @pytest.mark.parametrize("name", installed())
 @pytest.mark.parametrize("rights", ["-config", "-info", "-@admin -@dangerous", "-@all", "-multi"])
-def test_a_user_with_few_rights(name: str, rights: str, doctor: Doctor) -> None:
+def test_a_user_with_few_rights(name: str, rights: str, doctor: Cli) -> None:
     """What may not be asked is said, never a crash; the rest is reported."""
     extra = [f"user few on >pw ~* &* +@all {rights}"]
     with Server(name, appendonly=True, extra=extra) as server:
@@ -125,7 +110,7 @@ def test_a_user_with_few_rights(name: str, rights: str, doctor: Doctor) -> None:
         assert "replication.none" in checks
 
 
-def test_a_managed_server(doctor: Doctor) -> None:
+def test_a_managed_server(doctor: Cli) -> None:
     """Where commands are hidden, each is named, and what is known is reported all the same."""
     hidden = ("INFO", "CONFIG", "SLOWLOG", "LATENCY", "ACL", "MULTI")
     with Server(extra=[f'rename-command {name} ""' for name in hidden]) as server:
@@ -140,7 +125,7 @@ def test_a_managed_server(doctor: Doctor) -> None:
     }
 
 
-def test_slow_commands(doctor: Doctor) -> None:
+def test_slow_commands(doctor: Cli) -> None:
     """They are named without what they were given."""
     with Server(appendonly=True, extra=["enable-debug-command yes"]) as server:
         admin: Any = server.admin()
@@ -152,7 +137,7 @@ def test_slow_commands(doctor: Doctor) -> None:
     assert "SLEEP" not in slow["what"]
 
 
-def test_slots_without_a_node(doctor: Doctor, namespace: str) -> None:
+def test_slots_without_a_node(doctor: Cli, namespace: str) -> None:
     """A cluster that does not serve is reported, although its queues cannot be looked at."""
     with Server(cluster=True, appendonly=True) as server:
         with ms.Client(server.url, namespace=namespace) as client:
@@ -169,13 +154,13 @@ def test_slots_without_a_node(doctor: Doctor, namespace: str) -> None:
 
 
 class TestRoles:
-    def test_an_unlimited_user_may_do_everything(self, any_server: Server, doctor: Doctor) -> None:
+    def test_an_unlimited_user_may_do_everything(self, any_server: Server, doctor: Cli) -> None:
         """There is nothing to say of it."""
         outcome = doctor(any_server.url, "--json")
 
         assert not [check for check in found(outcome) if check.startswith("rights")]
 
-    def test_what_is_missing_is_named(self, any_server: Server, doctor: Doctor) -> None:
+    def test_what_is_missing_is_named(self, any_server: Server, doctor: Cli) -> None:
         """A role that somebody asks for is a risk if the user cannot play it; nothing is done."""
         admin: Any = any_server.admin()
         admin.execute_command(
@@ -211,14 +196,14 @@ class TestRoles:
         assert (outcome.status, outcome.out) == (2, "")
         assert said in outcome.err
 
-    def test_no_server(self, doctor: Doctor) -> None:
+    def test_no_server(self, doctor: Cli) -> None:
         """Nobody there is status 1, with one line."""
         outcome = doctor("redis://127.0.0.1:1", "--json")
 
         assert (outcome.status, outcome.out) == (1, "")
         assert len(outcome.err.splitlines()) == 1
 
-    def test_strict(self, doctor: Doctor) -> None:
+    def test_strict(self, doctor: Cli) -> None:
         """Risks count, too, if somebody wants it."""
         with Server(appendonly=True) as server:  # no maxmemory is a risk
             assert doctor(server.url).status == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,13 +11,12 @@ import redis
 
 import millstream as ms
 from millstream.protocol.keys import queue_keys
-from tests.cli.conftest import Outcome, cli_for
+from tests.cli.conftest import Cli, Outcome
 from tests.support.cluster import Cluster
 from tests.support.sentinel import SERVICE, SLOW, SentinelSetup
 from tests.support.servers import Server
 from tests.support.wait import until
 
-Doctor = Callable[..., Outcome]
 FIELDS = {"severity", "check", "subject", "what", "why", "fix"}
 PER_NODE = ("persistence", "memory", "replication", "connections", "speed", "version", "node")
 
@@ -34,19 +33,6 @@ def setup() -> Iterator[SentinelSetup]:
     """A primary, a replica, three Sentinels; a test gives back what it breaks."""
     with SentinelSetup(appendonly=True) as setup:
         yield setup
-
-
-@pytest.fixture
-def doctor(
-    namespace: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Doctor:
-    """Examine what a URL leads to, quickly: the URL, then further words."""
-
-    def run(url: str, *words: str) -> Outcome:
-        cli = cli_for(url, namespace, monkeypatch, capfd)
-        return cli("doctor", "--seconds", "0", *words)
-
-    return run
 
 
 def place(server: Server) -> str:
@@ -66,7 +52,7 @@ def run_fix(fix: str) -> None:
 
 
 class TestCluster:
-    def test_every_node_is_looked_at_and_named(self, nodes: Cluster, doctor: Doctor) -> None:
+    def test_every_node_is_looked_at_and_named(self, nodes: Cluster, doctor: Cli) -> None:
         """Each finding about a node has it as a field, and in the text; one URL of one node will do."""
         [one] = nodes.admin_url.partition("://")[2].split(",")[:1]
         outcome = doctor(f"redis+cluster://{one}", "--json")
@@ -86,7 +72,7 @@ class TestCluster:
             "cluster.full_coverage"
         ]
 
-    def test_a_fix_leads_to_its_node(self, nodes: Cluster, doctor: Doctor) -> None:
+    def test_a_fix_leads_to_its_node(self, nodes: Cluster, doctor: Cli) -> None:
         """A replica that would evict is found, and its command mends it there and nowhere else."""
         primary, *_ = nodes.masters
         [replica] = nodes.replicas_of(primary)
@@ -101,7 +87,7 @@ class TestCluster:
         assert after == []
 
     def test_partitions_wherever_they_lie(
-        self, nodes: Cluster, doctor: Doctor, namespace: str
+        self, nodes: Cluster, doctor: Cli, namespace: str
     ) -> None:
         """A queue is looked at as a whole, from all the nodes that have a part of it."""
         queue: ms.Queue[Any] = ms.Queue("orders", ordered=True, partitions=8)
@@ -120,7 +106,7 @@ class TestCluster:
         assert "8 messages wait" in found["what"]
 
     def test_users_are_looked_for_at_every_node(
-        self, nodes: Cluster, doctor: Doctor, namespace: str
+        self, nodes: Cluster, doctor: Cli, namespace: str
     ) -> None:
         """Where a user is missing, or has fewer rights, is said; its password is not."""
         user = f"{namespace}-user"
@@ -141,7 +127,7 @@ class TestCluster:
         assert f"ACL SETUSER {user} '+config|get'" in unchecked["fix"]
         assert "s3cret" not in outcome.out + outcome.err
 
-    def test_a_slot_that_is_left_on_its_way(self, nodes: Cluster, doctor: Doctor) -> None:
+    def test_a_slot_that_is_left_on_its_way(self, nodes: Cluster, doctor: Cli) -> None:
         """Both nodes are named; they still agree about who has the slot."""
         source, target, *_ = nodes.masters
         into: Any = target.admin()
@@ -158,7 +144,7 @@ class TestCluster:
         assert all(one["fix"].endswith(one["node"]) for one in found)
         assert not of(outcome, "cluster.disagree")
 
-    def test_a_node_that_is_gone(self, nodes: Cluster, doctor: Doctor) -> None:
+    def test_a_node_that_is_gone(self, nodes: Cluster, doctor: Cli) -> None:
         """It is a finding; so is the node that took over and has no replica now. The rest is looked at."""
         dead, *_ = nodes.masters
         [heir] = nodes.replicas_of(dead)
@@ -175,7 +161,7 @@ class TestCluster:
         assert len(of(outcome, "memory.unlimited")) == 5
         assert outcome.err == ""
 
-    def test_nobody_is_there(self, doctor: Doctor) -> None:
+    def test_nobody_is_there(self, doctor: Cli) -> None:
         """No node at all is status 1, with one line; so is a server that is no node."""
         outcome = doctor("redis+cluster://127.0.0.1:1,127.0.0.1:2", "--json")
 
@@ -184,7 +170,7 @@ class TestCluster:
 
 
 class TestSentinels:
-    def test_all_is_well(self, setup: SentinelSetup, doctor: Doctor) -> None:
+    def test_all_is_well(self, setup: SentinelSetup, doctor: Cli) -> None:
         """Servers are named, and there is nothing to say of the Sentinels."""
         outcome = doctor(setup.url, "--json")
 
@@ -195,7 +181,7 @@ class TestSentinels:
         assert not [one for one in outcome.objects if "sentinel" in one["check"]]
         assert outcome.status == 1
 
-    def test_what_sentinels_are_told(self, setup: SentinelSetup, doctor: Doctor) -> None:
+    def test_what_sentinels_are_told(self, setup: SentinelSetup, doctor: Cli) -> None:
         """Long times, and a quorum of all, are found, with the commands for each Sentinel."""
         for sentinel in setup.sentinels:
             admin: Any = sentinel.admin()
@@ -218,7 +204,7 @@ class TestSentinels:
         assert (quorum["severity"], quorum["subject"]) == ("risk", "sentinels")
         assert not [one for one in after.objects if "sentinel" in one["check"]]
 
-    def test_the_url_names_too_few(self, setup: SentinelSetup, doctor: Doctor) -> None:
+    def test_the_url_names_too_few(self, setup: SentinelSetup, doctor: Cli) -> None:
         """One Sentinel in the URL tells all; that it is the only one is worth a note."""
         hosts, one = setup.hosts, setup.hosts.partition(",")[0]
         outcome = doctor(setup.url.replace(hosts, one), "--json")
@@ -226,7 +212,7 @@ class TestSentinels:
         [unnamed] = of(outcome, "sentinel.unnamed")
         assert (unnamed["severity"], "1 of 3" in unnamed["what"]) == ("note", True)
 
-    def test_when_some_are_gone(self, setup: SentinelSetup, doctor: Doctor) -> None:
+    def test_when_some_are_gone(self, setup: SentinelSetup, doctor: Cli) -> None:
         """A dead replica and two dead Sentinels: who is gone, and that nobody would take over."""
         [replica] = setup.replicas
         first, second, third = setup.sentinels
@@ -251,7 +237,7 @@ class TestSentinels:
             assert (found["severity"], found["node"]) == ("risk", place(third))
         assert outcome.err == ""
 
-    def test_a_name_that_nobody_knows(self, setup: SentinelSetup, doctor: Doctor) -> None:
+    def test_a_name_that_nobody_knows(self, setup: SentinelSetup, doctor: Cli) -> None:
         """It is said as by any command."""
         outcome = doctor(setup.url.removesuffix(SERVICE) + "mian", "--json")
 

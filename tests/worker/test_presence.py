@@ -130,6 +130,7 @@ async def test_it_serves_before_it_looks_for_what_others_left(
 ) -> None:
     """A worker is a member before its first sign of life: the thread that gives those may be late."""
     monkeypatch.setattr(LeaseKeeper, "begin", lambda _, __: None)
+    monkeypatch.setattr(LeaseKeeper, "end", lambda _, __: None)
 
     @worker.on(QUOTE)
     async def answer(body: Any) -> Any:
@@ -137,3 +138,20 @@ async def test_it_serves_before_it_looks_for_what_others_left(
 
     async with serving(admin, url, namespace, worker):
         assert await mq.request(QUOTE, 1) == 1
+
+
+async def test_nothing_is_left_of_a_worker_that_ends_at_once(
+    worker: ms.Worker, mq: ms.AsyncClient, admin: redis.Redis, namespace: str
+) -> None:
+    """It is no member any more, though it has hardly begun to be one."""
+
+    @worker.on(QUOTE)
+    async def answer(body: Any) -> Any:
+        return body
+
+    @worker.on_startup
+    async def end() -> None:
+        worker.stop()
+
+    await worker.run(mq)
+    assert members(admin, queue_keys(namespace, "quote")) == []

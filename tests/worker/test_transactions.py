@@ -80,16 +80,9 @@ async def test_a_handler_that_fails(
     assert await counts(mq, ORDERS) == (0, 0, 0, 1)
 
 
-async def test_a_full_output(mq: ms.AsyncClient, worker: ms.Worker) -> None:
-    """The message is tried again, and goes on when there is room."""
-    full: ms.Queue[Any] = ms.Queue("full", bound=ms.Bound(1))
-    orders: ms.Queue[Any] = ms.Queue("orders", retry=ms.Retry(max_attempts=1000, backoff=SOON))
-
-    @worker.on(orders)
-    async def handle(body: int, delivery: ms.Delivery[Any]) -> None:
-        async with delivery.transaction() as tx:
-            tx.send(full, body)
-
+async def _goes_on_when_there_is_room(
+    mq: ms.AsyncClient, worker: ms.Worker, full: ms.Queue[Any], orders: ms.Queue[Any]
+) -> None:
     async def tried() -> bool:
         return (await mq.stats(orders)).retried > 0
 
@@ -100,6 +93,19 @@ async def test_a_full_output(mq: ms.AsyncClient, worker: ms.Worker) -> None:
         assert await mq.purge(full, confirm=True) == 1
         await becomes(mq, orders, (0, 0, 0, 0))
     assert await counts(mq, full) == (1, 0, 0, 0)
+
+
+async def test_a_full_output(mq: ms.AsyncClient, worker: ms.Worker) -> None:
+    """The message is tried again, and goes on when there is room."""
+    full: ms.Queue[Any] = ms.Queue("full", bound=ms.Bound(1))
+    orders: ms.Queue[Any] = ms.Queue("orders", retry=ms.Retry(max_attempts=1000, backoff=SOON))
+
+    @worker.on(orders)
+    async def handle(body: int, delivery: ms.Delivery[Any]) -> None:
+        async with delivery.transaction() as tx:
+            tx.send(full, body)
+
+    await _goes_on_when_there_is_room(mq, worker, full, orders)
 
 
 @pytest.mark.parametrize("batch", [None, 1])
@@ -124,16 +130,7 @@ async def test_a_commit_that_is_left(
         if fails:
             raise RuntimeError
 
-    async def tried() -> bool:
-        return (await mq.stats(orders)).retried > 0
-
-    await mq.send(full, 0)
-    await mq.send(orders, 1)
-    async with running(worker, mq):
-        await auntil(tried, PATIENCE)
-        assert await mq.purge(full, confirm=True) == 1
-        await becomes(mq, orders, (0, 0, 0, 0))
-    assert await counts(mq, full) == (1, 0, 0, 0)
+    await _goes_on_when_there_is_room(mq, worker, full, orders)
 
 
 async def test_replies_that_are_lost(

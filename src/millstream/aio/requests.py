@@ -268,7 +268,7 @@ class Requests:
         }[state]
         what = "part of the stream of" if pending.window else "reply to"
         message = (
-            f"{pending.endpoint.title}: no {what} request {pending.id} within "
+            f"{pending.endpoint.title}: no {what} {pending.title} within "
             f"{now - pending.since:.1f} s: {known}"
         )
         return TimedOut(

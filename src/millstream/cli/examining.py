@@ -233,6 +233,7 @@ def _queues(
     yield from unchecked(before.refused, user)
     if not before.backlogs:
         return
+    # Backlogs are watched for so long; this command has nothing else to do.
     time.sleep(max(0.0, begun + seconds - time.monotonic()))
     passed = time.monotonic() - begun
     after = look()

@@ -74,6 +74,11 @@ class Pending:
         self.given_up: How | None = None
         self.told = False
 
+    @property
+    def title(self) -> str:
+        """How people are told of it."""
+        return f"request {self.id}" if self.id else "a request that the server may not have"
+
     def tell(self, error: BaseException) -> None:
         """Tell the caller why nobody will answer, behind what has come before."""
         self.told = True
@@ -107,7 +112,7 @@ def lost(pending: Pending, reason: str) -> ResponderLost:
 def closed(pending: Pending) -> NotConnected:
     """Return what its caller is told when the client is closed meanwhile."""
     message = (
-        f"{pending.endpoint.title}: the client was closed while request {pending.id} waited for its reply. "
+        f"{pending.endpoint.title}: the client was closed while {pending.title} waited for its reply. "
         "Whether its work was done is not known"
     )
     return NotConnected(message)

@@ -155,9 +155,7 @@ class Answering:
     async def _answer(self, inner: Call, data: bytes, delivery: Delivery[Any]) -> Departure | None:
         envelope, endpoint = delivery.envelope, self._endpoint
         address = address_of(envelope)
-        answer = Answer(
-            *(address, envelope, self._mail, self._holder.server_ms, self._member),
-        )
+        answer = Answer(address, envelope, self._mail, self._holder.server_ms, self._member)
         try:
             if self._streams:
                 answer.stream = await open_stream(endpoint, address, self._requests.mailbox)
@@ -208,7 +206,7 @@ class Answering:
             raise UsageError(message)
         return answer.value
 
-    async def _deliver(self, answer: Answer, kind: str, content: bytes, *_: Any) -> None:
+    async def _deliver(self, answer: Answer, kind: str, content: bytes) -> None:
         """Send something to the caller, for as long as it waits.
 
         Raises:

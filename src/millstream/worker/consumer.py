@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from millstream.aio.client import AsyncClient
@@ -19,7 +20,7 @@ from millstream.worker.handling import Call, Handling
 from millstream.worker.holdings import Holdings
 from millstream.worker.permits import Permits, Turn
 from millstream.worker.prefetch import Prefetch
-from millstream.worker.presence import appear, run_presence
+from millstream.worker.presence import presence
 from millstream.worker.reader import Reader
 from millstream.worker.resulting import Resulting
 from millstream.worker.slots import Slots
@@ -178,19 +179,19 @@ class Consumer:
             await self._reader.run()
             return
         driver, keys = self._mq.driver, self._reader.keys
-        if self.handler.endpoint is not None:
-            await appear(driver, keys, self.name)
-        sweeping = run_sweeper(driver, keys, self.name, self.handler)
-        upkeep = [asyncio.create_task(sweeping, name="millstream-sweeper")]
-        if self.handler.endpoint is not None:
-            showing = run_presence(driver, self._mq.lease_keeper(), keys, self.name)
-            upkeep.append(asyncio.create_task(showing, name="millstream-presence"))
-        try:
-            await self._reader.run()
-        finally:
-            for task in upkeep:
-                task.cancel()
-            await asyncio.wait(upkeep)
+        async with (
+            nullcontext()
+            if self.handler.endpoint is None
+            else presence(driver, self._mq.lease_keeper(), keys, self.name)
+        ):
+            sweeping = asyncio.create_task(
+                run_sweeper(driver, keys, self.name, self.handler), name="millstream-sweeper"
+            )
+            try:
+                await self._reader.run()
+            finally:
+                sweeping.cancel()
+                await asyncio.wait([sweeping])
 
     def stop(self) -> None:
         """Stop reading; ``run`` comes to its end."""

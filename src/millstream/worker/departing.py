@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 from millstream.protocol.envelope import Envelope
 
-__all__ = ["Departing", "Departure"]
+__all__ = ["Again", "Departing", "Departure"]
 
-Again = Callable[[Any, Any], Coroutine[Any, Any, None]]
-"""Sends it again; what it is given, a body and a delivery, it does not need."""
+Again = Callable[[], Coroutine[Any, Any, None]]
+"""Sends it again, and again."""
 
 
 class Departure(NamedTuple):

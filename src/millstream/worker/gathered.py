@@ -114,7 +114,7 @@ class Gathered:
                 with contextlib.suppress(BrokerError):
                     if await departure.arrived:
                         return
-                await departure.again(body, delivery)
+                await departure.again()
         except MillstreamError as error:
             logger.warning("%s: cannot answer a call: %s", queue.title, error)
         except asyncio.CancelledError:

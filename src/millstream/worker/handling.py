@@ -13,7 +13,7 @@ from millstream.errors import Undecodable
 from millstream.protocol import settlement
 from millstream.protocol.envelope import Envelope, read_body
 from millstream.protocol.settlement import Settlement
-from millstream.worker.departing import Departing
+from millstream.worker.departing import Again, Departing
 from millstream.worker.handler import Handler
 from millstream.worker.outcome import ends_of
 
@@ -156,9 +156,9 @@ class Handling:
         self._done(envelope)
         self._calm()
 
-    async def _insist(self, envelope: Envelope, task: asyncio.Task[Any], again: Call) -> None:
+    async def _insist(self, envelope: Envelope, task: asyncio.Task[Any], again: Again) -> None:
         """What a handler has left behind could not be sent."""
-        await self.one(envelope, task, again)
+        await self.one(envelope, task, lambda _, __: again())
         self._calm()
 
     async def many(self, envelopes: Sequence[Envelope], task: asyncio.Task[Any]) -> None:
