@@ -15,8 +15,11 @@ import pytest
 import redis
 
 import millstream as ms
-from millstream.protocol.keys import queue_keys
-from tests.faults.processes import Workshop
+from millstream.aio import inquiries
+from millstream.aio.pending import Pending
+from millstream.protocol.keys import GROUP, queue_keys
+from millstream.protocol.recover import hand_over
+from tests.faults.processes import Workshop, kill
 from tests.faults.working import NAMESPACE, PATIENCE, connect
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
@@ -74,6 +77,22 @@ async def emptied(mq: ms.AsyncClient, endpoint: ms.Endpoint[Any, Any]) -> None:
 
 def write_worker(workshop: Workshop, *, lease: float = 300, idempotent: bool = False) -> None:
     workshop.write(HOLDING.format(lease=lease, idempotent=idempotent))
+
+
+async def _orphan(workshop: Workshop, server: Server, mq: ms.AsyncClient) -> asyncio.Future[Any]:
+    """Ask a worker that is killed and whose work is handed over, as a supervisor does; nobody is there then."""
+    write_worker(workshop, idempotent=True)
+    admin: Any = server.admin()
+    program = workshop.worker()
+    await served(admin)
+    asking = asyncio.ensure_future(mq.request(work(idempotent=True), 1))
+    await asyncio.to_thread(workshop.until_told, "begun", 1)
+    [consumer] = admin.xinfo_consumers(KEYS.ready, GROUP)
+    kill(program.pid)
+    # Its sleeping reads go with it; the one that is left is that of the caller's mailbox.
+    await auntil(lambda: admin.info("clients")["blocked_clients"] == 1, PATIENCE)
+    await mq.driver.drive(hand_over(KEYS, consumer["name"].decode(), crashed=True, max_crashes=3))
+    return asking
 
 
 def replied(admin: Any, mailbox: bytes) -> bool:
@@ -155,6 +174,35 @@ class TestKilledWorker:
             assert body == 1
             assert pid != begun.pid
             assert [one.more["crashes"] for one in workshop.events("begun")] == [0, 1]
+
+    async def test_an_idempotent_one_with_nobody_else(
+        self, workshop: Workshop, own_server: Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A worker that takes long to start again gets it, though nobody serves the endpoint meanwhile."""
+        looks, look = list[float](), Pending.is_orphan_for
+
+        def note(pending: Pending, now: float) -> float:
+            looks.append(now)
+            return look(pending, now)
+
+        monkeypatch.setattr(Pending, "is_orphan_for", note)
+        async with connect(own_server.url) as mq:
+            asking = await _orphan(workshop, own_server, mq)
+            await auntil(lambda: looks, PATIENCE)
+            workshop.worker()
+            assert (await asking)[0] == 1
+        assert [one.more["crashes"] for one in workshop.events("begun")] == [0, 1]
+
+    async def test_an_idempotent_one_and_nobody_comes(
+        self, workshop: Workshop, own_server: Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its caller is told so after a while, and nothing is left of it."""
+        monkeypatch.setattr(inquiries, "RETURN_WITHIN", 0.5)
+        async with connect(own_server.url) as mq:
+            asking = await _orphan(workshop, own_server, mq)
+            with pytest.raises(ms.NoResponders, match="no other one came for"):
+                await asking
+            await emptied(mq, work(idempotent=True))
 
     async def test_one_that_sleeps(self, workshop: Workshop, own_server: Server) -> None:
         """A stopped process counts as dead after its lease; what it replies later is dropped."""

@@ -7,7 +7,14 @@ from collections.abc import Sequence
 import pytest
 
 from millstream.protocol.partitions import join, leave
-from millstream.protocol.requests import NOT_KNOWN, NOT_THERE, WAITING, deaths, inquire
+from millstream.protocol.requests import (
+    NOT_KNOWN,
+    NOT_THERE,
+    WAITING,
+    WAITING_AGAIN,
+    deaths,
+    inquire,
+)
 from millstream.protocol.settlement import reject, release
 from tests.lua.state import OLD_ID, State
 
@@ -64,6 +71,15 @@ def test_one_that_was_handed_back(state: State) -> None:
     state.settle("a", release(token))
 
     assert ask(state, token.decode()) == [WAITING]
+
+
+@pytest.mark.parametrize("lane", ["front", "suspect"])
+def test_one_whose_worker_has_died(state: State, lane: str) -> None:
+    """It waits again; an error that quotes such a state says nothing about it."""
+    state.put(lane, state={"id": "7-1", "crashes": 1}, extra=ADDRESS)
+    state.put(lane, state={"id": "7-2", "crashes": 0, "error": '"crashes":1'}, extra=ADDRESS)
+
+    assert ask(state, "7-1", "7-2") == [WAITING_AGAIN, WAITING]
 
 
 def test_many_at_a_time(state: State) -> None:

@@ -25,6 +25,7 @@ __all__ = [
     "NOT_KNOWN",
     "NOT_THERE",
     "WAITING",
+    "WAITING_AGAIN",
     "Address",
     "How",
     "Outgoing",
@@ -43,8 +44,9 @@ _REQUEST = load_script("request")
 _WITHDRAW = load_script("withdraw")
 _INQUIRE = load_script("inquire")
 
-WAITING, NOT_THERE, NOT_KNOWN = -1, -2, -3
-"""What ``inquire`` and ``withdraw`` find, where they do not find ms since a delivery."""
+WAITING, NOT_THERE, NOT_KNOWN, WAITING_AGAIN = -1, -2, -3, -4
+"""What ``inquire`` and ``withdraw`` find, where they do not find ms since a delivery. The last one: a worker
+has died with it."""
 
 ENTRIES_A_CALL = 500
 """Bounds the time that one call keeps the server busy: about a millisecond."""
@@ -217,7 +219,7 @@ def inquire(keys: QueueKeys, ids: Sequence[str]) -> Op[tuple[bool, list[int]]]:
         ids: of the requests, some hundred at most.
 
     The result is whether anybody serves the endpoint, and of each request the ms since it was
-    delivered or its lease was extended, or ``WAITING``, ``NOT_THERE`` or ``NOT_KNOWN``.
+    delivered or its lease was extended, or ``WAITING``, ``WAITING_AGAIN``, ``NOT_THERE`` or ``NOT_KNOWN``.
     """
     command = _INQUIRE.call([*keys.lanes, keys.members], [keys.group, *ids])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from millstream.driver.blocking import BlockingDriver
 from millstream.driver.blocking_sender import BlockingSender
@@ -15,6 +15,7 @@ from millstream.protocol.requests import (
     ENTRIES_A_CALL,
     NOT_THERE,
     WAITING,
+    WAITING_AGAIN,
     Withdrawal,
     deaths,
     inquire,
@@ -24,10 +25,15 @@ from millstream.sync.pending import Pending, lost, unserved
 
 __all__ = ["Inquiries", "fate_of"]
 
-Fate = Literal["lives", "missing", "unserved", "dead"]
+Fate = Literal["lives", "missing", "unserved", "orphaned", "dead"]
 
 AFTER_LEASE = 1000
 """Ms after the end of a lease until its worker counts as dead: other workers find out, too."""
+
+
+RETURN_WITHIN = 30.0
+"""Seconds for a worker to come back in which a request was that another one may begin with again: it has to
+start and to import all that it needs, and until then nobody serves the endpoint."""
 
 
 class Inquiries:
@@ -59,11 +65,15 @@ class Inquiries:
         keys = some[0].keys
         served, found = self._driver.run(inquire(keys, [one.id for one in some]))
         now = time.monotonic()
-        fates: dict[Fate, list[Pending]] = {"lives": [], "missing": [], "unserved": [], "dead": []}
+        fates: dict[Fate, list[Pending]] = {fate: [] for fate in get_args(Fate)}
         for pending, state in zip(some, found, strict=True):
             if state >= 0 and pending.running_since is None:
                 pending.running_since = now - state / 1000
-            fates[fate_of(pending.endpoint, state, served=served)].append(pending)
+            fate = fate_of(pending.endpoint, state, served=served)
+            is_alone = fate == "orphaned" and pending.is_orphan_for(now) >= RETURN_WITHIN
+            fates["unserved" if is_alone else fate].append(pending)
+            if fate != "orphaned":
+                pending.orphaned_since = None
         if fates["missing"]:
             self._look_for(keys, fates["missing"])
         # Should a worker come after all, it must not do what its caller will ask of another one.
@@ -100,6 +110,8 @@ def fate_of(endpoint: Endpoint[Any, Any], state: int, *, served: bool) -> Fate:
         return "missing"
     if state == WAITING:
         return "lives" if served else "unserved"
+    if state == WAITING_AGAIN:
+        return "lives" if served else "orphaned"
     # Who may repeat a request waits for another worker.
     overdue = state >= endpoint.queue.lease_ms + AFTER_LEASE
     return "dead" if overdue and not endpoint.idempotent else "lives"

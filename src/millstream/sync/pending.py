@@ -30,6 +30,8 @@ class Pending:
         id: of the request; empty until the server has it.
         slow: whether it took long to be stored: the server, and a worker, take its deadline for later.
         running_since: of ``time.monotonic``, as far as is known; None: nobody has begun with it.
+        orphaned_since: of ``time.monotonic``: since when it waits again, after its worker has died, and
+            nobody serves the endpoint; None: that is not so.
         looks: how often it was not found.
         given_up: how to withdraw it as soon as the server has it; None: somebody waits, or it has one.
         told: whether its caller was told that nobody will answer, and may not have seen it yet.
@@ -43,6 +45,7 @@ class Pending:
         "id",
         "keys",
         "looks",
+        "orphaned_since",
         "running_since",
         "since",
         "slot",
@@ -71,6 +74,7 @@ class Pending:
         self.slow = False
         self.running_since: float | None = None
         self.looks = 0
+        self.orphaned_since: float | None = None
         self.given_up: How | None = None
         self.told = False
 
@@ -78,6 +82,12 @@ class Pending:
     def title(self) -> str:
         """How people are told of it."""
         return f"request {self.id}" if self.id else "a request that the server may not have"
+
+    def is_orphan_for(self, now: float) -> float:
+        """Note that it waits for another worker while there is none; return for how many seconds it has."""
+        if self.orphaned_since is None:
+            self.orphaned_since = now
+        return now - self.orphaned_since
 
     def tell(self, error: BaseException) -> None:
         """Tell the caller why nobody will answer, behind what has come before."""
@@ -87,8 +97,9 @@ class Pending:
 
 def unserved(pending: Pending) -> NoResponders:
     """Return what its caller is told when nobody will begin with it."""
+    what = "nobody has begun with" if pending.orphaned_since is None else "no other one came for"
     message = (
-        f"{pending.endpoint.title}: the last worker that served it is gone, and nobody has begun with "
+        f"{pending.endpoint.title}: the last worker that served it is gone, and {what} "
         f"request {pending.id}, which is deleted now"
     )
     return NoResponders(message, queue=pending.endpoint.name, id=pending.id)

@@ -11,23 +11,25 @@ local function look()
     has_more = has_more or #entries == MOST
     for _, entry in ipairs(entries) do
       for j = 1, #entry[2], 2 do
-        local id = entry[2][j] == 's' and string.match(entry[2][j + 1], '"id"%s*:%s*"(%d+%-%d+)"')
-        if id then moved[id] = { KEYS[i], entry[1], i == 2 and 'f' or 's' } end
+        local state = entry[2][j] == 's' and entry[2][j + 1] or ''
+        local id = string.match(state, '"id"%s*:%s*"(%d+%-%d+)"')
+        local crashed = string.match(state, '"crashes"%s*:%s*[1-9]') ~= nil
+        if id then moved[id] = { KEYS[i], entry[1], i == 2 and 'f' or 's', crashed } end
       end
     end
   end
 end
 
--- Returns its lane, its entry there, the prefix of its token, and (nil: nobody has it) the ms since it
--- was delivered or its lease was extended; nothing if it is not found.
+-- Returns its lane, its entry there, the prefix of its token, (nil: nobody has it) the ms since it was
+-- delivered or its lease was extended, and whether a worker has died with it; nothing if it is not found.
 local function locate(id, group)
-  local lane, entry, prefix = KEYS[1], id, ''
+  local lane, entry, prefix, crashed = KEYS[1], id, '', false
   if #redis.call('XRANGE', lane, id, id) == 0 then
     if not moved then look() end
     if not moved[id] then return nil end
-    lane, entry, prefix = unpack(moved[id])
+    lane, entry, prefix, crashed = unpack(moved[id])
   end
   -- Without a group an error has no elements.
   local pending = redis.pcall('XPENDING', lane, group, entry, entry, 1)[1]
-  return lane, entry, prefix, pending and pending[3]
+  return lane, entry, prefix, pending and pending[3], crashed
 end
