@@ -389,6 +389,27 @@ class TestGivingUp:
             await other.request(LONG, 1)
         await becomes(mq, in_flight=0, cancelled=3)
 
+    @only_async
+    async def test_asked_again_while_it_is_closed(
+        self, connect: Connect, mq: ms.AsyncClient, serve: Serve
+    ) -> None:
+        """A request that is begun during the close is refused at once, for nobody would read its reply."""
+        gated = Gated()
+        await serve(gated.worker)
+        other = await connect()
+
+        async def ask_twice() -> None:
+            with suppress(ms.NotConnected):
+                await other.request(LONG, 1)
+            await other.request(LONG, 2)
+
+        asking_twice = [asyncio.ensure_future(ask_twice()) for _ in range(3)]
+        await gated.has_begun(3)
+        await other.aclose()
+        async with asyncio.timeout(LONG.timeout_ms / 2000):
+            found = await asyncio.gather(*asking_twice, return_exceptions=True)
+        assert [type(error) for error in found] == [ms.UsageError] * 3
+
 
 async def answered_or_lost(request: asyncio.Future[Any]) -> None:
     """A worker that is quicker than the next look at the mailbox has nobody to tell."""

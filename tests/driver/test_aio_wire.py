@@ -345,3 +345,19 @@ async def test_the_patience_of_one_who_waits_for_a_reply(proxy: Proxy, make: Mak
     assert await patient
     assert await echoes(wire, "z")
     assert wire.losses == 0
+
+
+async def test_the_patience_of_one_who_waits_for_room(proxy: Proxy, make: Make) -> None:
+    """His time is over also while the socket takes nothing, for others have filled it."""
+    wire = make(proxy.url)
+    assert await echoes(wire)
+    loop = asyncio.get_running_loop()
+    proxy.stall()
+    full = asyncio.create_task(echoes(wire, "x" * 20_000_000))
+    await asyncio.sleep(0)
+    begun = loop.time()
+    with pytest.raises(TimeoutError):
+        await wire.call(pack([Command(("PING",))]), 1, until=begun + 0.05)
+    assert loop.time() < begun + 5  # without it, 10
+    proxy.resume()
+    assert await full

@@ -463,3 +463,21 @@ async def test_ping_beside_a_sender(driver: Driver, sender: Sender) -> None:
     )
 
     assert results[50:] == [b"PONG"] * 50
+
+
+async def test_batches_that_fail_at_once(keys: QueueKeys) -> None:
+    """Everybody is told, however many have gathered: one failure does not lead into the next."""
+    gate = asyncio.Event()
+
+    async def fail(_: Any) -> Any:
+        await gate.wait()
+        message = "nobody is there"
+        raise NotConnected(message)
+
+    sender: AsyncSender[Receipt] = AsyncSender(fail, sending(keys))
+    large = b"x" * 2_000_000  # a batch of its own
+    waiting = [asyncio.ensure_future(one(sender, large)) for _ in range(1000)]
+    await asyncio.sleep(0)
+    gate.set()
+    found = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(error) for error in found] == [NotConnected] * 1000

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -72,6 +74,34 @@ async def test_waits_for_what_is_there_by_then() -> None:
     assert task is not None
     await task
     assert got == [7]
+
+
+async def test_nothing_is_left_of_what_was_cancelled() -> None:
+    """Its locals go with it, and do not wait for the garbage collector."""
+
+    class Local:
+        pass
+
+    left = list[weakref.ref[Local]]()
+
+    async def work() -> None:
+        local = Local()
+        left.append(weakref.ref(local))
+        await asyncio.Event().wait()
+
+    gc.disable()
+    try:
+        for _ in range(5):
+            task = start(work())
+            assert task is not None
+            await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+            del task
+        # asyncio itself may hold the last one.
+        assert [ref() for ref in left[:-1]] == [None] * 4
+    finally:
+        gc.enable()
 
 
 async def test_the_rest() -> None:

@@ -249,8 +249,8 @@ class Mailbox:
                 await reader.join(LAST_MOMENT)
             if made:
                 await self._driver.run(discard(self._namespace, self.client))
-        except BrokerError as error:
-            # It expires by itself.
+        except (BrokerError, UsageError) as error:
+            # It expires by itself; who closes at the same time may have been quicker.
             logger.debug("cannot close the mailbox: %s", error)
             if reader is not None:
                 await reader.join(LAST_MOMENT)

@@ -34,7 +34,7 @@ class AsyncAlarm:
         heapq.heappush(waits, (when, next(self._numbers), wait))
         if self._timer is None or when < self._timer.when():
             self._start(loop, when)
-        elif len(waits) >= self._tidy_at:
+        elif len(waits) >= self._tidy_at:  # now and then is enough
             self._waits = waits = [one for one in waits if not one[2].done()]
             heapq.heapify(waits)
             # So each entry is looked at twice or so in all.

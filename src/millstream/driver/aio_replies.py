@@ -52,20 +52,16 @@ class Replies(asyncio.Protocol):
         self._transport.set_protocol(self)
 
     def write(self, payload: bytes) -> None:
-        """Send, as far as the socket takes it; the rest waits in a buffer (see ``drain``)."""
+        """Send, as far as the socket takes it; the rest waits in a buffer (see ``room``)."""
         self._transport.write(payload)
 
-    @property
-    def has_room(self) -> bool:
-        """Whether so little waits to be sent that more may come."""
-        return self._writing is None
-
-    async def drain(self) -> None:
-        """Wait until there is room, or the connection has ended."""
-        if self._writing is not None:
-            room: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._writing.append(room)
-            await room
+    def room(self) -> asyncio.Future[None] | None:
+        """Return what is done when there is room again, or the connection has ended; None: there is."""
+        if self._writing is None:
+            return None
+        room: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._writing.append(room)
+        return room
 
     def abort(self) -> None:
         """End the connection at once; nothing is called any more."""

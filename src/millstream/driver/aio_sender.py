@@ -51,7 +51,7 @@ class _Told(Generic[R]):
         self._tell = tell
 
     def done(self) -> bool:
-        """It is told once."""
+        """Nobody can have cancelled it."""
         return False
 
     def set_result(self, result: R) -> None:
@@ -101,6 +101,7 @@ class AsyncSender(Generic[R]):
             lanes = CONFIRMED_LANES
         self._free: list[Lane] = _new_lanes(lanes)
         self._freed = asyncio.Event()
+        self._flushing = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     def send(self, body: Any, headers: bytes = b"") -> asyncio.Future[R]:
@@ -169,15 +170,21 @@ class AsyncSender(Generic[R]):
 
     def _flush(self) -> None:
         """Put what has gathered on the wire, as far as lanes are free."""
-        while self._bodies and self._free:
-            # Thousands of tasks, or large bodies, are too much for one script call.
-            some, with_headers = next(chunks(self._bodies, self._headers))
-            count = len(some)
-            waiting = self._waiting[:count]
-            del self._bodies[:count], self._waiting[:count]
-            if self._headers is not None:
-                self._headers = self._headers[count:] or None
-            self._start(some, with_headers, partial(_tell_each, waiting))
+        if self._flushing:
+            return  # a batch that failed at once; whoever has begun with it goes on
+        self._flushing = True
+        try:
+            while self._bodies and self._free:
+                # Thousands of tasks, or large bodies, are too much for one script call.
+                some, with_headers = next(chunks(self._bodies, self._headers))
+                count = len(some)
+                waiting = self._waiting[:count]
+                del self._bodies[:count], self._waiting[:count]
+                if self._headers is not None:
+                    self._headers = self._headers[count:] or None
+                self._start(some, with_headers, partial(_tell_each, waiting))
+        finally:
+            self._flushing = False
 
     def _start(self, bodies: Sequence[Any], headers: Sequence[bytes] | None, tell: Tell[R]) -> None:
         producer, numbers = lane = self._free.pop()

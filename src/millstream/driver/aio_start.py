@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import types
 from collections.abc import Coroutine, Generator
-from functools import partial
 from typing import Any
 
 __all__ = ["rest_of", "start"]
@@ -14,8 +13,8 @@ __all__ = ["rest_of", "start"]
 def start(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None] | None:
     """Run a coroutine up to the point where it waits for something; a task does the rest of it.
 
-    Up to there it must raise nothing, and has no task, so no ``asyncio.timeout`` of its own. None: it has
-    not waited for anything.
+    Up to there it must raise nothing, and runs in no task, or in somebody else's: so it must not use
+    ``asyncio.timeout``. None: it has not waited for anything.
     """
     try:
         waits_for = coroutine.send(None)
@@ -37,16 +36,18 @@ def rest_of(coroutine: Coroutine[Any, Any, Any], waits_for: Any) -> Generator[An
         waits_for: what its last step has yielded.
     """
     while True:
+        value, thrown = None, None
         try:
             value = yield waits_for
         except GeneratorExit:
             coroutine.close()
             raise
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is for the coroutine
-            step = partial(coroutine.throw, error)
-        else:
-            step = partial(coroutine.send, value)
+            thrown = error
         try:
-            waits_for = step()
+            waits_for = coroutine.send(value) if thrown is None else coroutine.throw(thrown)
         except StopIteration as done:
             return done.value
+        finally:
+            # Its traceback leads to this frame.
+            del thrown

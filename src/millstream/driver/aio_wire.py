@@ -124,8 +124,8 @@ class AsyncWire:
                 others may be more patient.
 
         Raises:
-            redis-py's connection errors, or TimeoutError: the connection is given up.
-            TimeoutError: the time is over.
+            redis-py's connection errors: the connection is given up.
+            TimeoutError: so it is when its own time is over (``timeout``); after ``until`` it stays.
         """
         while self._connection is None:
             await self.connect(until)
@@ -139,8 +139,10 @@ class AsyncWire:
         assert wire is not None  # noqa: S101 - it comes with the connection
         # This takes all of the payload at once, so calls go out whole and in the order of entry.
         wire.write(payload)
-        if not wire.has_room:
-            await wire.drain()
+        if (room := wire.room()) is not None:
+            if until is not None:
+                self._alarm.set(until - loop.time(), room)
+            await room
         if until is not None:
             self._alarm.set(until - loop.time(), future)
         try:

@@ -250,8 +250,8 @@ class Mailbox:
                 reader.join(LAST_MOMENT)
             if made:
                 self._driver.run(discard(self._namespace, self.client))
-        except BrokerError as error:
-            # It expires by itself.
+        except (BrokerError, UsageError) as error:
+            # It expires by itself; who closes at the same time may have been quicker.
             logger.debug("cannot close the mailbox: %s", error)
             if reader is not None:
                 reader.join(LAST_MOMENT)

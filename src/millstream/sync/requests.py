@@ -21,6 +21,7 @@ from millstream.errors import (
     NoResponders,
     TimedOut,
     Undecodable,
+    UsageError,
 )
 from millstream.message import Receipt
 from millstream.protocol.keys import QueueKeys, queue_keys
@@ -84,6 +85,7 @@ class Requests:
         # Those that were given up, the oldest first, and how many late replies are not yet counted.
         self._given_up: dict[int, QueueKeys] = {}
         self._late: dict[str, int] = {}
+        self._closed = False
         self.mailbox = Mailbox(driver, namespace, on_tick=self._tick, on_stray=self._stray)
         self._inquiries = Inquiries(driver, self.mailbox)
 
@@ -114,6 +116,9 @@ class Requests:
         """
         if not self.mailbox.is_open:
             self.mailbox.open(timeout_ms / 1000)
+        if self._closed:
+            message = "this client is closed"
+            raise UsageError(message)
         way = self._ways.get(endpoint.name) or self._way_to(endpoint)
         slot, box = self.mailbox.slot()
         pending = Pending(endpoint, way.keys, slot, box, timeout_ms, window)
@@ -306,6 +311,7 @@ class Requests:
 
     def close(self) -> None:
         """Give up what waits for a reply, wait for what is on its way out, and read no more."""
+        self._closed = True
         for pending in list(self._pending.values()):
             pending.box.put(closed(pending))
             self.give_up(pending)

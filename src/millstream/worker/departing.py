@@ -19,8 +19,8 @@ class Departure(NamedTuple):
     """What the handler of one delivery has left behind.
 
     Attributes:
-        arrived: tells that it has, or that nobody is there any more; or why it could not be sent.
-        again: sees to it, unless it has arrived.
+        arrived: whether it has; False: there is no mailbox any more. Or why it could not be sent.
+        again: sends it again and sees to what follows, unless it has arrived.
     """
 
     arrived: asyncio.Future[bool]
@@ -43,10 +43,11 @@ class Departing:
         self._on_arrival = on_arrival
         self._insist = insist
         self._departures: dict[bytes, Departure] = {}
-        self._insisting: set[asyncio.Task[None]] = set()
+        # Those that have not begun: what they begin with is the business of ``insist``.
+        self._insisting: dict[asyncio.Task[None], bytes] = {}
 
     def __len__(self) -> int:
-        """Return how many deliveries wait for it."""
+        """Return how many deliveries wait for it, but for those that ``insist`` has begun with."""
         return len(self._departures) + len(self._insisting)
 
     def add(self, envelope: Envelope, departure: Departure) -> None:
@@ -62,16 +63,19 @@ class Departing:
             self._on_arrival(envelope)
             return
         insisting = asyncio.ensure_future(self._send_again(envelope, departure.again))
-        self._insisting.add(insisting)
+        self._insisting[insisting] = envelope.token
 
     async def _send_again(self, envelope: Envelope, again: Again) -> None:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - it is one
-        self._insisting.discard(task)
+        del self._insisting[task]
         await self._insist(envelope, task, again)
 
     def take_back(self) -> list[bytes]:
         """Wait for nothing of it any more, and return the deliveries that have waited."""
-        tokens = list(self._departures)
+        tokens = [*self._departures, *self._insisting.values()]
+        for insisting in self._insisting:
+            insisting.cancel()
         self._departures.clear()
+        self._insisting.clear()
         return tokens

@@ -1,0 +1,71 @@
+"""What handlers leave behind: its delivery ends when it has arrived, or is sent again, or taken back."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from millstream.errors import NotConnected
+from millstream.protocol.envelope import Envelope
+from millstream.worker.departing import Again, Departing, Departure
+
+ONE = Envelope(b"1-1", [b"b", b"1"])
+
+
+class Watch:
+    """A queue's departures, and what came of them."""
+
+    def __init__(self) -> None:
+        self.arrived: list[Envelope] = []
+        self.sent_again: list[Envelope] = []
+        self.departing = Departing(self.arrived.append, self._insist)
+        self.future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.departing.add(ONE, Departure(self.future, self._again))
+
+    async def _again(self) -> None:
+        self.sent_again.append(ONE)
+
+    async def _insist(self, _: Envelope, __: asyncio.Task[object], again: Again) -> None:
+        await again()
+
+
+async def turns() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_it_arrives() -> None:
+    """Its delivery ends, and nothing is left."""
+    watch = Watch()
+    watch.future.set_result(True)
+    await turns()
+    assert watch.arrived == [ONE]
+    assert (len(watch.departing), watch.departing.take_back()) == (0, [])
+
+
+@pytest.mark.parametrize("problem", [None, NotConnected("gone")])
+async def test_it_does_not(problem: Exception | None) -> None:
+    """It is sent again, once, whether it could not be sent or nobody was there."""
+    watch = Watch()
+    if problem is None:
+        watch.future.set_result(False)
+    else:
+        watch.future.set_exception(problem)
+    await turns()
+    assert (watch.arrived, watch.sent_again) == ([], [ONE])
+    assert len(watch.departing) == 0
+
+
+@pytest.mark.parametrize("turn", range(3))
+@pytest.mark.parametrize("arrives", [True, False])
+async def test_taken_back(turn: int, arrives: bool) -> None:
+    """In whatever turn of the event loop: it is over, or the one who takes it back has it."""
+    watch = Watch()
+    watch.future.set_result(arrives)
+    for _ in range(turn):
+        await asyncio.sleep(0)
+    taken = watch.departing.take_back()
+    await turns()
+    assert len(taken) + len(watch.arrived) + len(watch.sent_again) == 1
+    assert len(watch.departing) == 0
