@@ -13,6 +13,7 @@ import redis
 import millstream as ms
 from millstream.driver.aio import AsyncDriver
 from tests.support.proxy import Proxy
+from tests.support.readers import sleeping_readers
 from tests.support.served import serving
 from tests.support.servers import Server
 from tests.support.wait import auntil
@@ -286,6 +287,8 @@ async def test_a_commit_while_the_reader_asks_what_it_owns(
 
     with Proxy(own_server.port) as proxy:
         async with ms.AsyncClient(proxy.url, namespace=namespace) as mq, running(worker, mq):
+            # A read must break, or nobody asks.
+            await auntil(lambda: sleeping_readers(own_server.admin()), PATIENCE)
             await mq.send(ORDERS, "first")
             await auntil(lambda: begun, PATIENCE)
             proxy.cut()
