@@ -6,11 +6,11 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 pytho
 	$(if $(shell $(p) -c 'import sys; print("y" if sys.version_info >= (3, 11) else "")' 2>/dev/null),$(p))))
 BIN := .venv/bin
 READY := $(BIN)/.ready
-# Tests wait more than they work, so four workers fit a machine of two cores; each has its own servers, and
-# begins with the long ones of a quarter of all tests (tests/support/order.py).
+# Tests wait more than they work, so six workers fit a machine of two cores; each has its own servers, and
+# begins with the long ones of its share of the tests (tests/support/order.py).
 # A test that hangs ends its process (tests/support/watchdog.py), and that ends the run: pytest-xdist waits for
 # ever when a worker that it has begun again gets the one test that is left.
-PYTEST := $(BIN)/pytest -n 4 --dist worksteal --max-worker-restart 0
+PYTEST := $(BIN)/pytest -n 6 --dist worksteal --max-worker-restart 0
 # More arguments for pytest, e.g. make test ARGS=tests/lua
 ARGS :=
 

@@ -8,7 +8,6 @@ the server must not be able to run code in a worker.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar, get_origin, is_typeddict
 
 import msgspec
@@ -26,8 +25,7 @@ NotDecodable = Exception
 in code of its own (``__post_init__``, a validator). A message must not end a worker by it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Codec(Generic[T]):
+class Codec(msgspec.Struct, Generic[T], frozen=True):
     """The two directions for one body type.
 
     Args:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ def code_in(page: str) -> str:
 def test_the_wire_format_names_every_key() -> None:
     """A key that a queue can have is on the page."""
     keys, text = queue_keys("ms", "orders"), code_in("wire-format.md")
-    names = {one.name for one in fields(QueueKeys)} - {"namespace", "name", "partition", "prefix"}
+    names = {*QueueKeys.__struct_fields__} - {"namespace", "name", "partition", "prefix"}
     some = {keys.producer("<"), keys.window("<"), keys.removed("<")} | {
         getattr(keys, n) for n in names
     }

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from millstream.policy import Limits, Rate, Retain
 from millstream.protocol import admin, consume, control, kept, waiting

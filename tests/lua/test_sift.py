@@ -6,12 +6,12 @@ import itertools
 import random
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from millstream.driver.blocking import BlockingDriver
 from millstream.protocol import admin, consume, control

@@ -6,13 +6,14 @@ keys, whose turns must not be mixed up with unique ones.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule, run_state_machine_as_test
+from msgspec.structs import replace
 
 from millstream.driver.blocking import BlockingDriver
 from millstream.message import Receipt

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import datetime
 from typing import Generic, Protocol, TypeVar
+
+from msgspec.structs import replace
 
 from millstream.aio.transaction import Transaction
 from millstream.errors import LeaseLost, UsageError

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import logging
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Generic, TypeVar
+
+from msgspec.structs import replace
 
 from millstream.aio.delivery import Delivery
 from millstream.driver.aio import AsyncDriver
@@ -185,7 +187,9 @@ class PoppedPart(Generic[T]):
             some = ends[start : start + RETURNED_AT_ONCE]
             async with self._returning:
                 numbered = [replace(end, number=next(self._numbers)) for end in some]
-                found = await self._driver.run(replace(self._pop(numbered), repeatable=True))
+                found = await self._driver.run(
+                    dataclasses.replace(self._pop(numbered), repeatable=True)
+                )
             if found.kept:
                 problem = next(iter(found.kept.values()))
                 message = f"{self.keys.title}: the server could not store the message: {problem}"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
+import msgspec
 import redis.connection as blocking_connections
 from redis import exceptions
 from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
@@ -70,8 +70,7 @@ _SCHEMES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class ClusterTarget:
+class ClusterTarget(msgspec.Struct, frozen=True):
     """A cluster and how to reach its nodes.
 
     Attributes:
@@ -113,8 +112,7 @@ class Follower(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class SlotMap:
+class SlotMap(msgspec.Struct, frozen=True):
     """Which node has which slot, as far as is known.
 
     Attributes:

@@ -7,8 +7,10 @@ any of it, so refused commands are sent again one by one, whatever else their op
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
+
+import msgspec
 
 from millstream.driver.cluster import REFUSED, Address, SlotMap, unsettled
 from millstream.driver.faults import ERROR_REPLIES, code_of
@@ -21,8 +23,7 @@ HOPS = 3
 """How often in a row a redirection is followed at once; then there is a pause before."""
 
 
-@dataclass(frozen=True, slots=True)
-class Parcel:
+class Parcel(msgspec.Struct, frozen=True):
     """A part of an operation, for one node.
 
     Attributes:

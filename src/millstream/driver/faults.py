@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 from redis import exceptions
 
 from millstream.errors import BrokerError, NotConnected, ServerRefused, TimedOut
@@ -165,8 +165,7 @@ def first_error(op: Op[Any], replies: Sequence[Any]) -> Exception | None:
     return None
 
 
-@dataclass(slots=True)
-class Tries:
+class Tries(msgspec.Struct):
     """When to try again after a loss: soon, then less often, until the time is over.
 
     Args:
@@ -176,7 +175,7 @@ class Tries:
     """
 
     deadline: float
-    pause: float = field(default=0.02)
+    pause: float = 0.02
 
     def next_pause(self, now: float) -> float | None:
         """Return how long to wait before the next try; None: give up."""

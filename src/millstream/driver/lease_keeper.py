@@ -12,8 +12,9 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from millstream.driver.blocking import BlockingDriver
 from millstream.errors import BrokerError
@@ -34,8 +35,7 @@ CALL_TIMEOUT = 3.0
 TOKENS_A_CALL = 500
 
 
-@dataclass(slots=True, eq=False)
-class Question:
+class Question(msgspec.Struct, eq=False):
     """Asks the server to extend leases, and which of them are lost.
 
     Attributes:
@@ -46,8 +46,7 @@ class Question:
     since: float
 
 
-@dataclass(slots=True, eq=False)
-class Held:
+class Held(msgspec.Struct, eq=False):
     """The deliveries of one consumer, as the keeper sees them.
 
     Attributes:
@@ -69,11 +68,11 @@ class Held:
     lease_ms: int
     until: dict[bytes, float]
     on_lost: Callable[[list[bytes]], None]
-    next_at: float = field(default=0.0)
-    leaving: bool = field(default=False)
-    sure_until: float = field(default=math.inf)
-    _questions: list[Question] = field(default_factory=list)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    next_at: float = 0.0
+    leaving: bool = False
+    sure_until: float = math.inf
+    _questions: list[Question] = msgspec.field(default_factory=list)
+    _lock: threading.Lock = msgspec.field(default_factory=threading.Lock)
 
     @property
     def sure(self) -> bool:
@@ -117,8 +116,7 @@ class Held:
             self.until.pop(token, None)
 
 
-@dataclass(eq=False, slots=True)
-class Beat:
+class Beat(msgspec.Struct, eq=False):
     """A sign of life that is given again and again, whatever the event loop is busy with.
 
     Attributes:

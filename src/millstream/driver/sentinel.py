@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from redis import exceptions
 
 from millstream.driver.faults import CONNECTION_LOSS, ERROR_REPLIES, is_connection_loss
@@ -28,8 +28,7 @@ ASK_AGAIN = 5.0
 Address = tuple[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Sight:
+class Sight(msgspec.Struct, frozen=True):
     """What Sentinels say.
 
     Attributes:

@@ -17,9 +17,9 @@ import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import msgspec
 from redis import exceptions
 
 from millstream.driver.faults import CONNECTION_LOSS, ERROR_REPLIES, is_connection_loss
@@ -51,15 +51,14 @@ class Place(Protocol):
         ...
 
 
-@dataclass(slots=True, eq=False)
-class Link:
+class Link(msgspec.Struct, eq=False):
     """A connection to a server that the Sentinels have named."""
 
     address: Address
     epoch: int
     replica: bool
     loop: asyncio.AbstractEventLoop | None
-    connected: bool = field(default=False)
+    connected: bool = False
 
 
 class Sentinels:

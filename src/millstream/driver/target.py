@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Any, Literal
 from urllib.parse import unquote
 
+import msgspec
 import redis.asyncio.connection as async_connections
 import redis.connection as blocking_connections
+from msgspec.structs import replace
 from redis.asyncio.sentinel import SentinelConnectionPool as AsyncSentinelConnectionPool
 from redis.sentinel import SentinelConnectionPool
 
@@ -80,8 +81,7 @@ _OPTIONS = {"host", "port", "path", "db", "username", "password", "credential_pr
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(msgspec.Struct, frozen=True):
     """One server and how to reach it.
 
     Attributes:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Literal, get_args
+
+import msgspec
 
 from millstream.declare import check_name
 from millstream.errors import UsageError
@@ -37,8 +38,7 @@ Role = Literal["producer", "worker", "operator", "doctor"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
 
-@dataclass(frozen=True, slots=True)
-class Uses:
+class Uses(msgspec.Struct, frozen=True):
     """What a role does at the server.
 
     Attributes:
@@ -50,8 +50,7 @@ class Uses:
     commands: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Names:
+class Names(msgspec.Struct, frozen=True):
     """What a user works on; with nothing at all, everything in the namespace.
 
     Attributes:

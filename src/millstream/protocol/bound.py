@@ -6,8 +6,9 @@ How producers wait for room is in ``line``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from millstream.errors import QueueFull, UsageError
 from millstream.message import Receipt
@@ -20,8 +21,7 @@ from millstream.protocol.send import Batch
 __all__ = ["Outcome", "Unit", "bounding", "check_fits", "place_units", "queue_full"]
 
 
-@dataclass(frozen=True, slots=True)
-class Unit:
+class Unit(msgspec.Struct, frozen=True):
     """Messages that are stored together or not at all."""
 
     placements: Sequence[Placement]

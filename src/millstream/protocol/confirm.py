@@ -13,8 +13,9 @@ connection and at that server, also after a lost reply or behind a failover.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from millstream.durability import FSYNC, MEMORY, replicas_of
 from millstream.errors import BrokerError, NotConnected, TimedOut, UsageError, one_more
@@ -47,8 +48,7 @@ def _nobody() -> None:
     pass
 
 
-@dataclass(slots=True, eq=False)
-class Pending:
+class Pending(msgspec.Struct, eq=False):
     """A batch that is not confirmed yet.
 
     Attributes:

@@ -7,8 +7,9 @@ possible entry (docs/adr/0007).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from millstream.errors import NotConnected, TimedOut, UsageError
 from millstream.protocol import consume, lists, waiting
@@ -48,8 +49,7 @@ LOOKS = 4
 wait, and be handed back or tried again while we look among those that run."""
 
 
-@dataclass(frozen=True, slots=True)
-class Word:
+class Word(msgspec.Struct, frozen=True):
     """What live workers are told.
 
     Attributes:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from millstream.declare import Store, check_place
 from millstream.protocol.keys import queue_keys, topic_keys
@@ -37,8 +38,7 @@ def list_topics(namespace: str) -> Plan[list[str]]:
     return (yield from _list(namespace, _is_of_topic))
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """What the server knows by a name; a queue and a topic may share it.
 
     Attributes:

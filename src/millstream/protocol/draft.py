@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from millstream.declare import Queue
 from millstream.errors import UsageError
@@ -35,16 +36,14 @@ _LARGEST = 2**62
 """Amounts of a counter: two of them still fit into 64 bits."""
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
+class Output(msgspec.Struct, frozen=True):
     """One message that a transaction sends or publishes."""
 
     target: Queue[Any] | Topic[Any]
     message: Placement | Publication
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(msgspec.Struct, frozen=True):
     """One plain write to a key of the user's own."""
 
     verb: str

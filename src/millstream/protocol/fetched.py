@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from millstream.protocol.envelope import Envelope, entries_of
 from millstream.protocol.limits import Outlook, envelopes_of
@@ -12,8 +13,7 @@ from millstream.protocol.limits import Outlook, envelopes_of
 __all__ = ["Fetched", "fetched", "taken"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fetched:
+class Fetched(msgspec.Struct, frozen=True, kw_only=True):
     """What a fetch or a wait brings.
 
     Attributes:
@@ -34,7 +34,7 @@ class Fetched:
 
     envelopes: list[Envelope]
     lost: Sequence[bytes] = ()
-    kept: Mapping[bytes, str] = field(default_factory=dict)
+    kept: Mapping[bytes, str] = msgspec.field(default_factory=dict)
     next_due_ms: float | None = None
     front: int = 0
     suspect: int = 0

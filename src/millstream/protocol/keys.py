@@ -6,7 +6,7 @@ cluster. A queue that is not divided is its own partition 0.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import msgspec
 
 __all__ = [
     "GROUP",
@@ -46,8 +46,7 @@ def is_suspect(token: bytes) -> bool:
 _NINE = ord("9")
 
 
-@dataclass(frozen=True, slots=True)
-class QueueKeys:
+class QueueKeys(msgspec.Struct, frozen=True):
     """The keys of one partition of a queue, or of a topic's subscription, which is a queue, too.
 
     Attributes:
@@ -136,7 +135,7 @@ class QueueKeys:
     def all(self) -> tuple[str, ...]:
         """All keys, but those that expire by themselves and whose names have further parts."""
         parts = {"namespace", "name", "subscription", "group", "partition", "store", "prefix"}
-        return tuple(getattr(self, one.name) for one in fields(self) if one.name not in parts)
+        return tuple(getattr(self, one) for one in self.__struct_fields__ if one not in parts)
 
     @property
     def full_name(self) -> str:
@@ -248,8 +247,7 @@ class QueueKeys:
         return self.ready, self.front, self.suspect
 
 
-@dataclass(frozen=True, slots=True)
-class TopicKeys:
+class TopicKeys(msgspec.Struct, frozen=True):
     """The keys of one partition of a topic; each subscription has further ones.
 
     Attributes:

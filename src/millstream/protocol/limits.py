@@ -7,8 +7,9 @@ twice, which a queue without limits is spared (docs/adr/0002).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
+
+import msgspec
 
 from millstream.policy import Limits
 from millstream.protocol.envelope import Envelope, entries_of
@@ -23,8 +24,7 @@ _ANSWERED = ("s", "f", "")
 """The lanes by the prefix of their tokens, in the order of the script's answer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outlook:
+class Outlook(msgspec.Struct, frozen=True):
     """What a look at a queue with limits tells of the next one.
 
     Attributes:

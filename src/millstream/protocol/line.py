@@ -12,8 +12,9 @@ import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from millstream.errors import BrokerError, QueueFull
 from millstream.message import Receipt
@@ -60,8 +61,7 @@ def _nobody() -> None:
     pass
 
 
-@dataclass(slots=True, eq=False)
-class Waiting:
+class Waiting(msgspec.Struct, eq=False):
     """A unit on its way.
 
     Attributes:

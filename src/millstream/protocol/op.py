@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Generic, TypeVar
 
+import msgspec
+
 __all__ = ["Argument", "Command", "Nodes", "Op", "Pause", "Plan", "Script", "Step", "load_script"]
 
 T = TypeVar("T", covariant=True)  # noqa: PLC0105 - one letter, as everywhere in typing
@@ -22,8 +24,7 @@ T = TypeVar("T", covariant=True)  # noqa: PLC0105 - one letter, as everywhere in
 Argument = str | bytes | int
 
 
-@dataclass(frozen=True, slots=True)
-class Script:
+class Script(msgspec.Struct, frozen=True):
     """A Lua script, known to the server by the hash of its source.
 
     Args:
@@ -49,8 +50,7 @@ class Script:
         return Command(("EVALSHA", self.sha, len(keys), *keys, *arguments), self)
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(msgspec.Struct, frozen=True):
     """One command, ready to be packed.
 
     Args:
@@ -65,6 +65,7 @@ class Command:
     optional: bool = False
 
 
+# No Struct: the tests look at each one as it is made (tests/support/slots.py).
 @dataclass(frozen=True, slots=True)
 class Op(Generic[T]):
     """One round trip: commands that go out in one write, and how to read their replies.
@@ -93,15 +94,13 @@ class Op(Generic[T]):
     near: str | int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Pause:
+class Pause(msgspec.Struct, frozen=True):
     """A plan's wish to wait; the driver knows how."""
 
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Nodes:
+class Nodes(msgspec.Struct, frozen=True):
     """A plan's question which nodes there are. The answer is a slot of each, for ``Op.near``.
 
     A single server is one node that has no slots: ``[None]``.

@@ -6,8 +6,9 @@ The plain message has a script of its own (see ``send``), which knows of none of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from millstream.message import Receipt
 from millstream.protocol.keys import QueueKeys
@@ -20,8 +21,7 @@ _PLACE = load_script("place")
 _PLACE_LIST = load_script("list_place")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Placement:
+class Placement(msgspec.Struct, frozen=True, kw_only=True):
     """One message, and where it belongs.
 
     Args:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
+
+import msgspec
 
 from millstream.message import Receipt
 from millstream.protocol.keys import TopicKeys
@@ -20,8 +21,7 @@ __all__ = ["Publication", "publication", "publish", "publish_some", "publishing"
 _PUBLISH = load_script("publish")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Publication:
+class Publication(msgspec.Struct, frozen=True, kw_only=True):
     """One message that is more than a body and headers.
 
     Args:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, Self
+
+import msgspec
 
 from millstream.policy import AtMostOnce, Limits, Sieve
 from millstream.protocol.consume import Fetched
@@ -28,8 +29,7 @@ _GOLDEN = (math.sqrt(5) - 1) / 2
 _FROM_NOW_ON = b"$"
 
 
-@dataclass(slots=True)
-class Reading:
+class Reading(msgspec.Struct):
     """The state of one reader.
 
     Attributes:
@@ -62,7 +62,7 @@ class Reading:
     urgent: str = ""
     suspect: bool = False
     suspect_held: bytes | None = None
-    woken: list[bytes] = field(default_factory=list)
+    woken: list[bytes] = msgspec.field(default_factory=list)
     due_at: float = math.inf
     sweep_at: float = -math.inf
     _ahead_ms: float = -math.inf

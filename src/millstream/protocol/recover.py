@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.op import Command, Op, Pause, Plan, load_script
@@ -25,8 +26,7 @@ FORGOTTEN_AFTER_MS = 300_000
 lives asks every twenty seconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Swept:
+class Swept(msgspec.Struct, frozen=True):
     """What a sweep did.
 
     Attributes:
@@ -42,8 +42,7 @@ class Swept:
     died: int
 
 
-@dataclass(frozen=True, slots=True)
-class HandedOver:
+class HandedOver(msgspec.Struct, frozen=True):
     """What became of a consumer's deliveries.
 
     Attributes:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+
+import msgspec
 
 from millstream.codec import NotDecodable
 from millstream.declare import Queue
@@ -43,16 +44,14 @@ PLAIN = 2
 NO_HEADERS: Mapping[str, str] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(msgspec.Struct, frozen=True):
     """A part of a stream, with the bounds as XRANGE takes them."""
 
     first: str
     last: str
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(msgspec.Struct, frozen=True):
     """Some entries, and where the next page begins; None: nowhere."""
 
     entries: Sequence[Entry]

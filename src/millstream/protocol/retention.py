@@ -7,7 +7,6 @@ sweeps for a subscription does it, too, so that a topic to which nobody publishe
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -66,8 +65,7 @@ def retain(keys: TopicKeys, policy: Retain) -> Op[None]:
     return Op((command,), decode=lambda _: None)
 
 
-@dataclass(frozen=True, slots=True)
-class Trimmed:
+class Trimmed(msgspec.Struct, frozen=True):
     """What a look at a partition has done and found.
 
     Attributes:
@@ -179,8 +177,7 @@ def _beside(op: Op[Trimmed]) -> list[Command]:
     return [Command(one.arguments, one.script, optional=True) for one in op.commands]
 
 
-@dataclass(frozen=True, slots=True)
-class Removed:
+class Removed(msgspec.Struct, frozen=True):
     """A subscription that is gone because nobody needed it.
 
     Attributes:

@@ -9,7 +9,6 @@ vain. When the next tick is, is reckoned by the clients, from the server's time.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -52,8 +51,7 @@ class _Stored(msgspec.Struct):
 _decoder = msgspec.json.Decoder(_Stored)
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(msgspec.Struct, frozen=True):
     """What became of a claim.
 
     Attributes:

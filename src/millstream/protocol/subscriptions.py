@@ -7,7 +7,6 @@ A subscription is a consumer group on the log of its topic, and what a queue has
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -181,8 +180,7 @@ def unsubscribe(keys: TopicKeys, name: str) -> Plan[bool]:
     return existed
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
+class _Part(msgspec.Struct, frozen=True):
     """What topic_stats.lua says of one partition."""
 
     length: int

@@ -7,10 +7,10 @@ there is one way to send, and one to acknowledge, in a transaction and outside.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from millstream.declare import Queue
 from millstream.errors import ServerRefused, UsageError
@@ -35,8 +35,7 @@ __all__ = ["Commit", "Committed", "commit", "topics_of"]
 _TRANSACT = load_script("transact")
 
 
-@dataclass(frozen=True, slots=True)
-class Committed:
+class Committed(msgspec.Struct, frozen=True):
     """What a transaction has done.
 
     Attributes:
@@ -48,8 +47,7 @@ class Committed:
     awaited: Sequence[bytes] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(msgspec.Struct, frozen=True):
     """Who commits what.
 
     Args:
@@ -71,8 +69,7 @@ class Commit:
     number: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
+class _Part(msgspec.Struct, frozen=True):
     """One script of the transaction.
 
     Attributes:

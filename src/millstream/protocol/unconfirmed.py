@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from millstream.durability import FSYNC, replicas_of
 from millstream.errors import BrokerError, MillstreamError, NotConfirmed, UsageError
@@ -19,8 +20,7 @@ RECOGNISED = REMEMBERED_MS / 1000 * 0.9
 """Seconds after which a batch had better not be repeated: the server will not know it any more."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Unconfirmed:
+class Unconfirmed(msgspec.Struct, frozen=True, eq=False):
     """What ``confirm`` needs of a message: its batch, and where it is in it.
 
     Attributes:

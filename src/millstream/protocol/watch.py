@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from millstream.protocol import lists
 from millstream.protocol.consume import Fetched, wait_any
@@ -14,8 +15,7 @@ from millstream.protocol.op import Command, Op
 __all__ = ["Watch", "listen"]
 
 
-@dataclass(frozen=True, slots=True)
-class Watch:
+class Watch(msgspec.Struct, frozen=True):
     """What a reader sleeps for.
 
     Attributes:

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import datetime
 from typing import Generic, Protocol, TypeVar
+
+from msgspec.structs import replace
 
 from millstream.errors import LeaseLost, UsageError
 from millstream.message import time_of

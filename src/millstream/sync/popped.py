@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import logging
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Generic, TypeVar
+
+from msgspec.structs import replace
 
 from millstream.driver.blocking import BlockingDriver
 from millstream.errors import ServerRefused, Undecodable
@@ -186,7 +188,7 @@ class PoppedPart(Generic[T]):
             some = ends[start : start + RETURNED_AT_ONCE]
             with self._returning:
                 numbered = [replace(end, number=next(self._numbers)) for end in some]
-                found = self._driver.run(replace(self._pop(numbered), repeatable=True))
+                found = self._driver.run(dataclasses.replace(self._pop(numbered), repeatable=True))
             if found.kept:
                 problem = next(iter(found.kept.values()))
                 message = f"{self.keys.title}: the server could not store the message: {problem}"

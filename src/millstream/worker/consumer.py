@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+
+import msgspec
 
 from millstream.aio.client import AsyncClient
 from millstream.declare import Queue
@@ -30,8 +31,7 @@ from millstream.worker.threads import ThreadSlots, threads_of
 __all__ = ["Consumer", "Share"]
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(msgspec.Struct, frozen=True):
     """What makes a consumer one of several that a worker has for a queue.
 
     Attributes:

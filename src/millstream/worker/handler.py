@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypedDict
+
+import msgspec
 
 from millstream.declare import Queue
 from millstream.endpoint import Endpoint
@@ -49,8 +50,7 @@ class Beginning(TypedDict, total=False):
     expires: Duration | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What was said of a handler, unchecked; None: the default."""
 
     concurrency: int | None = None
@@ -60,12 +60,11 @@ class Options:
     batch: int | None = None
     batch_wait: Duration | None = None
     subscription: str | None = None
-    beginning: Beginning = field(default_factory=Beginning)
+    beginning: Beginning = msgspec.field(default_factory=Beginning)
     tracebacks: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Handler:
+class Handler(msgspec.Struct, frozen=True, kw_only=True):
     """How one queue or subscription is handled.
 
     Attributes:

@@ -6,8 +6,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from millstream.aio.client import AsyncClient
 from millstream.errors import BrokerError, UsageError
@@ -38,8 +39,7 @@ PAUSE = 1.0
 """Seconds between tries to listen again, each of which takes the client's timeout."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listener:
+class Listener(msgspec.Struct, frozen=True, kw_only=True):
     """How one ephemeral topic is handled.
 
     Attributes:

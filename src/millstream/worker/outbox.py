@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, field
+
+import msgspec
 
 from millstream.protocol.consume import Fetched
 from millstream.protocol.keys import in_special_lane
@@ -17,8 +18,7 @@ MOST_OTHERS = 500
 server does nothing else meanwhile: this bounds it to some milliseconds when large batches fail."""
 
 
-@dataclass(slots=True)
-class Parcel:
+class Parcel(msgspec.Struct):
     """What goes out in one round trip.
 
     Attributes:
@@ -26,8 +26,8 @@ class Parcel:
         others: every other end.
     """
 
-    acks: list[bytes] = field(default_factory=list)
-    others: list[Settlement] = field(default_factory=list)
+    acks: list[bytes] = msgspec.field(default_factory=list)
+    others: list[Settlement] = msgspec.field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.acks) + len(self.others)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from millstream.aio.delivery import Delivery
 from millstream.errors import Reject, RetryLater, UsageError
@@ -19,8 +20,7 @@ __all__ = ["ends_of"]
 logger = logging.getLogger("millstream.worker")
 
 
-@dataclass(frozen=True, slots=True)
-class _Failure:
+class _Failure(msgspec.Struct, frozen=True):
     """What an exception says about the next attempt.
 
     Attributes:

@@ -13,8 +13,9 @@ import logging
 import math
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from millstream.driver.lease_keeper import Held
 from millstream.protocol import popping, settlement

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from millstream.declare import Queue, check_name
 from millstream.errors import UsageError
@@ -15,8 +16,7 @@ from millstream.schedule import Missed, Timing, check_missed, timing_of
 __all__ = ["Recurrence", "declare_recurrence"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recurrence:
+class Recurrence(msgspec.Struct, frozen=True, kw_only=True):
     """What is sent at each tick.
 
     Attributes:

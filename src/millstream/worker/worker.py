@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Awaitable, Callable
 from datetime import tzinfo
 from typing import Any, Literal, TypeVar, Unpack
+
+import msgspec
 
 from millstream.aio.client import AsyncClient
 from millstream.checks import check_ephemeral, check_options
@@ -279,10 +280,10 @@ class Worker:
         handlers, listeners = self.handlers, tuple(self._listeners.values())
         if concurrency is not None:
             handlers = tuple(
-                dataclasses.replace(handler, concurrency=concurrency) for handler in handlers
+                msgspec.structs.replace(handler, concurrency=concurrency) for handler in handlers
             )
             listeners = tuple(
-                dataclasses.replace(listener, concurrency=concurrency) for listener in listeners
+                msgspec.structs.replace(listener, concurrency=concurrency) for listener in listeners
             )
         self._run = Run(
             mq,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from millstream.protocol.op import Command, Op
 
@@ -22,8 +24,7 @@ CONFIG = (
 SLOW_CALLS = 128
 
 
-@dataclass(frozen=True, slots=True)
-class SlowCall:
+class SlowCall(msgspec.Struct, frozen=True):
     """A command that took long. What it was given is left out: bodies are in it.
 
     Attributes:
@@ -37,8 +38,7 @@ class SlowCall:
     at: int
 
 
-@dataclass(frozen=True, slots=True)
-class LatencyEvent:
+class LatencyEvent(msgspec.Struct, frozen=True):
     """Something that has held the server up, from its latency monitor.
 
     Attributes:
@@ -50,16 +50,14 @@ class LatencyEvent:
     worst: float
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(msgspec.Struct, frozen=True):
     """A question that the server did not answer, and what it said instead."""
 
     question: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(msgspec.Struct, frozen=True):
     """What is known of a server.
 
     Attributes:
@@ -76,11 +74,11 @@ class Facts:
         alone: whether it is looked at by itself. Of several, who replicates whom is looked at as a whole.
     """
 
-    info: Mapping[str, str] = field(default_factory=dict)
-    config: Mapping[str, str] = field(default_factory=dict)
+    info: Mapping[str, str] = msgspec.field(default_factory=dict)
+    config: Mapping[str, str] = msgspec.field(default_factory=dict)
     slow: tuple[SlowCall, ...] = ()
     latency: tuple[LatencyEvent, ...] = ()
-    cluster: Mapping[str, str] = field(default_factory=dict)
+    cluster: Mapping[str, str] = msgspec.field(default_factory=dict)
     user: str | None = None
     refused: tuple[Refusal, ...] = ()
     now: float | None = None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from millstream.protocol.op import Command, Op
 from millstream.protocol.slots import SLOTS
@@ -12,8 +14,7 @@ from millstream.protocol.slots import SLOTS
 __all__ = ["Member", "View", "ask_for_members"]
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(msgspec.Struct, frozen=True):
     """A node, as another one knows it.
 
     Attributes:
@@ -39,8 +40,7 @@ class Member:
         return bool(self.flags & {"fail", "fail?"})
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(msgspec.Struct, frozen=True):
     """What one node says of its cluster.
 
     Attributes:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 
+import msgspec
 from msgspec.structs import replace
 
 from millstream.protocol.doctor.examine import of_server
@@ -15,8 +15,7 @@ from millstream.protocol.doctor.members import View
 __all__ = ["Node", "agreed", "of_nodes", "problem_of"]
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(msgspec.Struct, frozen=True):
     """One server of several, and what came of looking at it.
 
     Attributes:
@@ -38,7 +37,7 @@ class Node:
     problem: str = ""
     refused: bool = False
     view: View | None = None
-    beside: tuple[Finding, ...] = field(default=())
+    beside: tuple[Finding, ...] = ()
 
     @property
     def address(self) -> tuple[str, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -31,8 +30,7 @@ LOSSES = 3
 """So many queues of a cluster may be out of reach before the rest is left out."""
 
 
-@dataclass(frozen=True, slots=True)
-class Backlog:
+class Backlog(msgspec.Struct, frozen=True):
     """What a queue or a subscription has to do, at one moment.
 
     Attributes:
@@ -60,8 +58,7 @@ class Backlog:
     kept: tuple[int, int] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Survey:
+class Survey(msgspec.Struct, frozen=True):
     """All queues and subscriptions of a namespace, at one moment.
 
     Attributes:
@@ -69,12 +66,11 @@ class Survey:
         refused: what could not be looked at.
     """
 
-    backlogs: Mapping[str, Backlog] = field(default_factory=dict)
+    backlogs: Mapping[str, Backlog] = msgspec.field(default_factory=dict)
     refused: tuple[Refusal, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Watched:
+class Watched(msgspec.Struct, frozen=True):
     """A queue or subscription, before and after.
 
     Attributes:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from msgspec.structs import replace
 
 from millstream.protocol.doctor.clusters import CLIENT_TIMEOUT
@@ -25,8 +25,7 @@ Address = tuple[str, int]
 _GONE = frozenset({"s_down", "o_down", "disconnected"})
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
+class Told(msgspec.Struct, frozen=True):
     """What one Sentinel says.
 
     Attributes:
@@ -45,8 +44,7 @@ class Told:
     refused: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Sentry:
+class Sentry(msgspec.Struct, frozen=True):
     """A Sentinel that the URL names, and what it says; nothing, if it cannot be reached."""
 
     node: Node
