@@ -48,6 +48,7 @@ class Sleeper:
         self._consumer = consumer
         self._ending = False
         self._watches: Sequence[Watch] = [Watch()] * len(keys)
+        self._op = self._read()
 
     @property
     def listener(self) -> AsyncListener:
@@ -64,8 +65,11 @@ class Sleeper:
             NotConnected, TimedOut, ServerRefused: it cannot be.
         """
         if not self._listener.listening:
-            self._watches, self._ending = watches, False
-            await self._listener.listen(self._op())
+            if watches != self._watches:
+                self._watches = watches
+                self._op = self._read()
+            self._ending = False
+            await self._listener.listen(self._op)
         elif not self._ending and not all(
             began.covers(now) for began, now in zip(self._watches, watches, strict=True)
         ):
@@ -85,7 +89,7 @@ class Sleeper:
         Raises:
             BrokerError: the connection was lost. What the sleep brought may be lost, too.
         """
-        return await self._listener.poll(self._op(), seconds)
+        return await self._listener.poll(self._op, seconds)
 
     async def wake(self) -> None:
         """End the sleep at once, as if its time had passed.
@@ -134,7 +138,7 @@ class Sleeper:
         """Disconnect, whatever is outstanding."""
         await self._listener.close()
 
-    def _op(self) -> Op[list[Fetched]]:
+    def _read(self) -> Op[list[Fetched]]:
         return listen(list(zip(self._keys, self._watches, strict=True)), self._consumer, BLOCK_MS)
 
     def _unblock(self) -> Op[bool]:

@@ -49,6 +49,7 @@ class Sleeper:
         self._consumer = consumer
         self._ending = False
         self._watches: Sequence[Watch] = [Watch()] * len(keys)
+        self._op = self._read()
 
     @property
     def listener(self) -> BlockingListener:
@@ -65,8 +66,11 @@ class Sleeper:
             NotConnected, TimedOut, ServerRefused: it cannot be.
         """
         if not self._listener.listening:
-            self._watches, self._ending = watches, False
-            self._listener.listen(self._op())
+            if watches != self._watches:
+                self._watches = watches
+                self._op = self._read()
+            self._ending = False
+            self._listener.listen(self._op)
         elif not self._ending and not all(
             began.covers(now) for began, now in zip(self._watches, watches, strict=True)
         ):
@@ -86,7 +90,7 @@ class Sleeper:
         Raises:
             BrokerError: the connection was lost. What the sleep brought may be lost, too.
         """
-        return self._listener.poll(self._op(), seconds)
+        return self._listener.poll(self._op, seconds)
 
     def wake(self) -> None:
         """End the sleep at once, as if its time had passed.
@@ -135,7 +139,7 @@ class Sleeper:
         """Disconnect, whatever is outstanding."""
         self._listener.close()
 
-    def _op(self) -> Op[list[Fetched]]:
+    def _read(self) -> Op[list[Fetched]]:
         return listen(list(zip(self._keys, self._watches, strict=True)), self._consumer, BLOCK_MS)
 
     def _unblock(self) -> Op[bool]:

@@ -100,6 +100,7 @@ class Consumer:
             keys=mq.keys_of(queue).at(share.partition if share else 0),
             consumer=share.consumer if share else mq.consumer_name(),
             prefetch=Prefetch(handler.room, _prefetch_of(handler)),
+            answers=handler.endpoint is not None,
         )
         threads = share.threads if share else threads_of(handler)
         answering = calls = None

@@ -57,6 +57,7 @@ class Holdings:
         keys: of the queue.
         consumer: who holds them.
         prefetch: how many ends are worth a round trip.
+        lingers: whether ends wait for company although nothing else is in hand.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Holdings:
         keys: QueueKeys,
         consumer: str,
         prefetch: Prefetch,
+        lingers: bool = False,
     ) -> None:
         self._driver = driver
         self._keeper = keeper
@@ -80,6 +82,7 @@ class Holdings:
         self.partition = keys.partition
         self._consumer = consumer
         self._prefetch = prefetch
+        self._lingers = lingers
         self._loop = asyncio.get_running_loop()
         self.outbox = Outbox(keeps=queue.keep is not None)
         self.held = Held(keys, consumer, queue.lease_ms, until={}, on_lost=self._lost_in_thread)
@@ -199,10 +202,15 @@ class Holdings:
 
     def _ended(self, count: int) -> None:
         """Wake the reader when its ends are worth a round trip."""
-        if self.slots.hungry or count >= self._prefetch.batch:
+        if self._hurries or count >= self._prefetch.batch:
             self._wake()
         elif count == 1 and self._lingering is None:
             self._lingering = self._loop.call_later(LINGER, self._linger_over)
+
+    @property
+    def _hurries(self) -> bool:
+        """Whether an end is to go out at once, for nothing else is in hand."""
+        return self.slots.hungry and not self._lingers
 
     def _linger_over(self) -> None:
         self._lingering = None
@@ -230,7 +238,7 @@ class Holdings:
         outbox = self.outbox
         if not outbox:
             return math.inf
-        if outbox.urgent or self.slots.hungry or len(outbox) >= self._prefetch.batch:
+        if outbox.urgent or self._hurries or len(outbox) >= self._prefetch.batch:
             return 0.0
         return max(0.0, outbox.since + LINGER - now)
 

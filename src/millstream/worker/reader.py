@@ -61,6 +61,7 @@ class Reader:
         keys: of the queue.
         consumer: a name that nobody else has.
         prefetch: how much to hold.
+        answers: whether it reads requests. Their ends have time, for their callers have the reply.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Reader:
         keys: QueueKeys,
         consumer: str,
         prefetch: Prefetch,
+        answers: bool = False,
     ) -> None:
         self._driver = driver
         self._listener = listener
@@ -80,7 +82,7 @@ class Reader:
         self.keys = keys
         self.consumer = consumer
         self._prefetch = prefetch
-        self._reading = Reading.of(queue)
+        self._reading = Reading.of(queue, answers=answers)
         self._event = asyncio.Event()
         listener.on_end = self._event.set
         self._sleeper = Sleeper(driver, listener, keys=[keys], consumer=consumer)
@@ -100,6 +102,7 @@ class Reader:
                 keys=keys,
                 consumer=consumer,
                 prefetch=prefetch,
+                lingers=answers,
             )
         self._stopping = False
         # Whether we know what we own: not at the start, and not after a lost reply.
@@ -173,7 +176,9 @@ class Reader:
         await self._catch_up(now)
         if self._listener.done:
             # What it brought is ours, whether there is room or not.
-            await self._listen()
+            await self._wake_up()
+            # What the next sleep brings is delivered from now on.
+            self._since = time.monotonic()
             return
         self._earlier, self._since = self._since, now
         free = self._prefetch.limit - holdings.count + holdings.outbox.leaving
@@ -191,17 +196,15 @@ class Reader:
             await self._fetch(free if allowed and not leave else 0)
             return
         # A read that sleeps at the server ends sooner, unless its connection is dead.
-        wait = min(SILENCE, due_in, flush_in)
+        wait = min(SILENCE, due_in)
         if reading.more and free > 0 and reading.tokens_at > now:
             wait = min(wait, reading.tokens_at - now)
         elif not reading.more and free > 0 and due_in > SOON:
-            await self._listen()
-            if self._event.is_set():
-                return
+            await self._sleeper.begin([reading.watch(free)])
         if reading.more and free > 0:
             # There are enough for the next to begin. When they have, others may be free for a long time.
             self.holdings.slots.on_hungry = self._event.set
-        await self._wait(wait)
+        await self._wait(min(wait, flush_in), soon=wait < SOON)
 
     def _flush_in(self, now: float, due_in: float) -> float:
         """Return the seconds until ends must go out: with what is due soon, if that suits."""
@@ -210,9 +213,9 @@ class Reader:
             return flush_in
         return max(flush_in, due_in)
 
-    async def _wait(self, seconds: float) -> None:
-        """Wait until there is something to do, or for so long."""
-        if seconds < SOON and self.holdings.idle:
+    async def _wait(self, seconds: float, *, soon: bool) -> None:
+        """Wait until there is something to do, or for so long: ``soon`` there is something to read."""
+        if soon and self.holdings.idle:
             # A timer would be late by half of that time on average, again and again when many
             # messages are due. Handlers that run could use the processor better.
             end = time.monotonic() + seconds
@@ -276,14 +279,10 @@ class Reader:
         begin = not (self._stopping or reading.paused)
         self.holdings.take(found.envelopes, begin=begin, since=since)
 
-    async def _listen(self) -> None:
-        """Sleep at the server, or take what the sleep has brought."""
-        if not self._listener.done:
-            await self._sleeper.begin([self._reading.watch()])
+    async def _wake_up(self) -> None:
+        """Take what the sleep has brought."""
         for found in await self._sleeper.poll(0) or ():
             self._pause = 0.0
-            # When it brings nothing, look all the same: a wake-up may have died with another
-            # consumer, and delayed messages come back by nothing but a look.
             self._reading.woke(found)
             await self._take(found, self._earlier)
             self._event.set()
