@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
+from contextlib import AsyncExitStack
 
 import pytest
 import redis
 
 from millstream import AsyncClient, Client, Endpoint, NoResponders
+from tests.support.servers import Server
 
 NOBODY = Endpoint("nobody.serves.it")
 READER = "millstream-mailbox"
@@ -56,3 +59,20 @@ async def test_what_a_mailbox_is_woken_by_makes_none(
         admin.delete(*mailboxes(admin, namespace))
 
     assert mailboxes(admin, namespace) == []
+
+
+@pytest.mark.parametrize("away", ["gone", "hung"])
+async def test_a_server_that_is_away_does_not_hold_up_the_end(away: str) -> None:
+    """A mailbox expires by itself, so closing waits for its server for a moment only."""
+    async with AsyncExitStack() as stack:
+        server = stack.enter_context(Server("valkey-8.1"))
+        mq = await stack.enter_async_context(AsyncClient(server.url, timeout=120))
+        with pytest.raises(NoResponders):
+            await mq.request(NOBODY, 1)
+        if away == "gone":
+            server.kill()
+        else:
+            server.pause()
+        began = time.monotonic()
+
+    assert time.monotonic() - began < 60

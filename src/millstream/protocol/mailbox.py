@@ -27,6 +27,9 @@ ENTRIES_A_READ = 1000
 ATTENDING = 1.0
 """Seconds that it may take to look after a mailbox: nothing is read meanwhile."""
 
+CLOSING = 1.0
+"""Seconds for each step of giving a mailbox up when its client is closed: it expires by itself."""
+
 
 class Mail(msgspec.Struct, frozen=True, gc=False):
     """Something for a mailbox; its length is that of its content.
@@ -163,13 +166,13 @@ def nudge(namespace: str, client: str) -> Op[None]:
     """Wake the reader of a mailbox, whether it sleeps already or is about to."""
     entry = ("nudge", "")
     command = Command(("XADD", mailbox_key(namespace, client), "NOMKSTREAM", "*", *entry))
-    return Op((command,), decode=lambda _: None)
+    return Op((command,), decode=lambda _: None, patience=CLOSING)
 
 
 def discard(namespace: str, client: str) -> Op[None]:
     """Delete a mailbox: its client goes."""
     command = Command(("DEL", mailbox_key(namespace, client)))
-    return Op((command,), decode=lambda _: None)
+    return Op((command,), decode=lambda _: None, patience=CLOSING)
 
 
 def delivering(namespace: str) -> Batch[bool]:
