@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
-
-import pytest
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "millstream"
@@ -31,6 +31,17 @@ def scripts() -> list[Path]:
 
 def relative(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
+
+
+def findings(files: Iterable[Path], check: Callable[[str], list[Any]]) -> dict[str, list[Any]]:
+    """What a check finds, of each file in which it finds something."""
+    found = {relative(file): check(file.read_text("utf-8")) for file in files}
+    return {name: some for name, some in found.items() if some}
+
+
+def too_long(limit: int, text: str) -> list[str]:
+    count = len(text.splitlines())
+    return [f"{count} lines"] if count > limit else []
 
 
 def functions_in(text: str) -> Iterator[Function]:
@@ -72,6 +83,11 @@ def header(script: str) -> str:
     return match[0] if match else ""
 
 
+def missing_in_header(script: str) -> list[str]:
+    top = header(script).lower()
+    return [word for word in ("keys", "argv", "returns") if word not in top]
+
+
 def names_of_tested_scripts() -> set[str]:
     """The scripts that the modules of tests/lua say they are for, in their docstrings."""
     texts = (module.read_text("utf-8") for module in modules_of(TESTS / "lua"))
@@ -79,37 +95,36 @@ def names_of_tested_scripts() -> set[str]:
     return {name for text in docstrings for name in re.findall(r"\b\w+\.lua\b", text)}
 
 
-@pytest.mark.parametrize("module", modules_of(SOURCE), ids=relative)
-def test_modules_and_functions_are_small(module: Path) -> None:
-    """A module or function that outgrows its limit is split, by noun."""
-    text = module.read_text("utf-8")
-
-    assert len(text.splitlines()) <= MAX_MODULE_LINES
-    assert long_functions(text) == []
+def test_modules_are_small() -> None:
+    """A module that outgrows its limit is split, by noun."""
+    assert findings(modules_of(SOURCE), partial(too_long, MAX_MODULE_LINES)) == {}
 
 
-@pytest.mark.parametrize("module", modules_of(TESTS), ids=relative)
-def test_every_test_says_what_it_expects(module: Path) -> None:
+def test_functions_are_small() -> None:
+    """So is a function."""
+    assert findings(modules_of(SOURCE), long_functions) == {}
+
+
+def test_every_test_says_what_it_expects() -> None:
     """Each test has a docstring: the sentence that is false when it fails."""
-    assert undocumented_tests(module.read_text("utf-8")) == []
+    assert findings(modules_of(TESTS), undocumented_tests) == {}
 
 
-@pytest.mark.parametrize(
-    "module", [m for m in modules_of(TESTS) if TESTS / "support" not in m.parents], ids=relative
-)
-def test_no_test_sleeps(module: Path) -> None:
+def test_no_test_sleeps() -> None:
     """Tests wait for conditions (tests/support/wait.py), not for a time somebody guessed."""
-    assert sleeps(module.read_text("utf-8")) == []
+    modules = [one for one in modules_of(TESTS) if TESTS / "support" not in one.parents]
+
+    assert findings(modules, sleeps) == {}
 
 
-@pytest.mark.parametrize("script", scripts(), ids=relative)
-def test_scripts_are_small_and_say_what_they_take(script: Path) -> None:
-    """A Lua script is short, and its header names KEYS, ARGV and what it returns."""
-    text = script.read_text("utf-8")
-    top = header(text).lower()
+def test_scripts_are_small() -> None:
+    """A Lua script is short."""
+    assert findings(scripts(), partial(too_long, MAX_SCRIPT_LINES)) == {}
 
-    assert len(text.splitlines()) <= MAX_SCRIPT_LINES
-    assert [word for word in ("keys", "argv", "returns") if word not in top] == []
+
+def test_scripts_say_what_they_take() -> None:
+    """The header of a Lua script names KEYS, ARGV and what it returns."""
+    assert findings(scripts(), missing_in_header) == {}
 
 
 def test_every_script_has_tests_of_its_own() -> None:
@@ -121,6 +136,9 @@ def test_the_checks_find_violations() -> None:
     """The checks above are not blind."""
     body = "\n    pass" * MAX_FUNCTION_LINES
 
+    assert too_long(2, "a\nb\nc") == ["3 lines"]
+    assert too_long(3, "a\nb\nc") == []
+    assert missing_in_header("-- KEYS: a\n-- ARGV: b\n") == ["returns"]
     assert long_functions(f"def f():{body}") == [f"f: {MAX_FUNCTION_LINES + 1} lines"]
     assert undocumented_tests("class T:\n    async def test_x(self): ...") == ["test_x"]
     assert sleeps("import time\ntime.sleep(0.1)\ntime.sleep(n)") == [2, 3]
