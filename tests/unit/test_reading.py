@@ -8,8 +8,6 @@ from itertools import pairwise, permutations
 import pytest
 
 from millstream.declare import Queue
-from millstream.endpoint import Endpoint
-from millstream.policy import Retry
 from millstream.protocol.consume import Fetched
 from millstream.protocol.envelope import Envelope
 from millstream.protocol.keys import queue_keys
@@ -187,52 +185,6 @@ def test_being_woken_means_to_look() -> None:
     assert reading.more
     assert reading.woken == [b"7-1", b"8-1"]
     assert reading.suspect_held == b"s0-1"
-
-
-class TestRequests:
-    """A sleep may bring two, so that one alone tells that there is no other."""
-
-    @pytest.mark.parametrize(
-        ("found", "more"),
-        [
-            (Fetched(envelopes=some(1)), False),
-            (Fetched(envelopes=some(2)), True),
-            (Fetched(envelopes=[]), True),
-            (Fetched(envelopes=some(1), woken=[b"7-1"]), True),
-        ],
-    )
-    def test_what_a_sleep_tells(self, found: Fetched, *, more: bool) -> None:
-        """Only one request and nothing else is a reason not to look for more."""
-        reading = settled(Reading(at_once=2))
-
-        reading.woke(found)
-
-        assert reading.more == more
-
-    def test_what_is_known_to_wait_is_looked_for(self) -> None:
-        """One request that a sleep brings does not make what waits in the front forgotten."""
-        reading = settled(Reading(at_once=2))
-        reading.fetched(Fetched(envelopes=[], front=1), [], 0)
-
-        reading.woke(Fetched(envelopes=some(1)))
-
-        assert reading.more
-
-    @pytest.mark.parametrize(("free", "most"), [(1, 1), (2, 2), (9, 2)])
-    def test_a_sleep_brings_what_is_free(self, free: int, most: int) -> None:
-        """Two at most."""
-        assert Reading(at_once=2).watch(free).most == most
-        assert Reading().watch(free).most == 1
-
-    def test_a_consumer_gets_one_suspect_at_a_time(self) -> None:
-        """So a sleep brings one message where there may be suspects, or where a limit counts."""
-        quote, again = Endpoint("quote"), Endpoint("again", idempotent=True)
-
-        assert Reading.of(quote.queue, answers=True).at_once == 2
-        assert Reading.of(again.queue, answers=True).at_once == 1
-        assert Reading.of(quote.queue).at_once == 1
-        narrow = Queue("narrow", retry=Retry(max_crashes=0), max_running=1)
-        assert Reading.of(narrow, answers=True).at_once == 1
 
 
 def looked(outlook: Outlook | None, now: float = 0.0, came: int = 0) -> Reading:

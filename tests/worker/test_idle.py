@@ -17,7 +17,6 @@ from millstream.protocol import consume
 from millstream.protocol.keys import queue_keys
 from millstream.protocol.settlement import Settlement
 from tests.support.readers import sleeping_readers
-from tests.support.served import serving
 from tests.support.servers import Server
 from tests.support.wait import auntil
 from tests.worker.running import PATIENCE, becomes, running
@@ -64,31 +63,6 @@ async def test_cost(own_server: Server, worker: ms.Worker) -> None:
         await asyncio.sleep(4)  # the work itself
         elapsed, after = time.monotonic() - began, commands()
     assert after - before - 1 < elapsed * 3  # one was the question itself
-
-
-async def test_what_one_request_after_the_other_costs(
-    own_server: Server, worker: ms.Worker
-) -> None:
-    """One sleep of the worker for each: no other read is needed."""
-    echo: ms.Endpoint[int, int] = ms.Endpoint("echo", int, int, timeout=PATIENCE)
-    admin = own_server.admin()
-
-    @worker.on(echo)
-    async def handle(body: int) -> int:
-        return body
-
-    async with (
-        ms.AsyncClient(own_server.url, namespace="t-idle") as mq,
-        serving(worker, mq, echo),
-    ):
-        await mq.request(echo, 0)
-        await asleep(admin, 1)
-        admin.config_resetstat()
-        for number in range(200):
-            assert await mq.request(echo, number) == number
-        calls = {name: told["calls"] for name, told in admin.info("commandstats").items()}
-
-    assert 200 <= calls["cmdstat_xreadgroup"] < 220
 
 
 async def test_latency(mq: ms.AsyncClient, worker: ms.Worker, queue: ms.Queue[Any]) -> None:

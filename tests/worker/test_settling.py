@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import millstream as ms
+from tests.support.served import serving
 from tests.support.wait import auntil
 from tests.worker.running import PATIENCE, Counts, becomes, counts, run_burst, running
 
@@ -269,3 +270,32 @@ async def test_extend_in_a_handler(
 
     assert refused == [1]
     assert await counts(mq, queue) == (0, 0, 0, 0)
+
+
+async def test_requests_that_end_while_a_worker_stops(
+    worker: ms.Worker, mq: ms.AsyncClient
+) -> None:
+    """Each end reaches the server within moments, while other handlers use the time that they have left."""
+    echo: ms.Endpoint[int, int] = ms.Endpoint("echo", int, int, timeout=PATIENCE)
+    begun, go_on = list[int](), [asyncio.Event() for _ in range(3)]
+
+    @worker.on(echo)
+    async def handle(body: int) -> int:
+        begun.append(body)
+        await go_on[body].wait()
+        return body
+
+    async with serving(worker, mq, echo):
+        asked = [asyncio.create_task(mq.request(echo, number)) for number in range(3)]
+        await auntil(lambda: len(begun) == 3, PATIENCE)
+        go_on[0].set()
+        assert await asked[0] == 0
+        for _ in range(20):  # by now its end waits for company
+            await asyncio.sleep(0)
+        worker.stop()
+        await becomes(mq, echo.queue, (0, 0, 2, 0))
+        go_on[1].set()
+        assert await asked[1] == 1
+        await becomes(mq, echo.queue, (0, 0, 1, 0))
+        go_on[2].set()
+        assert await asked[2] == 2

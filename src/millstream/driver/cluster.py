@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
@@ -70,7 +71,8 @@ _SCHEMES = {
 }
 
 
-class ClusterTarget(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class ClusterTarget:
     """A cluster and how to reach its nodes.
 
     Attributes:

@@ -9,13 +9,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 from urllib.parse import unquote
 
-import msgspec
 import redis.asyncio.connection as async_connections
 import redis.connection as blocking_connections
-from msgspec.structs import replace
 from redis.asyncio.sentinel import SentinelConnectionPool as AsyncSentinelConnectionPool
 from redis.sentinel import SentinelConnectionPool
 
@@ -81,7 +80,8 @@ _OPTIONS = {"host", "port", "path", "db", "username", "password", "credential_pr
 }
 
 
-class Target(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Target:
     """One server and how to reach it.
 
     Attributes:

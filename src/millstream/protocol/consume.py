@@ -175,15 +175,14 @@ def wait(keys: QueueKeys, consumer: str, block_ms: int, *, suspects: bool) -> Op
 
 
 def wait_any(
-    places: Sequence[tuple[QueueKeys, Sequence[str]]], consumer: str, block_ms: int, most: int = 1
+    places: Sequence[tuple[QueueKeys, Sequence[str]]], consumer: str, block_ms: int
 ) -> Op[list[Fetched]]:
-    """Sleep until a message comes in any of some partitions, or a wake-up; bring some of each.
+    """Sleep until a message comes in any of some partitions, or a wake-up; bring one of each.
 
     Args:
         places: keys of each partition, and prefixes of the lanes to read there.
         consumer: who sleeps.
         block_ms: the longest sleep.
-        most: messages of one lane.
 
     The result is what came, one for each place.
     """
@@ -200,7 +199,7 @@ def wait_any(
         places[0][0].group,
         consumer,
         "COUNT",
-        most,
+        1,
         "BLOCK",
         block_ms,
         "STREAMS",

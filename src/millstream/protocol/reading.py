@@ -23,10 +23,6 @@ BLOCK_MS = 20_000
 goes unnoticed; a shorter one would cost an idle reader more than a command a second."""
 
 
-REQUESTS_AT_ONCE = 2
-"""Requests that a sleep brings at most. When it brings one, there was no other: no look for more is
-needed, and the next sleep can begin."""
-
 _GOLDEN = (math.sqrt(5) - 1) / 2
 """Steps of the golden ratio spread most evenly (Knuth, TAOCP 3, section 6.4)."""
 
@@ -55,7 +51,6 @@ class Reading(msgspec.Struct):
         tokens_at: when the rate of the queue allows a look; -inf: it does now.
         slot: whether as many deliveries run as may.
         since: what a queue with limits that has nothing to read is watched from.
-        at_once: how many messages of one lane a sleep may bring.
     """
 
     weighted: bool = False
@@ -79,14 +74,11 @@ class Reading(msgspec.Struct):
     tokens_at: float = -math.inf
     slot: bool = False
     since: tuple[bytes, ...] = ()
-    at_once: int = 1
 
     @classmethod
-    def of(cls, source: Source[Any], *, answers: bool = False) -> Self:
-        """Return the state of a reader that begins; ``answers``: it reads requests."""
+    def of(cls, source: Source[Any]) -> Self:
+        """Return the state of a reader that begins."""
         popping = isinstance(source.limits, AtMostOnce)
-        # Where no crash is allowed there are no suspects, of which a consumer must not get two.
-        simple = answers and not source.limits and not source.retry.max_crashes
         return cls(
             weighted=source.priorities == "weighted",
             limited=isinstance(source.limits, Limits),
@@ -94,7 +86,6 @@ class Reading(msgspec.Struct):
             popping=popping,
             # Nobody else has anything of what it takes.
             sweep_at=math.inf if popping else -math.inf,
-            at_once=REQUESTS_AT_ONCE if simple else 1,
         )
 
     @property
@@ -186,8 +177,8 @@ class Reading(msgspec.Struct):
         """
         return (self.more or (self.slot and settling)) and self.tokens_at <= now
 
-    def watch(self, free: int = 1) -> Watch:
-        """Return what to sleep for when nothing can be read, and so much is free."""
+    def watch(self) -> Watch:
+        """Return what to sleep for when nothing can be read."""
         suspects = self.suspect_held is None
         # Whoever waits for tokens must not take wake-ups from those who wait for slots.
         since = (_FROM_NOW_ON,) if self.limited and self.more else self.since
@@ -197,7 +188,6 @@ class Reading(msgspec.Struct):
             limited=self.limited,
             popping=self.popping,
             since=since,
-            most=min(free, self.at_once),
         )
 
     def woke(self, found: Fetched) -> None:
@@ -205,10 +195,7 @@ class Reading(msgspec.Struct):
         self._hold_suspects(found)
         self.woken += found.woken
         self.unsure = self.unsure or bool(found.woken)
-        # When it brings nothing, look all the same: a wake-up may have died with another consumer,
-        # and delayed messages come back by nothing but a look.
-        waiting = self.front or bool(self.priorities) or self.unsure
-        self.more = waiting or not 0 < len(found.envelopes) < self.at_once
+        self.more = True
 
     def resumed(self) -> None:
         """The queue goes on after a pause; what was handed back meanwhile comes first."""

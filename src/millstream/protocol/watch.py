@@ -34,7 +34,6 @@ class Watch(msgspec.Struct, frozen=True):
             none may be read before the rate allows it. Empty: it waits for a slot; a wake-up ends
             the sleep of one reader, which has to follow it. In a list queue that is paused: the
             last word that the control stream had; any other ends the sleep.
-        most: messages of one lane that the sleep may bring, suspects included.
     """
 
     suspects: bool = True
@@ -43,7 +42,6 @@ class Watch(msgspec.Struct, frozen=True):
     limited: bool = False
     popping: bool = False
     since: tuple[bytes, ...] = ()
-    most: int = 1
 
     def covers(self, other: Watch) -> bool:
         """Tell whether a sleep that was begun for this is good for the other, too."""
@@ -79,7 +77,7 @@ def listen(
         return lists.sleep(keys, watch.since, block_ms)
     if watch.since and (watch.popping or not watch.paused):
         return Op((_news(keys, watch, block_ms),), decode=_signal, repeatable=False)
-    return wait_any([(keys, watch.lanes) for keys, watch in places], consumer, block_ms, watch.most)
+    return wait_any([(keys, watch.lanes) for keys, watch in places], consumer, block_ms)
 
 
 def _news(keys: QueueKeys, watch: Watch, block_ms: int) -> Command:

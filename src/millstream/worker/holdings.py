@@ -57,7 +57,8 @@ class Holdings:
         keys: of the queue.
         consumer: who holds them.
         prefetch: how many ends are worth a round trip.
-        lingers: whether ends wait for company although nothing else is in hand.
+        lingers: whether ends wait for company although nothing else is in hand: they make room that
+            nobody needs.
     """
 
     def __init__(
@@ -209,8 +210,8 @@ class Holdings:
 
     @property
     def _hurries(self) -> bool:
-        """Whether an end is to go out at once, for nothing else is in hand."""
-        return self.slots.hungry and not self._lingers
+        """Whether an end is to go out at once: a handler is free, and could have another message."""
+        return self.slots.hungry and not (self._lingers and self.count < self._prefetch.limit)
 
     def _linger_over(self) -> None:
         self._lingering = None
@@ -257,6 +258,7 @@ class Holdings:
         """Wake nobody any more for ends that wait for company."""
         if self._lingering is not None:
             self._lingering.cancel()
+            self._lingering = None
 
     def take(self, envelopes: Sequence[Envelope], *, begin: bool, since: float) -> None:
         """Own what was read, and hand it to the slots; or back, if nothing is to begin.

@@ -190,6 +190,7 @@ class Popped:
         """Wake nobody any more for ends that wait for company."""
         if self._lingering is not None:
             self._lingering.cancel()
+            self._lingering = None
 
     def take(self, envelopes: Sequence[Envelope], *, begin: bool, since: float) -> None:  # noqa: ARG002 - no lease has begun
         """Have what was taken, and hand it to the slots; or back, if nothing is to begin.

@@ -26,6 +26,7 @@ from millstream.protocol.recover import leave
 from millstream.protocol.settlement import Settlement
 from millstream.topic import Source
 from millstream.worker.holdings import Holdings
+from millstream.worker.pausing import wait_for_event
 from millstream.worker.popped import Popped
 from millstream.worker.prefetch import Prefetch
 
@@ -82,7 +83,7 @@ class Reader:
         self.keys = keys
         self.consumer = consumer
         self._prefetch = prefetch
-        self._reading = Reading.of(queue, answers=answers)
+        self._reading = Reading.of(queue)
         self._event = asyncio.Event()
         listener.on_end = self._event.set
         self._sleeper = Sleeper(driver, listener, keys=[keys], consumer=consumer)
@@ -200,7 +201,8 @@ class Reader:
         if reading.more and free > 0 and reading.tokens_at > now:
             wait = min(wait, reading.tokens_at - now)
         elif not reading.more and free > 0 and due_in > SOON:
-            await self._sleeper.begin([reading.watch(free)])
+            await self._sleeper.begin([reading.watch()])
+            await self._listener.check()
         if reading.more and free > 0:
             # There are enough for the next to begin. When they have, others may be free for a long time.
             self.holdings.slots.on_hungry = self._event.set
@@ -215,17 +217,9 @@ class Reader:
 
     async def _wait(self, seconds: float, *, soon: bool) -> None:
         """Wait until there is something to do, or for so long: ``soon`` there is something to read."""
-        if soon and self.holdings.idle:
-            # A timer would be late by half of that time on average, again and again when many
-            # messages are due. Handlers that run could use the processor better.
-            end = time.monotonic() + seconds
-            while time.monotonic() < end and not self._event.is_set():  # noqa: ASYNC110 - or so long
-                await asyncio.sleep(0)
-            return
-        try:
-            async with asyncio.timeout(max(0.0, seconds)):
-                await self._event.wait()
-        except TimeoutError:
+        # Handlers that run could use the processor better.
+        exactly = soon and self.holdings.idle
+        if not await wait_for_event(self._event, seconds, exactly=exactly):
             await self._listener.check()
 
     def _worth_reading(self, free: int) -> bool:
@@ -283,6 +277,8 @@ class Reader:
         """Take what the sleep has brought."""
         for found in await self._sleeper.poll(0) or ():
             self._pause = 0.0
+            # When it brings nothing, look all the same: a wake-up may have died with another
+            # consumer, and delayed messages come back by nothing but a look.
             self._reading.woke(found)
             await self._take(found, self._earlier)
             self._event.set()
