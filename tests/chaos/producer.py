@@ -16,6 +16,7 @@ import millstream as ms
 from tests.chaos.acting import recorder
 from tests.chaos.events import Recorder
 from tests.chaos.sources import ECHO, KEYED, NAMESPACE, QUEUES, TOPICS, body
+from tests.chaos.threads import run_all
 
 LANES = 4
 """Tasks or threads that send side by side. Each has keys of its own, for which it knows an order."""
@@ -216,14 +217,12 @@ def produce_blocking(record: Recorder, seed: int, rate: float) -> None:
             stop.wait(pause())
 
     with _connected_blocking(stop) as mq:
-        threads = [
-            threading.Thread(target=work, args=(mq, lane, pause))
-            for lane, pause in lanes(record, seed, rate)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        run_all(
+            [
+                threading.Thread(target=work, args=(mq, lane, pause))
+                for lane, pause in lanes(record, seed, rate)
+            ]
+        )
 
 
 def _connected_blocking(stop: threading.Event) -> ms.Client:

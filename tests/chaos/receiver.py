@@ -15,6 +15,7 @@ import millstream as ms
 from tests.chaos.acting import Acting, recorder
 from tests.chaos.events import Recorder
 from tests.chaos.sources import ALONE, CONSUMED, NAMESPACE, STEPS
+from tests.chaos.threads import run_all
 
 TIMEOUT = 5.0
 WAIT = 0.5
@@ -58,11 +59,7 @@ def receive_blocking(record: Recorder, names: list[str]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
     arguments = [(record, Acting(record), name, stop) for name in names]
-    threads = [threading.Thread(target=_receive_blocking, args=one) for one in arguments]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_all([threading.Thread(target=_receive_blocking, args=one) for one in arguments])
 
 
 def _receive_blocking(record: Recorder, acting: Acting, name: str, stop: threading.Event) -> None:
