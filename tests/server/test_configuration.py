@@ -33,7 +33,7 @@ SETTINGS = st.builds(
     maxmemory=st.one_of(st.just(0), st.integers(2**27, 2**40)),
 )
 NAMES = st.text(
-    st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=20
+    st.characters(exclude_characters="/\0*?[", exclude_categories=["Cs"]), min_size=1, max_size=20
 )
 
 

@@ -148,6 +148,17 @@ def test_a_socket_in_use(folder: Path, program: Program) -> None:
         run(lost)
 
 
+@pytest.mark.parametrize("name", ["a*", "what?", "data[1]", "F[\\"])
+def test_a_directory_that_a_server_takes_for_a_pattern(
+    folder: Path, program: Program, name: str
+) -> None:
+    """It is refused: the server would start without its configuration, open to everybody."""
+    data = folder / name
+    with pytest.raises(UsageError, match="pattern"):
+        run(File(free(lambda port: single(data, port=port)), Settings(), Access(), program))
+    assert not data.exists()
+
+
 def test_a_directory_in_use(folder: Path, program: Program) -> None:
     """Two servers do not share a directory; the error names the process that has it."""
     file = one(folder, program)

@@ -32,6 +32,10 @@ SNAPSHOT = "dump.rdb"
 APPEND_ONLY = ("appendonlydir", "appendonly.aof")
 """Of Redis 7, Valkey and later; of Redis 6."""
 
+WILDCARDS = frozenset("*?[")
+"""With one of these in it, servers since Redis 7 take the path of their configuration for a pattern. When that
+fits no file they start all the same: on port 6379, without a password, in the working directory."""
+
 TRIES, PAUSE = 20, 0.01
 """Others hold a lock for a moment to look whether it is free."""
 
@@ -58,6 +62,7 @@ class Place:
         Raises:
             UsageError: somebody uses it, it belongs to another set-up, or it cannot be used.
         """
+        _check_name(self._directory)
         data_directory(self._directory)
         try:
             self._take(embedded.MEMBERS_LOCK)
@@ -225,3 +230,13 @@ def _holds_something(path: Path) -> bool:
         # Written last: without it, the server takes the rest for a beginning that was cut off.
         return any(path.glob("*.manifest"))
     return path.exists() and path.stat().st_size > 0
+
+
+def _check_name(directory: Path) -> None:
+    """Refuse a directory in which servers would not find their configuration."""
+    if WILDCARDS & {*str(directory.absolute())}:
+        message = (
+            f"cannot use the data directory {directory}: a server would take its path for a pattern, and not "
+            "find its configuration; choose one without *, ? and ["
+        )
+        raise UsageError(message)
