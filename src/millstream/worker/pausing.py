@@ -24,7 +24,7 @@ async def wait_for_event(event: asyncio.Event, seconds: float, *, exactly: bool)
         return True
     if exactly:
         end = time.monotonic() + seconds
-        while time.monotonic() < end and not event.is_set():  # noqa: ASYNC110 - or so long
+        while time.monotonic() < end and not event.is_set():  # noqa: ASYNC110 - the event's own wait has no end without a timer
             await asyncio.sleep(0)
         return event.is_set()
     try:

@@ -178,8 +178,6 @@ class Reader:
         if self._listener.done:
             # What it brought is ours, whether there is room or not.
             await self._wake_up()
-            # What the next sleep brings is delivered from now on.
-            self._since = time.monotonic()
             return
         self._earlier, self._since = self._since, now
         free = self._prefetch.limit - holdings.count + holdings.outbox.leaving
