@@ -75,4 +75,4 @@ async def test_a_server_that_is_away_does_not_hold_up_the_end(away: str) -> None
             server.pause()
         began = time.monotonic()
 
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 30  # without it, 120
