@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -11,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 import millstream as ms
+from millstream.driver import embedded
 from millstream.driver import embedded_supervisor as supervisor
 from tests.api.clients import Kind, connecting, take_one
 from tests.support.embedded import data_directory, held, server_pid, stopped
@@ -32,6 +35,14 @@ def kill(directory: Path, *locks: str) -> None:
     """Kill -9 who holds these locks."""
     for pid in [held(directory, lock) for lock in locks]:
         os.kill(pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def joined(directory: Path) -> Iterator[Any]:
+    """A connection of redis-py to the server of a directory."""
+    server = embedded.start_or_join(str(directory))
+    with contextlib.closing(server), redis.Redis(unix_socket_path=str(server.socket_path)) as admin:
+        yield admin
 
 
 async def another_server(directory: Path, than: int) -> None:
@@ -65,10 +76,8 @@ async def test_who_only_waits_goes_on(kind: Kind, directory: Path) -> None:
         await (await take_one(mq, queue)).ack()
         receiving = asyncio.create_task(take_one(mq, queue, wait=60))
 
-        async def sleeps() -> bool:
-            return len((await mq.stats(queue)).consumers) == 1
-
-        await auntil(sleeps, 30)
+        with joined(directory) as admin:
+            await auntil(lambda: admin.info("clients")["blocked_clients"] == 1, 30)
         before = server_pid(directory)
         kill(directory, *EVERYTHING)
         await another_server(directory, before)
