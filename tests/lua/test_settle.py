@@ -65,6 +65,40 @@ def test_plain_acks_remove_their_messages(state: State) -> None:
     assert state.counters() == {"acked": 3}
 
 
+MORE: dict[str, Callable[[State], object]] = {
+    "nothing": lambda _: None,
+    "a later time": lambda state: state.delay("9-9", NOW + 2500),
+    "a message that is due": lambda state: state.delay("9-9", NOW),
+    "something handed back": lambda state: state.put("front"),
+    "a suspect": lambda state: state.put("suspect"),
+    "an urgent message": lambda state: state.place_one(1, priority=5),
+    "a producer that waits": lambda state: state.do("ZADD", state.keys.senders, 0, "p 10"),
+}
+"""What a round may find beside the ends of deliveries, by a name for it."""
+
+
+@pytest.mark.parametrize("more", MORE)
+def test_plain_acks_whatever_else_there_is(state: State, more: str) -> None:
+    """The short way, for when there is nothing else to see to, and the long one do and tell the same."""
+    tokens = [state.own("a") for _ in range(3)]
+    state.settle("a", acks=(tokens[0],))
+    MORE[more](state)
+
+    found = state.settle("a", acks=tuple(tokens))
+
+    assert (found.lost, found.kept, found.awaited) == ([tokens[0]], {}, ())
+    assert state.owners() == {}
+    assert state.counters()["acked"] == 3
+    assert found.now_ms == NOW
+    assert found.next_due_ms == (2500 if more == "a later time" else None)
+    assert found.front == (more == "something handed back")
+    assert found.suspect == (more == "a suspect")
+    assert list(found.priorities) == ([5] if more == "an urgent message" else [])
+    assert state.bodies() == (["1"] if more == "a message that is due" else [])
+    assert state.do("EXISTS", state.keys.room) == (more == "a producer that waits")
+    state.do("DEL", state.keys.senders)
+
+
 def test_thousands_of_plain_acks(state: State) -> None:
     """A batch may be larger than what Lua can unpack at once."""
     state.send(*(b"1" for _ in range(4500)))

@@ -5,7 +5,7 @@
 -- Returns 1, or 0 when the message is not the consumer's any more.
 -- @include room
 local acked = redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])
--- As in lib/settle: an id in ready has one owner in its life.
+-- As in lib/acks: an id in ready has one owner in its life.
 local deleted = redis.call('XDEL', KEYS[1], ARGV[2])
 if acked == 1 then redis.pcall('HINCRBY', KEYS[5], 'acked', 1) end
 call_sender(KEYS[8], KEYS[9])

@@ -11,6 +11,11 @@
 -- or -1, whether front has unread messages, whether suspect has (1 or 0), now, waiting priorities; if
 -- the queue has results: ids of messages that have ended, each followed by who waits for it.
 -- @include clock
+-- @include acks
+-- @include usual_round
+local now = clock(ARGV[3])
+local reply = usual_round(now)
+if reply then return reply end
 -- @include lanes
 -- @include moves
 -- @include arrive
@@ -22,7 +27,6 @@
 -- @include round
 -- @include priority
 -- @include room
-local now = clock(ARGV[3])
 local lost, kept, due = settle_and_promote(8, now)
 local left, refused = raise(ARGV[6], now)
 -- Those behind are left for other readers, who may be asleep.

@@ -15,6 +15,7 @@
 -- @include arrive
 -- @include expire
 -- @include keep
+-- @include acks
 -- @include settle
 -- @include group
 -- @include due

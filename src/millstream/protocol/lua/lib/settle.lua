@@ -1,4 +1,4 @@
--- The ways in which a delivery ends.
+-- The ways in which a delivery ends. Include acks before it.
 
 -- A seek has entries of a log read again, under the ids that they had: who had one before must not end
 -- the delivery of another consumer.
@@ -21,28 +21,14 @@ local function miss(lane, id, now, counts)
   finish_trimmed(id, now)
 end
 
--- An id in ready has one owner in its life: a message that changes hands gets a new entry. So
--- XACK refuses a late owner by itself, and only a short count asks for a closer look.
 local function ack_all(first, number, lost)
   local settled, last = 0, first + number - 1
+  if not log then return ack_in_ready(first, last, lost) end
   -- In a log nothing else tells which of many were refused.
-  for i = first, log and last or 0 do
+  for i = first, last do
     local acked = (not sought or owned(log, ARGV[i])) and redis.call('XACK', log, ARGV[1], ARGV[i]) or 0
     settled = settled + acked
     if acked == 0 then lost[#lost + 1] = ARGV[i] end
-  end
-  if log then return settled end
-  for from = first, last, 1000 do
-    local ids = { unpack(ARGV, from, math.min(from + 999, last)) }
-    local acked = redis.call('XACK', KEYS[1], ARGV[1], unpack(ids))
-    settled = settled + acked
-    if acked == #ids then
-      redis.call('XDEL', KEYS[1], unpack(ids))
-    else
-      for _, id in ipairs(ids) do
-        if redis.call('XDEL', KEYS[1], id) == 0 then lost[#lost + 1] = id end
-      end
-    end
   end
   return settled
 end
