@@ -404,6 +404,20 @@ async def test_close_waits_for_sends(server: Server, tasks: AsyncDriver, keys: Q
     assert len(await asyncio.gather(*sends)) == 10
 
 
+async def test_close_after_all_tasks_were_cancelled(tasks: AsyncDriver, keys: QueueKeys) -> None:
+    """Also in the turn of the event loop in which a batch left: then there is nothing to wait for."""
+    sender = tasks.sender(sending(keys))
+    await sender.send(b"first")
+    before = asyncio.all_tasks()
+    sender.send(b"second")
+    await auntil(lambda: asyncio.all_tasks() > before, every=0)
+    for task in asyncio.all_tasks() - before:
+        task.cancel()
+
+    async with asyncio.timeout(10):
+        await sender.close()
+
+
 # --- threads ----------------------------------------------------------------------------------
 
 

@@ -21,12 +21,15 @@ async def test_begins_at_once() -> None:
         await gate.wait()
         done.append("ended")
 
-    task = start(work())
+    tasks = set[asyncio.Task[None]]()
+    task = start(work(), tasks)
     assert done == ["begun"]
+    assert tasks == {task}
     gate.set()
     assert task is not None
     await task
     assert done == ["begun", "ended"]
+    assert not tasks
 
 
 async def test_without_a_wait() -> None:
@@ -36,7 +39,7 @@ async def test_without_a_wait() -> None:
     async def work() -> None:
         done.append("ended")
 
-    assert start(work()) is None
+    assert start(work(), set()) is None
     assert done == ["ended"]
 
 
@@ -51,7 +54,7 @@ async def test_cancelled() -> None:
             await asyncio.sleep(0)
             done.append("cleaned up")
 
-    task = start(work())
+    task = start(work(), set())
     assert task is not None
     await asyncio.sleep(0)
     task.cancel()
@@ -69,7 +72,7 @@ async def test_waits_for_what_is_there_by_then() -> None:
     async def work() -> None:
         got.append(await first)
 
-    task = start(work())
+    task = start(work(), set())
     first.set_result(7)
     assert task is not None
     await task
@@ -92,7 +95,7 @@ async def test_nothing_is_left_of_what_was_cancelled() -> None:
     gc.disable()
     try:
         for _ in range(5):
-            task = start(work())
+            task = start(work(), set())
             assert task is not None
             await asyncio.sleep(0)
             task.cancel()

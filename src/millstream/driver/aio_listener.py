@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from redis import exceptions
 
+from millstream.driver.aio_alarm import AsyncAlarm
 from millstream.driver.aio_replies import Replies
 from millstream.driver.faults import ERROR_REPLIES, translate
 from millstream.driver.packing import pack
@@ -51,6 +52,7 @@ class AsyncListener:
         self._replies: Replies | None = None
         self._reading: asyncio.Future[Any] | None = None
         self._lost: BaseException | None = None
+        self._alarm = AsyncAlarm()
         # Who polls: woken without a turn of the event loop in between.
         self._poller: asyncio.Future[None] | None = None
         # What takes the reply before that (see ``tell``); it raises nothing.
@@ -82,8 +84,7 @@ class AsyncListener:
         """
         if self._reading is None:
             try:
-                async with asyncio.timeout(self._connect_timeout):
-                    return await self._begin(op)
+                return await self._begin(op)
             except (exceptions.RedisError, OSError) as error:
                 await self.close()
                 raise self._server.explain(error, op) from error
@@ -100,15 +101,8 @@ class AsyncListener:
             # What it reads has moved to another node.
             await self.close()
         if self._connection is None:
-            self._lost = None
-            self._target = target
-            self._server.attach(self)
-            self._connection = target.async_connection(self._connect_timeout)
-            await target.connect(self._connection)
-            payload = pack([Command(("CLIENT", "ID"))])
-            await self._connection.send_packed_command(payload, check_health=False)
-            self.client_id = await self._connection.read_response()
-            self._replies = Replies(self._connection, self._take, self._end)
+            async with asyncio.timeout(self._connect_timeout):
+                await self._connect(target)
         if self._lost is not None:
             raise self._lost
         assert self._replies is not None  # noqa: S101 - it comes with the connection
@@ -116,6 +110,17 @@ class AsyncListener:
         self._overdue = loop.time() + self._longest
         self._replies.write(pack(op.commands))
         return reading
+
+    async def _connect(self, target: Target) -> None:
+        self._lost = None
+        self._target = target
+        self._server.attach(self)
+        self._connection = target.async_connection(self._connect_timeout)
+        await target.connect(self._connection)
+        payload = pack([Command(("CLIENT", "ID"))])
+        await self._connection.send_packed_command(payload, check_health=False)
+        self.client_id = await self._connection.read_response()
+        self._replies = Replies(self._connection, self._take, self._end)
 
     def _take(self, replies: list[Any]) -> None:
         """The read has ended."""
@@ -191,7 +196,8 @@ class AsyncListener:
     async def tell(self, op: Op[T], timeout: float, hear: Callable[[T], None]) -> None:  # noqa: ASYNC109 - see ``poll``
         """Do the same, but call a function with the result in the turn in which it comes.
 
-        So whoever waits for what it brings goes on before the next read begins.
+        So whoever waits for what it brings goes on before the next read begins, and what they send
+        then leaves before it.
 
         Args:
             op: the read.
@@ -220,6 +226,7 @@ class AsyncListener:
             self._hear = None
         if ended:
             await self.take(Op(op.commands, decode=_heard))
+            await asyncio.sleep(0)
         for problem in problems:
             raise problem
 
@@ -233,11 +240,10 @@ class AsyncListener:
         # A timeout may be hours; a connection that is dead is to be noticed before.
         patience = max(0.0, self._overdue - loop.time())
         poller = self._poller = loop.create_future()
-        timer = loop.call_later(min(timeout, patience), _end, poller)
+        self._alarm.set(min(timeout, patience), poller)
         try:
             await poller
         finally:
-            timer.cancel()
             self._poller = None
         if reading is not self._reading:
             raise translate(ConnectionError("the connection was closed"), self._url)
@@ -262,11 +268,6 @@ class AsyncListener:
             self._wake()
         if connection is not None:
             await connection.disconnect(nowait=True)
-
-
-def _end(poller: asyncio.Future[None]) -> None:
-    if not poller.done():
-        poller.set_result(None)
 
 
 def _heard(_: list[Any]) -> None:

@@ -189,10 +189,7 @@ class AsyncSender(Generic[R]):
     def _start(self, bodies: Sequence[Any], headers: Sequence[bytes] | None, tell: Tell[R]) -> None:
         producer, numbers = lane = self._free.pop()
         op = self._batch(producer, next(numbers), bodies, headers)
-        task = start(self._transmit(op, lane, tell))
-        if task is not None:
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        start(self._transmit(op, lane, tell), self._tasks)
 
     async def _transmit(
         self, op: Op[Sequence[R | MillstreamError]], lane: Lane, tell: Tell[R]
@@ -214,8 +211,9 @@ class AsyncSender(Generic[R]):
     async def close(self) -> None:
         """Wait for what is on its way, and for what is about to leave."""
         self._flush()
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        # One that somebody has cancelled before it went on is done, and has not taken itself out.
+        while left := {task for task in self._tasks if not task.done()}:
+            await asyncio.wait(left)
 
 
 def _new_lanes(count: int) -> list[Lane]:

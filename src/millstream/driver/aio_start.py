@@ -10,21 +10,36 @@ from typing import Any
 __all__ = ["rest_of", "start"]
 
 
-def start(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None] | None:
+def start(
+    coroutine: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]
+) -> asyncio.Task[None] | None:
     """Run a coroutine up to the point where it waits for something; a task does the rest of it.
 
     Up to there it must raise nothing, and runs in no task, or in somebody else's: so it must not use
     ``asyncio.timeout``. None: it has not waited for anything.
+
+    Args:
+        coroutine: to run.
+        tasks: has the task for as long as it goes on, and one that was cancelled at once for longer.
     """
     try:
         waits_for = coroutine.send(None)
     except StopIteration:
         return None
-    return asyncio.get_running_loop().create_task(_going_on(coroutine, waits_for))
+    task = asyncio.get_running_loop().create_task(_going_on(coroutine, waits_for, tasks))
+    tasks.add(task)
+    return task
 
 
-async def _going_on(coroutine: Coroutine[Any, Any, None], waits_for: Any) -> None:
-    await rest_of(coroutine, waits_for)
+async def _going_on(
+    coroutine: Coroutine[Any, Any, None], waits_for: Any, tasks: set[asyncio.Task[None]]
+) -> None:
+    try:
+        await rest_of(coroutine, waits_for)
+    finally:
+        # A callback of the task would take one more turn of the event loop. In no variable: a traceback
+        # leads to this frame.
+        tasks.discard(asyncio.current_task())
 
 
 @types.coroutine

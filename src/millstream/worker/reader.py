@@ -217,8 +217,8 @@ class Reader:
         """Wait until there is something to do, or for so long: ``soon`` there is something to read."""
         # Handlers that run could use the processor better.
         exactly = soon and self.holdings.idle
-        if not await wait_for_event(self._event, seconds, exactly=exactly):
-            await self._listener.check()
+        await wait_for_event(self._event, seconds, exactly=exactly)
+        await self._listener.check()
 
     def _worth_reading(self, free: int) -> bool:
         return free >= self._prefetch.batch or (free > 0 and self.holdings.slots.hungry)
