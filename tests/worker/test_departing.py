@@ -20,8 +20,8 @@ class Watch:
         self.arrived: list[Envelope] = []
         self.sent_again: list[Envelope] = []
         self.departing = Departing(self.arrived.append, self._insist)
-        self.future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self.departing.add(ONE, Departure(self.future, self._again))
+        self.departure = Departure(self._again)
+        self.departing.add(ONE, self.departure)
 
     async def _again(self) -> None:
         self.sent_again.append(ONE)
@@ -38,7 +38,7 @@ async def turns() -> None:
 async def test_it_arrives() -> None:
     """Its delivery ends, and nothing is left."""
     watch = Watch()
-    watch.future.set_result(True)
+    watch.departure.end(True)
     await turns()
     assert watch.arrived == [ONE]
     assert (len(watch.departing), watch.departing.take_back()) == (0, [])
@@ -48,10 +48,7 @@ async def test_it_arrives() -> None:
 async def test_it_does_not(problem: Exception | None) -> None:
     """It is sent again, once, whether it could not be sent or nobody was there."""
     watch = Watch()
-    if problem is None:
-        watch.future.set_result(False)
-    else:
-        watch.future.set_exception(problem)
+    watch.departure.end(problem or False)
     await turns()
     assert (watch.arrived, watch.sent_again) == ([], [ONE])
     assert len(watch.departing) == 0
@@ -62,10 +59,37 @@ async def test_it_does_not(problem: Exception | None) -> None:
 async def test_taken_back(turn: int, arrives: bool) -> None:
     """In whatever turn of the event loop: it is over, or the one who takes it back has it."""
     watch = Watch()
-    watch.future.set_result(arrives)
+    watch.departure.end(arrives)
     for _ in range(turn):
         await asyncio.sleep(0)
     taken = watch.departing.take_back()
     await turns()
     assert len(taken) + len(watch.arrived) + len(watch.sent_again) == 1
     assert len(watch.departing) == 0
+
+
+@pytest.mark.parametrize("outcome", [True, False, NotConnected("gone")])
+@pytest.mark.parametrize("before", [True, False])
+async def test_who_waits_for_it_learns_whether_it_has_arrived(
+    *, outcome: bool | NotConnected, before: bool
+) -> None:
+    """Whether it has ended before, or does meanwhile."""
+    departure = Departure(Watch()._again)
+    if before:
+        departure.end(outcome)
+    else:
+        asyncio.get_running_loop().call_soon(departure.end, outcome)
+    async with asyncio.timeout(10):
+        assert await departure.has_arrived() == (outcome is True)
+
+
+async def test_who_is_cancelled_while_it_waits(caplog: pytest.LogCaptureFixture) -> None:
+    """What becomes of it then is nobody's business."""
+    departure = Departure(Watch()._again)
+    waiting = asyncio.create_task(departure.has_arrived())
+    await turns()
+    waiting.cancel()
+    await turns()
+    departure.end(True)
+    assert waiting.cancelled()
+    assert not caplog.records

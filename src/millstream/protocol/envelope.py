@@ -83,6 +83,7 @@ class Envelope(msgspec.Struct, eq=False, gc=False):
     fields: Sequence[bytes]
     _parsed: tuple[State, Mapping[str, str], str | None] | None = None
     _raw: dict[bytes, bytes] | None = None
+    _expiry: int | msgspec.UnsetType | None = msgspec.UNSET
 
     @property
     def body(self) -> bytes | None:
@@ -164,8 +165,12 @@ class Envelope(msgspec.Struct, eq=False, gc=False):
     @property
     def expiry(self) -> int | None:
         """When its time to live is over, in ms since 1970; None: never."""
-        digits = self.raw.get(b"x", b"").partition(b" ")[0]
-        return int(digits) if digits.isdigit() and len(digits) <= _MOST_DIGITS else None
+        expiry = self._expiry
+        if expiry is msgspec.UNSET:
+            digits = self.raw.get(b"x", b"").partition(b" ")[0]
+            known = digits.isdigit() and len(digits) <= _MOST_DIGITS
+            expiry = self._expiry = int(digits) if known else None
+        return expiry
 
     @property
     def _begun(self) -> bool:

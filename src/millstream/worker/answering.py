@@ -53,9 +53,9 @@ class Answer:
     __slots__ = (
         "_address",
         "_envelope",
-        "_mail",
         "_member",
         "_notes",
+        "_send",
         "_server_ms",
         "is_late",
         "stream",
@@ -67,13 +67,13 @@ class Answer:
         self,
         address: Address | None,
         envelope: Envelope,
-        mail: Callable[[Mail], asyncio.Future[bool]],
+        send: Callable[[Mail], asyncio.Future[bool]],
         server_ms: Callable[[], float],
         member: str,
     ) -> None:
         self._address = address
         self._envelope = envelope
-        self._mail = mail
+        self._send = send
         self._server_ms = server_ms
         self._member = member
         self._notes = 0
@@ -103,20 +103,20 @@ class Answer:
     async def note(self, content: bytes) -> None:
         """Send a note of progress."""
         self._notes += 1
-        await self.send("note", content, self._notes)
+        await self._send(self.mail("note", content, self._notes))
 
-    def send(self, kind: str, content: bytes, number: int = 0) -> asyncio.Future[bool]:
-        """Send something to the caller, if there is one; the result tells whether it is there still."""
+    def mail(self, kind: str, content: bytes, number: int = 0) -> Mail:
+        """Return something for the caller, if there is one."""
         address = self._address
         assert address is not None  # noqa: S101 - see is_expected
         sender = self._member if address.gather else ""
-        return self._mail(Mail(address.client, address.slot, kind, content, number, sender))
+        return Mail(address.client, address.slot, kind, content, number, sender)
 
     async def finish(self, kind: str, content: bytes) -> bool:
         """Send what the caller gets in the end; False: it is gone."""
         if self.stream is not None:
             return await self.stream.finish("end" if kind == "reply" else kind, content)
-        return not self.is_expected or await self.send(kind, content)
+        return not self.is_expected or await self._send(self.mail(kind, content))
 
 
 class Answering:
@@ -139,23 +139,19 @@ class Answering:
         self._in_threads = not handler.is_async
         self._streams = handler.streams
         self._requests = requests
-        self._mail = requests.mailbox.sender.send
+        self._sender = requests.mailbox.sender
         self._keys = keys
         self._holder = holder
         self._member = member
 
     def around(self, inner: Call) -> Call:
         """Return what handles a delivery of the queue by a call for a body and a ``Request``."""
-
-        async def answer(data: Any, delivery: Any) -> Departure | None:
-            return await self._answer(inner, data, delivery)
-
-        return answer
+        return partial(self._answer, inner)
 
     async def _answer(self, inner: Call, data: bytes, delivery: Delivery[Any]) -> Departure | None:
         envelope, endpoint = delivery.envelope, self._endpoint
         address = address_of(envelope)
-        answer = Answer(address, envelope, self._mail, self._holder.server_ms, self._member)
+        answer = Answer(address, envelope, self._sender.send, self._holder.server_ms, self._member)
         try:
             if self._streams:
                 answer.stream = await open_stream(endpoint, address, self._requests.mailbox)
@@ -177,8 +173,9 @@ class Answering:
             kind, content = "error", self._told(error, delivery, answer)
         if answer.stream is None and answer.is_expected:
             # Others may begin while it is on its way.
-            again = partial(self._deliver, answer, kind, content)
-            return Departure(answer.send(kind, content), again)
+            departure = Departure(partial(self._deliver, answer, kind, content))
+            self._sender.post(answer.mail(kind, content), b"", departure.end)
+            return departure
         await self._deliver(answer, kind, content)
         return None
 

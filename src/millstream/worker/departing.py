@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from millstream.protocol.envelope import Envelope
 
@@ -15,16 +15,39 @@ Again = Callable[[], Coroutine[Any, Any, None]]
 """Sends it again, and again."""
 
 
-class Departure(NamedTuple):
+class Departure:
     """What the handler of one delivery has left behind.
 
-    Attributes:
-        arrived: whether it has; False: there is no mailbox any more. Or why it could not be sent.
+    No future: its end would be known a turn of the event loop later, and there is one for each request.
+
+    Args:
         again: sends it again and sees to what follows, unless it has arrived.
     """
 
-    arrived: asyncio.Future[bool]
-    again: Again
+    __slots__ = ("_on_end", "_outcome", "again")
+
+    def __init__(self, again: Again) -> None:
+        self.again = again
+        self._outcome: bool | BaseException | None = None
+        self._on_end: Callable[[bool], None] | None = None
+
+    def end(self, outcome: bool | BaseException) -> None:  # noqa: FBT001 - what a sender tells
+        """Hear whether it has arrived; False: there is no mailbox any more. Or why it could not be sent."""
+        self._outcome = outcome
+        if self._on_end is not None:
+            self._on_end(outcome is True)
+
+    def then(self, on_end: Callable[[bool], None]) -> None:
+        """Have a function called with whether it has arrived, at once if that is known."""
+        self._on_end = on_end
+        if self._outcome is not None:
+            on_end(self._outcome is True)
+
+    async def has_arrived(self) -> bool:
+        """Wait until that is known."""
+        known: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.then(lambda arrived: None if known.done() else known.set_result(arrived))
+        return await known
 
 
 class Departing:
@@ -53,13 +76,13 @@ class Departing:
     def add(self, envelope: Envelope, departure: Departure) -> None:
         """See to it that something arrives."""
         self._departures[envelope.token] = departure
-        departure.arrived.add_done_callback(partial(self._ended, envelope))
+        departure.then(partial(self._ended, envelope))
 
-    def _ended(self, envelope: Envelope, arrived: asyncio.Future[bool]) -> None:
+    def _ended(self, envelope: Envelope, arrived: bool) -> None:  # noqa: FBT001 - see ``then``
         departure = self._departures.pop(envelope.token, None)
         if departure is None:
             return  # it was taken back meanwhile
-        if not arrived.cancelled() and arrived.exception() is None and arrived.result():
+        if arrived:
             self._on_arrival(envelope)
             return
         insisting = asyncio.ensure_future(self._send_again(envelope, departure.again))

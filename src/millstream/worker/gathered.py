@@ -6,14 +6,13 @@ A call is handled as a request is, but there is no delivery: nobody settles it, 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import logging
 import math
 from collections.abc import Awaitable, Callable
 
 from millstream.aio.delivery import Delivery
-from millstream.errors import BrokerError, MillstreamError, Undecodable
+from millstream.errors import MillstreamError, Undecodable
 from millstream.protocol.draft import Draft
 from millstream.protocol.envelope import Envelope, read_body
 from millstream.protocol.mailbox import Mail
@@ -110,10 +109,8 @@ class Gathered:
             return
         try:
             delivery = Delivery(body, envelope, queue, self._handler.retry, _Nobody())
-            if (departure := await self._call(body, delivery)) is not None:
-                with contextlib.suppress(BrokerError):
-                    if await departure.arrived:
-                        return
+            departure = await self._call(body, delivery)
+            if departure is not None and not await departure.has_arrived():
                 await departure.again()
         except MillstreamError as error:
             logger.warning("%s: cannot answer a call: %s", queue.title, error)
