@@ -46,5 +46,5 @@ def queue() -> ms.Queue[Any]:
 
 @pytest.fixture
 def brief() -> ms.Queue[Any]:
-    """A queue whose leases run out soon."""
-    return ms.Queue("brief", lease=0.5)
+    """A queue whose leases run out soon, but not while a busy machine lets nobody extend them."""
+    return ms.Queue("brief", lease=1.5)

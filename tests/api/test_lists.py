@@ -19,7 +19,7 @@ from tests.support.wait import auntil
 @pytest.fixture
 def queue() -> ms.Queue[Any]:
     """A list of any JSON values."""
-    return ms.Queue("jobs", store="list", lease=0.5, retry=ms.Retry(max_attempts=2))
+    return ms.Queue("jobs", store="list", lease=1.5, retry=ms.Retry(max_attempts=2))
 
 
 @pytest.fixture

@@ -281,7 +281,7 @@ async def test_extend_ends_by_itself(connect: Connect, brief: ms.Queue[Any]) -> 
 
     async with aclosing(first.receive(brief)) as deliveries:
         delivery = await anext(deliveries)
-        await delivery.extend(timedelta(seconds=1))
+        await delivery.extend(timedelta(seconds=2))
         again = await take_one(second, brief)
         with pytest.raises(ms.LeaseLost):
             await delivery.ack()

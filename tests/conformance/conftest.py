@@ -51,7 +51,7 @@ def queue() -> ms.Queue[Any]:
 @pytest.fixture
 def brief() -> ms.Queue[Any]:
     """A list whose leases run out soon."""
-    return ms.Queue("brief", store="list", lease=0.5)
+    return ms.Queue("brief", store="list", lease=1.5)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -533,7 +533,7 @@ class TestLeases:
     @pytest.fixture
     def short(self) -> ms.Queue[Any]:
         """A queue whose leases are looked after often."""
-        return ms.Queue("short", lease=0.6)
+        return ms.Queue("short", lease=1.5)
 
     def take_away(
         self, admin: redis.Redis, mq: ms.AsyncClient, queue: ms.Queue[Any], *tokens: bytes

@@ -576,7 +576,7 @@ class TestCancel:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """A worker that missed the word learns it when it extends the lease."""
-        queue: ms.Queue[Any] = ms.Queue("short", lease=0.6)
+        queue: ms.Queue[Any] = ms.Queue("short", lease=1.5)
         monkeypatch.setattr(Control, "_pass_on", lambda self, word: None)
         events: list[str] = []
 

@@ -59,7 +59,7 @@ async def test_a_thread_is_interrupted(worker: ms.Worker, mq: ms.AsyncClient) ->
 async def test_no_second_copy_beside_a_thread(worker: ms.Worker, mq: ms.AsyncClient) -> None:
     """While a thread is stuck behind its time limit, its message is not handed out again."""
     retry = ms.Retry(max_attempts=2, backoff=ms.Backoff(first=0))
-    queue: ms.Queue[Any] = ms.Queue("stuck", lease=0.5, retry=retry)
+    queue: ms.Queue[Any] = ms.Queue("stuck", lease=1, retry=retry)
     go_on = threading.Event()
     running_now, most = 0, 0
     guard = threading.Lock()
@@ -76,8 +76,8 @@ async def test_no_second_copy_beside_a_thread(worker: ms.Worker, mq: ms.AsyncCli
             with guard:
                 running_now -= 1
 
-    # Three leases pass while it is stuck.
-    asyncio.get_running_loop().call_later(1.5, go_on.set)
+    # Two leases pass while it is stuck.
+    asyncio.get_running_loop().call_later(2, go_on.set)
     await mq.send(queue, 1)
     await run_burst(worker, mq)
 

@@ -48,7 +48,7 @@ def queue() -> ms.Queue[Any]:
 @pytest.fixture
 def brief() -> ms.Queue[Any]:
     """A queue whose leases run out soon."""
-    return ms.Queue("brief", lease=0.5)
+    return ms.Queue("brief", lease=1.5)
 
 
 @pytest.fixture(autouse=True)
