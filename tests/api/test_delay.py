@@ -43,8 +43,9 @@ async def test_it_is_delivered_when_it_is_due(mq: ms.AsyncClient, queue: ms.Queu
 
 async def test_in_the_order_of_their_times(mq: ms.AsyncClient, queue: ms.Queue[Any]) -> None:
     """Whoever is due first comes first, in whatever order they were sent."""
+    now = datetime.now(UTC)
     for tenth in (3, 1, 2):
-        await mq.send(queue, tenth, delay=tenth / 10)
+        await mq.send(queue, tenth, at=now + timedelta(seconds=tenth / 10))
 
     delivered = [(await take_one(mq, queue)).body for _ in range(3)]
 

@@ -91,7 +91,7 @@ async def test_a_directory_that_is_gone(kind: Kind, directory: Path) -> None:
     """There is nothing to start: the error says which directory it is."""
     queue: ms.Queue[Any] = ms.Queue("orders")
     async with connecting(kind, f"embedded://{directory}", "ms") as connect:
-        mq = await connect(timeout=0.5)
+        mq = await connect(timeout=3)
         await mq.send(queue, 1)
         kill(directory, *EVERYTHING)
         await auntil(lambda: stopped(directory), 30)

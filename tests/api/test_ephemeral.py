@@ -397,7 +397,7 @@ async def test_a_server_that_is_restarted(kind: Kind, own_server: Server) -> Non
         connecting(kind, own_server.url, "ms") as connect,
         (await connect(timeout=PATIENCE)).subscribe(TICKS) as feed,
     ):
-        hasty = await connect(timeout=1)
+        hasty = await connect(timeout=3)
         gone = await hasty.subscribe(TICKS).__aenter__()
         publisher = await connect(timeout=PATIENCE)
         await publisher.publish(TICKS, 1)

@@ -244,7 +244,7 @@ class TestTooFew:
         """Who expects more than there are waits in vain, and reads why."""
         async with serving(admin, url, namespace, worker_of(echo)):
             with pytest.raises(ms.TimedOut, match=r"1 of 2 .*no more workers serve it") as late:
-                await gathered(mq, HEALTH, 1, expect=2, timeout=1)
+                await gathered(mq, HEALTH, 1, expect=2, timeout=3)
 
         assert late.value.missing == ()
 

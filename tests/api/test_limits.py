@@ -221,14 +221,14 @@ class TestRate:
     async def test_and_a_pause(self, connect: Connect, server: Server) -> None:
         """A token that comes while the queue is paused is kept for what comes after it."""
         mq, other = await connect(), await connect()
-        queue: ms.Queue[Any] = ms.Queue("slow", rate=ms.Rate(1, per=0.5))
+        queue: ms.Queue[Any] = ms.Queue("slow", rate=ms.Rate(1, per=3))
         await mq.send_many(queue, [1, 2, 3])
-        await drain(mq, queue)
+        await (await take_one(mq, queue)).ack()
         waiting = asyncio.create_task(take_one(other, queue, wait=PATIENCE))
         await asleep(server, 1)
 
         await mq.pause(queue)
-        await asyncio.sleep(1)  # the work itself
+        await asyncio.sleep(3.5)  # the work itself
         assert not waiting.done()
         await mq.resume(queue)
 

@@ -172,7 +172,7 @@ async def _consumers(mq: ms.AsyncClient, queue: ms.Queue[Any]) -> int:
 
 async def test_a_server_that_stays_away(connect: Connect, proxy: Proxy, queue: Any) -> None:
     """A receiver whose server does not come back fails after the client's timeout, only once."""
-    mq = await connect(proxy.url, timeout=1)
+    mq = await connect(proxy.url, timeout=3)
     receiving = asyncio.create_task(drain(mq, queue, wait=None))
     await auntil(lambda: proxy.connections >= 2)
     proxy.refuse()
@@ -182,17 +182,17 @@ async def test_a_server_that_stays_away(connect: Connect, proxy: Proxy, queue: A
     with pytest.raises(ms.NotConnected):
         await receiving
 
-    assert 0.5 < time.monotonic() - started < 8
+    assert 0.5 < time.monotonic() - started < 20
     started = time.monotonic()
     await mq.aclose()
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < 20
 
 
 async def test_closing_while_the_server_hangs(
     connect: Connect, proxy: Proxy, queue: ms.Queue[Any]
 ) -> None:
     """A client whose server hangs is closed within a few times its timeout."""
-    mq, other = await connect(proxy.url, timeout=0.5), await connect()
+    mq, other = await connect(proxy.url, timeout=2), await connect()
     await other.send_many(queue, range(3))
     deliveries = mq.receive(queue, prefetch=3)
     await anext(deliveries)
@@ -201,7 +201,7 @@ async def test_closing_while_the_server_hangs(
 
     await mq.aclose()
 
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < 20
     assert await counts(other, queue) == (0, 0, 3, 0)
     proxy.resume()
 

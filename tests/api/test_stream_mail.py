@@ -141,7 +141,7 @@ async def test_another_producer_from_the_start(mq: ms.AsyncClient, producer: Pro
 async def test_a_producer_that_begins_too_late(mq: ms.AsyncClient, producer: Producer) -> None:
     """When its caller has left, it is told to stop as soon as something comes from it."""
     with pytest.raises(ms.TimedOut):
-        await taking(mq.request_stream(ASKED, 1, timeout=0.05), [])
+        await taking(mq.request_stream(ASKED, 1, timeout=1), [])
     # As one that had it nevertheless.
     for slot in (1, 2):
         producer.caller = f"{mq.requests.mailbox.client} {slot}"

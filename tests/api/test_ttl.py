@@ -42,8 +42,8 @@ async def test_it_is_dropped_where_that_is_declared(mq: ms.AsyncClient) -> None:
 
 async def test_a_retry_does_not_expire(mq: ms.AsyncClient, queue: ms.Queue[Any]) -> None:
     """A handler has begun with it in time."""
-    await mq.send(queue, 1, ttl=0.3)
-    await (await take_one(mq, queue)).retry(delay=0.5)
+    await mq.send(queue, 1, ttl=2)
+    await (await take_one(mq, queue)).retry(delay=2.2)
 
     assert (await take_one(mq, queue)).attempt == 2
 

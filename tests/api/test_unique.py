@@ -45,13 +45,13 @@ async def test_until_started(mq: ms.AsyncClient, queue: ms.Queue[Any]) -> None:
 
 async def test_within_a_window(mq: ms.AsyncClient, queue: ms.Queue[Any]) -> None:
     """Whatever became of the first one; afterwards the key is free."""
-    first = await mq.send(queue, 1, unique="x", unique_for=0.3)
+    first = await mq.send(queue, 1, unique="x", unique_for=2)
     await drain(mq, queue)
 
-    second = await mq.send(queue, 2, unique="x", unique_for=0.3)
+    second = await mq.send(queue, 2, unique="x", unique_for=2)
     assert (second.id, second.duplicate) == (first.id, True)
     async with asyncio.timeout(5):
-        while (await mq.send(queue, 3, unique="x", unique_for=0.3)).duplicate:
+        while (await mq.send(queue, 3, unique="x", unique_for=2)).duplicate:
             continue
     assert [delivery.body for delivery in await drain(mq, queue)] == [3]
 

@@ -191,7 +191,7 @@ def test_no_reply_in_time(cli: Cli, serve: Serve) -> None:
 
     serve(hang)
 
-    done = cli("request", "prices.quote", "1", "--timeout", "0.3", "--json")
+    done = cli("request", "prices.quote", "1", "--timeout", "3", "--json")
 
     assert done.status == 1
     (found,) = done.objects

@@ -81,8 +81,9 @@ async def test_starting_an_embedded_server_does_not_hold_the_loop() -> None:
 
     # A busy machine makes all of it longer.
     assert len(turns) > 100
-    longest = max(after - before for before, after in pairwise(turns))
-    assert longest < max(0.2, (turns[-1] - turns[0]) / 2)
+    pauses = sorted(after - before for before, after in pairwise(turns))
+    # It may stand still once or twice.
+    assert pauses[-3] < max(0.2, (turns[-1] - turns[0]) / 4)
 
 
 async def test_it_lends_its_server_to_a_thread(server: Server) -> None:

@@ -163,7 +163,7 @@ async def test_an_idle_wire_notices_a_cut(own_server: Server, make: Make) -> Non
 
 async def test_silence_is_a_timeout(proxy: Proxy, make: Make) -> None:
     """A server that does not answer is given up after the timeout, and found again later."""
-    wire = make(proxy.url, timeout=0.3)
+    wire = make(proxy.url, timeout=1.5)
     assert await echoes(wire)
     proxy.stall()
     started = time.monotonic()
@@ -171,21 +171,21 @@ async def test_silence_is_a_timeout(proxy: Proxy, make: Make) -> None:
     with pytest.raises(TimeoutError):
         await echoes(wire)
 
-    assert 0.3 <= time.monotonic() - started < 4
+    assert 1.5 <= time.monotonic() - started < 8
     proxy.resume()
     assert await echoes(wire)
 
 
 async def test_one_timeout_wakes_all_who_wait(proxy: Proxy, make: Make) -> None:
     """Calls behind the one that timed out do not wait for their own timeouts."""
-    wire = make(proxy.url, timeout=0.5)
+    wire = make(proxy.url, timeout=1.5)
     assert await echoes(wire)
     proxy.stall()
     started = time.monotonic()
 
     results = await asyncio.gather(*(echoes(wire) for _ in range(10)), return_exceptions=True)
 
-    assert time.monotonic() - started < 4  # one after the other: five seconds
+    assert time.monotonic() - started < 10  # one after the other: fifteen seconds
     assert all(isinstance(result, TimeoutError | exceptions.ConnectionError) for result in results)
 
 

@@ -242,14 +242,14 @@ async def test_a_server_that_hangs_from_the_start(proxy: Proxy, kind: Kind, logi
 
 async def test_a_server_that_hangs_later(proxy: Proxy, kind: Kind) -> None:
     """A server that stops answering is TimedOut within the timeout, and used again later."""
-    async with opened(kind, proxy.url, connect_timeout=0.5, timeout=0.5) as driver:
+    async with opened(kind, proxy.url, connect_timeout=2, timeout=2) as driver:
         proxy.stall()
         started = time.monotonic()
 
         with pytest.raises(TimedOut):
             await driver.run(PING)
 
-        assert 0.4 < time.monotonic() - started < 5
+        assert 1.9 < time.monotonic() - started < 8
         proxy.resume()
         assert await driver.run(PING) == b"PONG"
 
@@ -272,7 +272,7 @@ async def test_a_hanging_server_takes_everybody_the_same_time(proxy: Proxy, kind
 
 async def test_a_process_that_hangs(own_server: Server, kind: Kind) -> None:
     """A stopped server process is TimedOut; when it goes on, so does the driver."""
-    async with opened(kind, own_server.tcp_url, timeout=0.4) as driver:
+    async with opened(kind, own_server.tcp_url, timeout=2) as driver:
         own_server.pause()
         try:
             with pytest.raises(TimedOut):
@@ -418,7 +418,7 @@ async def test_a_replica_becomes_a_master(any_server: Server, kind: Kind, namesp
 
 async def test_a_replica_that_stays_one(own_server: Server, kind: Kind) -> None:
     """When the server remains a replica, the operation says so after its timeout."""
-    async with opened(kind, own_server.url, timeout=0.4) as driver:
+    async with opened(kind, own_server.url, timeout=2) as driver:
         replicate: Any = own_server.admin().execute_command
         replicate("REPLICAOF", "127.0.0.1", "1")
 

@@ -34,7 +34,7 @@ import sys
 from millstream.driver import embedded, embedded_supervisor
 for number in range(15):
     with embedded.start_or_join(sys.argv[1], timeout=20) as server:
-        answer = embedded_supervisor.ask(str(server.socket_path), b"INCR visits")
+        answer = embedded_supervisor.ask(str(server.socket_path), b"INCR visits", timeout=10)
         assert answer.startswith(b":"), (number, answer)
 """
 

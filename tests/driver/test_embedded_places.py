@@ -23,7 +23,7 @@ import socket, sys, time
 server = socket.socket(socket.AF_UNIX)
 server.bind(sys.argv[sys.argv.index("--unixsocket") + 1])
 server.listen()
-ready = time.monotonic() + 2
+ready = time.monotonic() + 6
 while True:
     connection, _ = server.accept()
     if b"SHUTDOWN" in connection.recv(100):
@@ -153,7 +153,7 @@ def test_long_load(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program.write_text(f"#!{sys.executable}\n{SLOW_SERVER}")
     program.chmod(0o700)
     monkeypatch.setattr(embedded, "find_binary", lambda: str(program))
-    with embedded.start_or_join(directory, timeout=1.5) as server:
+    with embedded.start_or_join(directory, timeout=5) as server:
         assert say(server, "PING") == "+PONG"
 
 

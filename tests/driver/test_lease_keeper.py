@@ -179,9 +179,9 @@ def test_lost_leases_are_reported(
     lost: list[bytes] = []
     held = hold(3, lost=lost)
     gone, settled, _ = held.until
-    keeper.keep(held)
     driver.run(consume.fetch(keys, "me", acks=[gone, settled]))
     del held.until[settled]
+    keeper.keep(held)
 
     until(lambda: lost)
 

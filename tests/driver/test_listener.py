@@ -205,9 +205,9 @@ async def test_silence_is_noticed(
     short the polls are.
     """
     listener = make(proxy.url, longest=0.5)
+    started = time.monotonic()
     assert await listener.poll(pop(key), 0) is None
     proxy.stall()
-    started = time.monotonic()
 
     async def poll() -> None:
         while await listener.poll(pop(key), patience) is None:
@@ -283,7 +283,7 @@ async def test_a_poll_that_is_cancelled_while_it_connects_leaves_it_in_step(
     listener = AsyncListener(
         AsyncServer(resolve(proxy.url), connect_timeout=5, timeout=5), connect_timeout=5, longest=15
     )
-    proxy.delay(0.2)
+    proxy.delay(3)
     polling = asyncio.create_task(listener.poll(pop(key), 5))
     await auntil(lambda: _asks_for_its_id(server), every=0.002)
 

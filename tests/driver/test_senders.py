@@ -233,7 +233,7 @@ async def _send_all(sender: Sender, count: int) -> list[Any]:
 
 async def test_an_error_reaches_every_sender(kind: Kind, own_server: Server) -> None:
     """When a batch cannot be sent, each of its senders gets the error, one of its own."""
-    async with opened(kind, own_server.url, timeout=0.4) as driver:
+    async with opened(kind, own_server.url, timeout=2) as driver:
         sender = driver.sender(sending(queue_keys("t", "orders")))
         await sender.send(b"first")
         own_server.stop()
@@ -280,7 +280,7 @@ async def test_a_key_of_somebody_else(server: Server, sender: Sender, keys: Queu
 
 async def test_a_hanging_server_is_a_timeout(proxy: Proxy, kind: Kind, keys: QueueKeys) -> None:
     """A send to a server that hangs is TimedOut within the timeout."""
-    async with opened(kind, proxy.url, timeout=0.5, connect_timeout=0.5) as driver:
+    async with opened(kind, proxy.url, timeout=2, connect_timeout=2) as driver:
         sender = driver.sender(sending(keys))
         await sender.send(b"first")
         proxy.stall()
@@ -289,7 +289,7 @@ async def test_a_hanging_server_is_a_timeout(proxy: Proxy, kind: Kind, keys: Que
         with pytest.raises(TimedOut):
             await sender.send(b"x")
 
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 8
         proxy.resume()
         await sender.send(b"later")
 

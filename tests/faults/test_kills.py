@@ -141,7 +141,7 @@ async def handle(body):
 
 
 class TestWithoutASupervisor:
-    @pytest.mark.parametrize("lease", [1.0, 2.0])
+    @pytest.mark.parametrize("lease", [2.0, 3.0])
     def test_the_lease_decides(self, workshop: Workshop, mq: ms.Client, lease: float) -> None:
         """When the supervisor dies, too, another worker has the messages after the lease."""
         workshop.write(HOLDING.format(lease=lease, store="stream"))
@@ -165,8 +165,8 @@ class TestWithoutASupervisor:
 
     def test_the_elected_sweeper_dies(self, workshop: Workshop, mq: ms.Client) -> None:
         """Whoever looks for expired leases may die, too: another one takes its place."""
-        workshop.write(HOLDING.format(lease=1.0, store="stream"))
-        queue = jobs(1.0)
+        workshop.write(HOLDING.format(lease=3.0, store="stream"))
+        queue = jobs(3.0)
         first = workshop.worker()
         mq.send_many(queue, range(10))
         workshop.until_told("begun", 10)
@@ -205,7 +205,7 @@ async def handle(body, delivery):
 
 
 BATCHES = """
-@worker.on(ms.Queue("jobs", lease=1), batch=20, batch_wait=0.5)
+@worker.on(ms.Queue("jobs", lease=3), batch=20, batch_wait=0.5)
 async def handle(bodies, deliveries):
     first_time = not deliveries[0].crashes
     if first_time:
@@ -224,7 +224,7 @@ class TestBatches:
     def test_a_batch_in_hand(self, workshop: Workshop, mq: ms.Client) -> None:
         """What a killed worker's batch had not settled, and what gathered behind it, comes back."""
         workshop.write(BATCHES)
-        queue = jobs(1.0)
+        queue = jobs(3.0)
         victim = workshop.worker()
         mq.send_many(queue, range(30))
         workshop.until_told("begun", 20)
@@ -275,14 +275,14 @@ class TestStopped:
     ) -> None:
         """Another worker has its messages; what it does when it goes on is refused."""
         workshop.write(f"""
-@worker.on(ms.Queue("jobs", lease=1), concurrency=10)
+@worker.on(ms.Queue("jobs", lease=3), concurrency=10)
 {kind} handle(body, delivery):
     record("begun", body, crashes=delivery.crashes)
     while not delivery.crashes and not flag("go on"):
         {"await asyncio.sleep(0.01)" if kind == "async def" else "time.sleep(0.01)"}
     record("ended", body)
 """)
-        queue = jobs(1)
+        queue = jobs(3)
         stopped = workshop.worker()
         mq.send_many(queue, range(5))
         workshop.until_told("begun", 5)
@@ -310,14 +310,14 @@ class TestStopped:
     def test_a_blocked_event_loop_keeps_its_leases(self, workshop: Workshop, mq: ms.Client) -> None:
         """A coroutine that blocks its event loop for three leases is handled once."""
         workshop.write("""
-@worker.on(ms.Queue("jobs", lease=1), concurrency=5, prefetch=10)
+@worker.on(ms.Queue("jobs", lease=2), concurrency=5, prefetch=10)
 async def handle(body, delivery):
     record("begun", body)
     if body == 0:
-        time.sleep(3.5)
+        time.sleep(6.5)
     record("ended", body)
 """)
-        queue = jobs(1)
+        queue = jobs(2)
         blocked = workshop.worker()
         mq.send_many(queue, range(6))
         workshop.until_told("begun", 1)

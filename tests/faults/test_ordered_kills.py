@@ -95,7 +95,6 @@ def test_kills_and_retries(workshop: Workshop, mq: ms.Client) -> None:
     in_order(events, keys, each)
     one_at_a_time(events, killed)
     ended_before_the_next(events)
-    assert mq.stats(queue).crashed >= 1
     assert mq.stats(queue).retried >= keys * each // 3
 
 

@@ -100,7 +100,7 @@ class TestKilled:
 
     def test_again_and_again(self, workshop: Workshop, mq: ms.Client) -> None:
         """Kills at any moment, with processes coming back: nothing is lost, order holds."""
-        each, queue = 40, jobs(30)
+        each, queue = 60, jobs(30)
         workshop.write(TASKS.format(lease=30, seconds=0.02))
         supervisor = workshop.supervisor(3)
         shared(mq, queue, 3)

@@ -91,9 +91,10 @@ class TestSignals:
         worker.send(signal.SIGTERM)
         with pytest.raises(AssertionError):
             worker.wait(0.5)
-        worker.send(signal.SIGTERM)
+        # Two of the same are one to a process that has had no time to see the first.
+        worker.send(signal.SIGINT)
 
-        assert worker.wait(3) == 130
+        assert worker.wait(10) == 130
 
     @pytest.mark.parametrize("tasks", [HOLDING, STUCK], ids=["async", "sync"])
     def test_a_second_signal_to_the_supervisor(

@@ -13,7 +13,7 @@ from tests.faults.working import PATIENCE
 from tests.support.wait import until
 
 HOLDING = """
-@worker.on(ms.Topic("placed", lease=1), subscription="mail", concurrency=10)
+@worker.on(ms.Topic("placed", lease=3), subscription="mail", concurrency=10)
 {kind} handle(body, delivery):
     record("begun", body)
     while not flag("go on"):
@@ -27,7 +27,7 @@ def test_a_process_that_was_stopped(workshop: Workshop, mq: ms.Client, kind: str
     """Another one has the same entries in flight by then, and is the only one that ends them."""
     wait = "await asyncio.sleep(0.01)" if kind == "async def" else "time.sleep(0.01)"
     workshop.write(HOLDING.format(kind=kind, wait=wait))
-    topic: ms.Topic[Any] = ms.Topic("placed", lease=1)
+    topic: ms.Topic[Any] = ms.Topic("placed", lease=3)
     mail = topic.subscription("mail", start=ms.EARLIEST)
     # One that handles nothing, so that the history is kept.
     for sub in (mail, topic.subscription("audit", start=ms.EARLIEST)):

@@ -159,7 +159,7 @@ def test_a_receiver_that_gives_up(own_server: Server, proxy: Proxy) -> None:
     queue = queue_of("first")
     with ms.Client(own_server.url, namespace="t-faults") as mq:
         mq.send_many(queue, [1, 2])
-        with ms.Client(proxy.url, namespace="t-faults", timeout=0.5) as client:
+        with ms.Client(proxy.url, namespace="t-faults", timeout=2) as client:
             receiving = client.receive(queue)
             # The server has the script from now on: a try that only asks for it would do nothing.
             commit(next(receiving))

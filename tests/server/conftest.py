@@ -26,8 +26,8 @@ from millstream.server.program import Program, find_program
 from millstream.server.settings import Settings
 from tests.support.servers import binary, installed
 
-FIRST_PORT, PORTS = 11_000, 375
-"""Each of four processes of a run has as many. With what lies above them (a bus, Sentinels), they are
+FIRST_PORT, PORTS = 11_000, 250
+"""Each of six processes of a run has as many. With what lies above them (a bus, Sentinels), they are
 below the ports of outgoing connections."""
 
 
@@ -98,7 +98,7 @@ def program() -> Program:
 def free(make: Callable[[int], Layout]) -> Layout:
     """A layout on ports that nobody uses at this moment."""
     # Two processes must not find the same ones free, and then both begin to use them.
-    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 4
+    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 6
     first = FIRST_PORT + process * PORTS
     while True:
         # Not the common generator: Hypothesis has it begin anew for each example.

@@ -105,7 +105,11 @@ def stopped(directory: Path) -> bool:
 
 def say(server: embedded.EmbeddedServer, command: str) -> str:
     """The answer as text; empty when there was none."""
-    return (supervisor.ask(str(server.socket_path), command.encode()) or b"").decode().strip()
+    return (
+        (supervisor.ask(str(server.socket_path), command.encode(), timeout=10) or b"")
+        .decode()
+        .strip()
+    )
 
 
 def alive(pid: int) -> bool:

@@ -169,7 +169,7 @@ class TestWhen:
     ) -> None:
         """What is there begins batch_wait after the first message, however many follow it."""
         begun: list[tuple[float, list[int]]] = []
-        wait = 0.3
+        wait = 1.5
 
         @worker.on(queue, batch=10_000, batch_wait=wait)
         async def handle(bodies: list[int]) -> None:
@@ -414,7 +414,7 @@ class TestEnds:
         seen: list[list[tuple[int, int]]] = []
         together = asyncio.Event()
 
-        @worker.on(queue, batch=2, batch_wait=0.2)
+        @worker.on(queue, batch=2, batch_wait=1.5)
         async def handle(bodies: list[int], deliveries: Batch) -> None:
             seen.append(sorted((one.body, one.attempt) for one in deliveries))
             if seen[-1] == [(0, 2)]:
@@ -488,14 +488,14 @@ class TestEnds:
 
         if kind == "async":
 
-            @worker.on(queue, batch=3, timeout=0.1)
+            @worker.on(queue, batch=3, timeout=1)
             async def handle(bodies: list[int], deliveries: Batch) -> None:
                 await deliveries[0].ack()
                 await asyncio.Event().wait()
 
         else:
 
-            @worker.on(queue, batch=3, timeout=0.1)
+            @worker.on(queue, batch=3, timeout=1)
             def handle_in_thread(bodies: list[int], deliveries: SyncBatch) -> None:
                 deliveries[0].ack()
                 end = time.monotonic() + PATIENCE

@@ -269,7 +269,7 @@ class TestTime:
                 await gathered(mq, HEALTH, 2, timeout=0.5)
             # Its worker counts the ms by the server's clock.
             given_up = time.monotonic()
-            await auntil(lambda: time.monotonic() > given_up + 0.1)
+            await auntil(lambda: time.monotonic() > given_up + 2)
             let.set()
             assert await first == 1
             [answer_3] = await gathered(mq, HEALTH, 3)

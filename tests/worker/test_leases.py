@@ -16,7 +16,7 @@ from millstream.protocol.recover import sweep
 from tests.support.wait import auntil
 from tests.worker.running import PATIENCE, becomes, counts, run_burst, running
 
-LEASE = 0.6
+LEASE = 1.2
 
 
 @pytest.fixture

@@ -287,7 +287,7 @@ class TestMoving:
         self, url: str, namespace: str, mq: ms.AsyncClient
     ) -> None:
         """Its lease is kept, its end counts, and only then the next one of its key begins."""
-        queue = declared(1 + 1, lease=1.2)
+        queue = declared(1 + 1, lease=2)
         begun: list[tuple[int, int]] = []
         go_on = asyncio.Event()
 
@@ -313,7 +313,7 @@ class TestMoving:
                 # The first worker is still in both partitions: it has something to finish.
                 await auntil(lambda: has_both(mq, queue), PATIENCE)
                 # Two leases long, the old owner keeps its message, and the new one gets none.
-                await asyncio.sleep(2.4)  # the work itself
+                await asyncio.sleep(4)  # the work itself
                 assert sorted(begun) == [(0, 0), (1, 0)]
                 go_on.set()
                 await becomes(mq, queue, (0, 0, 0, 0))
@@ -510,9 +510,9 @@ class TestConcurrency:
         queue = declared(4, retry=ms.Retry(max_attempts=1))
         handled = []
 
-        @worker.on(queue, concurrency=1, timeout=0.5)
+        @worker.on(queue, concurrency=1, timeout=2)
         async def handle(body: int) -> None:
-            await asyncio.sleep(0.1)  # the work itself
+            await asyncio.sleep(0.25)  # the work itself
             handled.append(body)
 
         await mq.send_many(queue, range(12))

@@ -108,9 +108,9 @@ class TestTimeouts:
 
         began = time.monotonic()
         with pytest.raises(TimeoutError):
-            await slots.run(work, 0.1)
+            await slots.run(work, 1)
         assert seen == [TimeoutError]
-        assert 0.1 <= time.monotonic() - began < PATIENCE / 2
+        assert 1 <= time.monotonic() - began < PATIENCE / 2
 
     async def test_one_that_blocks_ends_first(self, slots: ThreadSlots) -> None:
         """A call that blocks outside of Python ends first; until then the caller waits."""
@@ -197,7 +197,7 @@ class TestInterrupts:
             begun.set()
             spin(PATIENCE)
 
-        task = asyncio.create_task(slots.run(work, 0.2, b"1"))
+        task = asyncio.create_task(slots.run(work, 5, b"1"))
         await auntil(begun.is_set)
         assert slots.interrupt(b"1")
         assert slots.interrupt(b"1")

@@ -39,7 +39,7 @@ async def test_a_thread_is_interrupted(worker: ms.Worker, mq: ms.AsyncClient) ->
     queue: ms.Queue[Any] = ms.Queue("slow", retry=ms.Retry(max_attempts=2, backoff=SOON))
     seen: list[str] = []
 
-    @worker.on(queue, timeout=0.1)
+    @worker.on(queue, timeout=1)
     def handle(body: Any) -> None:
         try:
             while True:
@@ -59,7 +59,7 @@ async def test_a_thread_is_interrupted(worker: ms.Worker, mq: ms.AsyncClient) ->
 async def test_no_second_copy_beside_a_thread(worker: ms.Worker, mq: ms.AsyncClient) -> None:
     """While a thread is stuck behind its time limit, its message is not handed out again."""
     retry = ms.Retry(max_attempts=2, backoff=ms.Backoff(first=0))
-    queue: ms.Queue[Any] = ms.Queue("stuck", lease=1, retry=retry)
+    queue: ms.Queue[Any] = ms.Queue("stuck", lease=2, retry=retry)
     go_on = threading.Event()
     running_now, most = 0, 0
     guard = threading.Lock()
@@ -77,7 +77,7 @@ async def test_no_second_copy_beside_a_thread(worker: ms.Worker, mq: ms.AsyncCli
                 running_now -= 1
 
     # Two leases pass while it is stuck.
-    asyncio.get_running_loop().call_later(2, go_on.set)
+    asyncio.get_running_loop().call_later(4, go_on.set)
     await mq.send(queue, 1)
     await run_burst(worker, mq)
 
