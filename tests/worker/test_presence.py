@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import redis
-from msgspec.structs import replace
 
 import millstream as ms
 from millstream.driver.blocking import BlockingDriver
 from millstream.driver.lease_keeper import Beat, LeaseKeeper
 from millstream.protocol.keys import queue_keys
 from millstream.protocol.partitions import EXPIRY_MS, join, leave
+from millstream.worker.presence import presence
+from tests.support.proxy import Proxy
+from tests.support.servers import Server
 from tests.support.serving import members, serving
 from tests.support.wait import auntil, until
 from tests.worker.running import PATIENCE
@@ -84,24 +87,45 @@ async def test_nothing_is_left_of_a_worker_that_stops(
         assert members(admin, keys) == []
 
 
-def test_a_sign_of_life_that_is_late(admin: redis.Redis, url: str, namespace: str) -> None:
-    """One that is on its way when the worker leaves is taken back."""
-    keys = queue_keys(namespace, "quote")
-    driver = BlockingDriver(url, connect_timeout=5, timeout=5)
-    keeper = LeaseKeeper(BlockingDriver(url, connect_timeout=5, timeout=5))
-    beat = Beat(join(keys, "me", None), leave(keys, "me"), 60)
-    try:
-        keeper.begin(beat)
-        until(lambda: members(admin, keys) == ["me"], PATIENCE)
-        keeper.end(beat)
-        driver.run(leave(keys, "me"))
-        # As if it had been sent before, and had arrived now.
-        keeper.begin(replace(beat, next_at=0.0))
-        keeper.begin(Beat(join(keys, "you", None), leave(keys, "you"), 60))
-        until(lambda: members(admin, keys) == ["you"], PATIENCE)
-    finally:
+@pytest.fixture
+def late_keeper(server: Server) -> Iterator[tuple[LeaseKeeper, Proxy]]:
+    """A keeper to which the server's replies come late, once its proxy is told to."""
+    with Proxy(server.port) as proxy:
+        keeper = LeaseKeeper(BlockingDriver(proxy.url, connect_timeout=5, timeout=5))
+        yield keeper, proxy
         keeper.close()
-        driver.close()
+
+
+async def test_a_sign_of_life_that_is_late(
+    late_keeper: tuple[LeaseKeeper, Proxy], mq: ms.AsyncClient, admin: redis.Redis, namespace: str
+) -> None:
+    """Who leaves waits for one that is on its way, so that it does not come back for a moment."""
+    keys, (keeper, proxy) = queue_keys(namespace, "quote"), late_keeper
+    async with presence(mq.driver, keeper, keys, "me"):
+        [beat] = keeper._beats
+        await asyncio.to_thread(beat.rests.wait, PATIENCE)
+        proxy.delay(0.3)
+        beat.next_at = 0.0
+        keeper.begin(Beat(join(keys, "you", None), leave(keys, "you"), 60))
+        await auntil(lambda: not beat.rests.is_set(), PATIENCE)
+    assert beat.rests.is_set()
+    assert members(admin, keys) in ([], ["you"])
+
+
+def test_one_that_is_too_late(
+    late_keeper: tuple[LeaseKeeper, Proxy], admin: redis.Redis, url: str, namespace: str
+) -> None:
+    """One for which nobody has waited is taken back."""
+    keys, (keeper, proxy) = queue_keys(namespace, "quote"), late_keeper
+    beat = Beat(join(keys, "me", None), leave(keys, "me"), 60)
+    keeper.begin(beat)
+    until(lambda: members(admin, keys) == ["me"] and beat.rests.is_set(), PATIENCE)
+    proxy.delay(0.3)
+    beat.next_at = 0.0
+    keeper.begin(Beat(join(keys, "you", None), leave(keys, "you"), 60))
+    until(lambda: not beat.rests.is_set(), PATIENCE)
+    keeper.end(beat)
+    until(lambda: members(admin, keys) == ["you"], PATIENCE)
 
 
 async def test_the_server_forgets(

@@ -116,6 +116,12 @@ class Held(msgspec.Struct, eq=False):
             self.until.pop(token, None)
 
 
+def _set_event() -> threading.Event:
+    event = threading.Event()
+    event.set()
+    return event
+
+
 class Beat(msgspec.Struct, eq=False):
     """A sign of life that is given again and again, whatever the event loop is busy with.
 
@@ -124,7 +130,8 @@ class Beat(msgspec.Struct, eq=False):
         last: takes it back.
         every: seconds between two of them.
         next_at: when it is due, of ``time.monotonic``.
-        over: whether it was taken back.
+        over: whether it is given no more.
+        rests: set while none is on its way to the server.
     """
 
     op: Op[Any]
@@ -132,6 +139,7 @@ class Beat(msgspec.Struct, eq=False):
     every: float
     next_at: float = 0.0
     over: bool = False
+    rests: threading.Event = msgspec.field(default_factory=_set_event)
 
 
 class LeaseKeeper:
@@ -165,7 +173,7 @@ class LeaseKeeper:
             self._look_again()
 
     def end(self, beat: Beat) -> None:
-        """Give it no more. Its owner takes it back; so does the thread, if it is just giving one."""
+        """Give it no more. Its owner takes it back, when it ``rests``; so does the thread if it is later."""
         with self._changed:
             beat.over = True
             self._beats.remove(beat)
@@ -219,10 +227,14 @@ class LeaseKeeper:
 
     def _give(self, beat: Beat) -> None:
         """Give a sign of life, and outlive whatever goes wrong."""
+        with self._changed:
+            if beat.over:
+                return
+            beat.rests.clear()
         try:
             self._driver.run(beat.op)
             if beat.over:
-                # It may have overtaken what took it back.
+                # Its owner may not have waited for it.
                 self._driver.run(beat.last)
         except BrokerError as error:
             # The reader says it louder.
@@ -230,6 +242,8 @@ class LeaseKeeper:
         except Exception:
             if not self._stopping:
                 logger.exception("could not show that this worker lives")
+        finally:
+            beat.rests.set()
 
     def _try_to_extend(self, held: Held) -> float:
         """Extend, and outlive whatever goes wrong: the others' leases hang on this thread."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -51,6 +52,9 @@ async def presence(
         yield
     finally:
         keeper.end(beat)
+        if not beat.rests.is_set():
+            # It would bring the worker back for a moment, and who asks all workers then would wait for it.
+            await asyncio.to_thread(beat.rests.wait, BEAT)
         try:
             await driver.run(gone)
         except BrokerError as error:
