@@ -314,7 +314,7 @@ class TestStopped:
 async def handle(body, delivery):
     record("begun", body)
     if body == 0:
-        time.sleep(6.5)
+        time.sleep(6.5)  # the work itself
     record("ended", body)
 """)
         queue = jobs(2)

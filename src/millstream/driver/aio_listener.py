@@ -226,6 +226,7 @@ class AsyncListener:
             self._hear = None
         if ended:
             await self.take(Op(op.commands, decode=_heard))
+            # They have gone on in this turn of the event loop, and what they send leaves in the next.
             await asyncio.sleep(0)
         for problem in problems:
             raise problem

@@ -31,7 +31,7 @@ class Departure:
         self._outcome: bool | BaseException | None = None
         self._on_end: Callable[[bool], None] | None = None
 
-    def end(self, outcome: bool | BaseException) -> None:  # noqa: FBT001 - what a sender tells
+    def end(self, outcome: bool | BaseException) -> None:  # noqa: FBT001 - a callback, given to a sender
         """Hear whether it has arrived; False: there is no mailbox any more. Or why it could not be sent."""
         self._outcome = outcome
         if self._on_end is not None:
@@ -78,7 +78,7 @@ class Departing:
         self._departures[envelope.token] = departure
         departure.then(partial(self._ended, envelope))
 
-    def _ended(self, envelope: Envelope, arrived: bool) -> None:  # noqa: FBT001 - see ``then``
+    def _ended(self, envelope: Envelope, arrived: bool) -> None:  # noqa: FBT001 - a callback, given to ``then``
         departure = self._departures.pop(envelope.token, None)
         if departure is None:
             return  # it was taken back meanwhile

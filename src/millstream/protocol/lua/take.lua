@@ -29,7 +29,7 @@
 local now, most = clock(ARGV[3]), tonumber(ARGV[11])
 local lost, kept, due, ended, woken = settle_and_promote(14, now)
 local slots = free_slots(tonumber(ARGV[7]))
-local were_full, outlook, wait, since = slots <= ended, '', 0, {}
+local were_full = slots <= ended
 local bucket = open_bucket(KEYS[14], tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10]), now)
 local taken, total, problem = take_lanes(most, math.min(slots, bucket.tokens), now)
 -- Also what is urgent may have ended: by its time to live, on its way to the front.
@@ -45,6 +45,7 @@ local others_wait = unread(KEYS[2]) + unread(KEYS[1]) > 0 or not taken.refused a
 -- What this consumer leaves is for others, who may sleep until there is a slot; one wakes the next.
 local leaves = full and (others_wait or suspect_waits) or suspect_waits and not suspects
 if ARGV[7] ~= '0' and slots > 0 and (leaves or were_full or woken > 0) then wake_another(slots) end
+local outlook, wait, since = '', 0, {}
 if most > 0 and not (others_wait or suspect_waits and suspects) then
   outlook, since = 'empty', last_ids()
 elseif most > 0 and (full or math.min(slots, bucket.tokens) > 0) then
@@ -56,5 +57,4 @@ elseif most > 0 then
 end
 -- Without memory for the urgent ones the consumer must not spin.
 if taken.refused then due = 1000000 end
-local waiting = taken.refused and {} or levels()
-return { lost, kept, due, now, waiting, outlook, wait, since, taken.s, taken.f, taken.r, awaited }
+return { lost, kept, due, now, taken.refused and {} or levels(), outlook, wait, since, taken.s, taken.f, taken.r, awaited }
