@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TextIO
 
 import pytest
@@ -16,6 +16,7 @@ import redis
 from hypothesis import Phase, settings
 
 from tests.support.leaks import leaked, wipe
+from tests.support.newcomers import newcomers_asleep
 from tests.support.order import is_long, long_first
 from tests.support.servers import SHARDING, Server, installed
 from tests.support.slots import watch_slots
@@ -64,6 +65,12 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Server]:
 def namespace() -> str:
     """A namespace that no other test has."""
     return f"t-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def asleep(server: Server) -> Callable[[], int]:
+    """How many connections of this test sleep at `server`, in a read that waits."""
+    return newcomers_asleep(server)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -32,19 +33,13 @@ def waiting(mq: ms.Client) -> int:
     return len(sender._sender._line._waiting)
 
 
-def sleepers(server: Server) -> int:
-    """How many connections sleep at the server."""
-    found: Any = server.admin().info("clients")
-    return int(found["blocked_clients"])
-
-
 def bodies(mq: ms.Client) -> list[Any]:
     return [message.body for message in mq.peek(QUEUE)]
 
 
 @pytest.mark.parametrize("usher", ["main", "other"])
 def test_an_interrupt_is_for_one_thread(
-    server: Server, url: str, namespace: str, usher: str
+    server: Server, url: str, namespace: str, usher: str, asleep: Callable[[], int]
 ) -> None:
     """Ctrl-C ends the send of the main thread, whichever thread talks to the server; others go on."""
     with ms.Client(url, namespace=namespace) as mq, ThreadPoolExecutor(2) as pool:
@@ -57,7 +52,7 @@ def test_an_interrupt_is_for_one_thread(
             if usher == "main":
                 until(lambda: tickets(server, namespace) == 1, 30)
                 others.append(pool.submit(mq.send, QUEUE, "other"))
-            until(lambda: waiting(mq) == 2 and sleepers(server) == 1, 30)
+            until(lambda: waiting(mq) == 2 and asleep() == 1, 30)
             signal.pthread_kill(main, signal.SIGINT)
 
         if usher == "other":

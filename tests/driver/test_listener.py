@@ -19,11 +19,13 @@ from millstream.driver.target import resolve
 from millstream.errors import NotConnected, ServerRefused, TimedOut
 from millstream.protocol.consume import unblock
 from tests.driver.drivers import InThreads, Kind, op
+from tests.support.newcomers import newcomers, newcomers_asleep
 from tests.support.proxy import Proxy
 from tests.support.servers import Server, free_port
 from tests.support.wait import auntil
 
 Make = Callable[..., Any]
+Asleep = Callable[[], int]
 
 
 @pytest.fixture
@@ -58,11 +60,13 @@ def key(namespace: str) -> str:
     return f"{namespace}:list"
 
 
-async def test_a_read_is_woken_precisely(server: Server, make: Make, key: str) -> None:
+async def test_a_read_is_woken_precisely(
+    server: Server, make: Make, key: str, asleep: Asleep
+) -> None:
     """A reply wakes the poll at once, far within its timeout."""
     listener = make(server.url)
     polling = asyncio.create_task(listener.poll(pop(key), 10))
-    await auntil(lambda: _blocked(server) == 1)
+    await auntil(lambda: asleep() == 1)
 
     started = time.monotonic()
     push(server, key, "a")
@@ -72,12 +76,9 @@ async def test_a_read_is_woken_precisely(server: Server, make: Make, key: str) -
     assert not listener.listening
 
 
-def _blocked(server: Server) -> int:
-    clients: Any = server.admin().info("clients")
-    return int(clients["blocked_clients"])
-
-
-async def test_an_outstanding_read_survives_a_poll(server: Server, make: Make, key: str) -> None:
+async def test_an_outstanding_read_survives_a_poll(
+    server: Server, make: Make, key: str, asleep: Asleep
+) -> None:
     """When a poll's time is over its read stays; a later poll gets what came meanwhile."""
     listener = make(server.url)
     started = time.monotonic()
@@ -86,7 +87,7 @@ async def test_an_outstanding_read_survives_a_poll(server: Server, make: Make, k
     assert listener.listening
 
     push(server, key, "a")
-    await auntil(lambda: _blocked(server) == 0)
+    await auntil(lambda: asleep() == 0)
     push(server, key, "b")
 
     assert await listener.poll(pop(key), 5) == [key.encode(), b"a"]
@@ -118,11 +119,11 @@ async def test_a_sleep_that_ends_without_a_result(server: Server, make: Make, ke
     assert await listener.poll(pop(key), 5) == [key.encode(), b"a"]
 
 
-async def test_a_sleep_can_be_ended(server: Server, make: Make, key: str) -> None:
+async def test_a_sleep_can_be_ended(server: Server, make: Make, key: str, asleep: Asleep) -> None:
     """CLIENT UNBLOCK ends a sleep by the id that the listener knows of its connection."""
     listener = make(server.url)
     polling = asyncio.create_task(listener.poll(pop(key), 10))
-    await auntil(lambda: _blocked(server) == 1)
+    await auntil(lambda: asleep() == 1)
 
     driver = BlockingDriver(server.limited_url, connect_timeout=5, timeout=5)
     await asyncio.to_thread(driver.run, unblock(listener.client_id, key))
@@ -148,9 +149,9 @@ async def test_refusals(server: Server, make: Make, key: str) -> None:
 
 async def test_a_master_that_becomes_a_replica(own_server: Server, make: Make) -> None:
     """UNBLOCKED means to try again, as a lost connection does."""
-    listener = make(own_server.url)
+    listener, asleep = make(own_server.url), newcomers_asleep(own_server)
     polling = asyncio.create_task(listener.poll(pop("key"), 10))
-    await auntil(lambda: _blocked(own_server) == 1)
+    await auntil(lambda: asleep() == 1)
     replicate: Any = own_server.admin().execute_command
 
     replicate("REPLICAOF", "127.0.0.1", "1")
@@ -166,11 +167,13 @@ async def test_a_master_that_becomes_a_replica(own_server: Server, make: Make) -
 # --- losses -----------------------------------------------------------------------------------
 
 
-async def test_a_cut_is_noticed_at_once(proxy: Proxy, make: Make, server: Server, key: str) -> None:
+async def test_a_cut_is_noticed_at_once(
+    proxy: Proxy, make: Make, server: Server, key: str, asleep: Asleep
+) -> None:
     """A lost connection ends the poll; the next one connects again."""
     listener = make(proxy.url)
     polling = asyncio.create_task(listener.poll(pop(key), 10))
-    await auntil(lambda: _blocked(server) == 1)
+    await auntil(lambda: asleep() == 1)
     started = time.monotonic()
 
     proxy.cut()
@@ -184,12 +187,12 @@ async def test_a_cut_is_noticed_at_once(proxy: Proxy, make: Make, server: Server
 
 
 async def test_a_cut_between_two_polls_is_noticed(
-    proxy: Proxy, make: Make, server: Server, key: str
+    proxy: Proxy, make: Make, server: Server, key: str, asleep: Asleep
 ) -> None:
     """A connection that was lost while nobody polled is noticed by the next poll."""
     listener = make(proxy.url)
     assert await listener.poll(pop(key), 0) is None
-    await auntil(lambda: _blocked(server) == 1)
+    await auntil(lambda: asleep() == 1)
 
     proxy.cut()
 
@@ -199,7 +202,7 @@ async def test_a_cut_between_two_polls_is_noticed(
 
 @pytest.mark.parametrize("patience", [0.05, 3600.0, float("inf")])
 async def test_silence_is_noticed(
-    proxy: Proxy, make: Make, server: Server, key: str, patience: float
+    proxy: Proxy, make: Make, server: Server, key: str, patience: float, asleep: Asleep
 ) -> None:
     """A read that should have ended long ago means that the connection is dead, however long or
     short the polls are.
@@ -218,7 +221,7 @@ async def test_silence_is_noticed(
 
     assert 0.4 < time.monotonic() - started < 8
     proxy.resume()
-    await auntil(lambda: _blocked(server) == 0)
+    await auntil(lambda: asleep() == 0)
     push(server, key, "a")
     assert await listener.poll(pop(key), 5) == [key.encode(), b"a"]
 
@@ -257,17 +260,17 @@ async def test_a_server_that_hangs_from_the_start(proxy: Proxy, make: Make) -> N
     assert time.monotonic() - started < 5
 
 
-async def test_close(server: Server, make: Make, key: str) -> None:
+async def test_close(server: Server, make: Make, key: str, asleep: Asleep) -> None:
     """Closing ends the outstanding read; the listener may be used again."""
     listener = make(server.url)
     assert await listener.poll(pop(key), 0) is None
-    await auntil(lambda: _blocked(server) == 1)
+    await auntil(lambda: asleep() == 1)
 
     await listener.close()
     await listener.close()
 
     assert not listener.listening
-    await auntil(lambda: _blocked(server) == 0)
+    await auntil(lambda: asleep() == 0)
     push(server, key, "a")
     assert await listener.poll(pop(key), 5) == [key.encode(), b"a"]
 
@@ -284,8 +287,10 @@ async def test_a_poll_that_is_cancelled_while_it_connects_leaves_it_in_step(
         AsyncServer(resolve(proxy.url), connect_timeout=5, timeout=5), connect_timeout=5, longest=15
     )
     proxy.delay(3)
+    found = newcomers(server)
     polling = asyncio.create_task(listener.poll(pop(key), 5))
-    await auntil(lambda: _asks_for_its_id(server), every=0.002)
+    # It asks for its id.
+    await auntil(lambda: any(one["cmd"] == "client|id" for one in found()), every=0.002)
 
     polling.cancel()
     await asyncio.wait([polling])
@@ -295,12 +300,7 @@ async def test_a_poll_that_is_cancelled_while_it_connects_leaves_it_in_step(
     await listener.close()
 
 
-def _asks_for_its_id(server: Server) -> bool:
-    clients: Any = server.admin().client_list()
-    return any(client["cmd"] == "client|id" for client in clients)
-
-
-async def test_a_cancelled_poll_leaves_its_read(server: Server, key: str) -> None:
+async def test_a_cancelled_poll_leaves_its_read(server: Server, key: str, asleep: Asleep) -> None:
     """A poll that is cancelled while it waits leaves the read outstanding for the next."""
     listener = AsyncListener(
         AsyncServer(resolve(server.url), connect_timeout=5, timeout=5),
@@ -308,7 +308,7 @@ async def test_a_cancelled_poll_leaves_its_read(server: Server, key: str) -> Non
         longest=15,
     )
     polling = asyncio.create_task(listener.poll(pop(key), 10))
-    await auntil(lambda: _blocked(server) == 1)
+    await auntil(lambda: asleep() == 1)
 
     polling.cancel()
     await asyncio.wait([polling])
@@ -322,13 +322,13 @@ async def test_a_cancelled_poll_leaves_its_read(server: Server, key: str) -> Non
 class TestTell:
     """A read whose result is passed on as soon as it comes."""
 
-    async def test_the_result(self, server: Server, make: Make, key: str) -> None:
+    async def test_the_result(self, server: Server, make: Make, key: str, asleep: Asleep) -> None:
         """What has come by then, and what comes later, is passed on once."""
         listener, heard = make(server.url), list[Any]()
         push(server, key, "a")
         await listener.tell(pop(key), 10, heard.append)
         telling = asyncio.create_task(listener.tell(pop(key), 10, heard.append))
-        await auntil(lambda: _blocked(server) == 1)
+        await auntil(lambda: asleep() == 1)
         push(server, key, "b")
         await telling
         assert heard == [[key.encode(), b"a"], [key.encode(), b"b"]]
@@ -342,7 +342,9 @@ class TestTell:
         await listener.tell(pop(key), 10, heard.append)
         assert heard == [[key.encode(), b"a"]]
 
-    async def test_who_hears_raises(self, server: Server, make: Make, key: str) -> None:
+    async def test_who_hears_raises(
+        self, server: Server, make: Make, key: str, asleep: Asleep
+    ) -> None:
         """It is raised to who has asked; the connection is none the worse for it."""
         listener, heard = make(server.url), list[Any]()
 
@@ -350,7 +352,7 @@ class TestTell:
             raise KeyError(key)
 
         telling = asyncio.create_task(listener.tell(pop(key), 10, hear))
-        await auntil(lambda: _blocked(server) == 1)
+        await auntil(lambda: asleep() == 1)
         push(server, key, "a")
         with pytest.raises(KeyError):
             await telling

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -65,10 +66,10 @@ async def test_a_sleep_that_has_not_begun_ends_all_the_same(
 
 
 async def test_a_sleep_that_cannot_be_ended_is_cut(
-    server: Server, proxy: Proxy, namespace: str
+    server: Server, proxy: Proxy, namespace: str, asleep: Callable[[], int]
 ) -> None:
     """When the word does not arrive where the read is, nothing of it is left at the server."""
-    keys, admin = queue_keys(namespace, "orders"), server.admin()
+    keys = queue_keys(namespace, "orders")
     driver = AsyncDriver(server.url, connect_timeout=5, timeout=5)
     listener = AsyncListener(
         AsyncServer(resolve(proxy.url), connect_timeout=5, timeout=5), connect_timeout=5, longest=25
@@ -78,12 +79,12 @@ async def test_a_sleep_that_cannot_be_ended_is_cut(
         await driver.open()
         await driver.run(consume.register(keys, "a", 30_000))
         await sleeper.begin([Watch()])
-        await auntil(lambda: admin.info("clients")["blocked_clients"] == 1)
+        await auntil(lambda: asleep() == 1)
         proxy.stall()
         with pytest.raises(NotConnected):
             await asyncio.wait_for(sleeper.stop(), 10)
         assert not listener.listening
-        await auntil(lambda: admin.info("clients")["blocked_clients"] == 0)
+        await auntil(lambda: asleep() == 0)
     finally:
         await listener.close()
         await driver.close()
