@@ -192,7 +192,10 @@ async def handle(body):
         supervisor.send(signal.SIGTERM)
 
         assert supervisor.wait() == 0
+        assert "does not end; killing it" in supervisor.output
         assert counts(mq) == (1, 0, 0, 0)
+        # It was asked to end: that is no crash.
+        assert [message.crashes for message in mq.peek(QUEUE)] == [0]
 
 
 class TestParentAndChild:

@@ -126,6 +126,7 @@ def _report(pipe: int | None, run: Run, consumers: Sequence[Work]) -> None:
             **_place_of(consumer.handler.queue),
             "consumer": consumer.name,
             "max_crashes": consumer.handler.retry.max_crashes,
+            "once": consumer.handler.once,
             "partitions": consumer.handler.queue.partitions,
         }
         for consumer in consumers
