@@ -356,15 +356,15 @@ class Handling:
         """Cancel what runs, and hand its messages back.
 
         A thread goes on. Its messages are left to their leases, for a second copy must not run
-        beside it.
+        beside it; unless there will be none, for nobody gets them again.
         """
         for token in self._departing.take_back():
             if self.holder.unsettled(token):
                 self.holder.end(self._handed_back(token))
         for token in self._running:
             if self._left(token):
-                is_async = self._handler.is_async
-                self._stopped[token] = self._handed_back(token) if is_async else None
+                is_left = not (self._handler.is_async or self._handler.once)
+                self._stopped[token] = None if is_left else self._handed_back(token)
         self._cancel({task for task, _ in self._running.values()})
 
     def _cancel(self, tasks: Iterable[asyncio.Task[Any]]) -> None:
