@@ -318,7 +318,6 @@ class TestTargets:
         [
             ("nowhere:worker", "there is no module 'nowhere'", False),
             ("nowhere:worker", "there is no module 'nowhere'", True),
-            ("tasks:nothing", "'tasks:nothing' is no Worker", False),
             ("tasks:queue", "'tasks:queue' is no Worker, but Queue", False),
             ("tasks:nothing", "module 'tasks' has no 'nothing'", False),
             ("tasks", "expected MODULE:WORKER", False),
