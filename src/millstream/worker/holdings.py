@@ -195,11 +195,11 @@ class Holdings:
             self.results.tell(done.awaited)
         return done
 
-    async def extend(self, token: bytes, lease_ms: int) -> bool:
-        """Begin a lease anew. It is extended for as long as the handler runs, anyway."""
-        idle_ms = max(0, self._queue.lease_ms - lease_ms)
-        op = consume.extend(self._keys, self._consumer, [token], idle_ms=idle_ms)
-        return not await self._driver.run(op)
+    async def extend(self, token: bytes, lease_ms: int) -> bool:  # noqa: ARG002 - of every owner
+        """Begin a lease anew, all of it: a shorter one may end before the keeper's next round."""
+        if not self.holds(token):
+            return False
+        return not await self._driver.run(consume.extend(self._keys, self._consumer, [token]))
 
     def _ended(self, count: int) -> None:
         """Wake the reader when its ends are worth a round trip."""
@@ -334,8 +334,10 @@ class Holdings:
             if end.token in self.held.until:
                 self._ended(self.outbox.add(end))
 
-    def here(self) -> set[bytes]:
-        """Name the deliveries in hand."""
+    def begin_to_ask(self) -> set[bytes]:
+        """Name what is in hand when the server is asked what is ours (see ``reconcile``)."""
+        # What was said before is in its answer.
+        self._early.forget()
         return set(self.held.until)
 
     def reconcile(self, pending: Sequence[Envelope], before: set[bytes]) -> list[Envelope]:

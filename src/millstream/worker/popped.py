@@ -235,7 +235,7 @@ class Popped:
             # A new number: the server knows that it has not done this one.
             self._give_back(end)
 
-    def here(self) -> set[bytes]:
+    def begin_to_ask(self) -> set[bytes]:
         """Name what a server could name again, which is nothing."""
         return set()
 

@@ -294,7 +294,7 @@ class Reader:
         plan = consume.rejoin(
             self.keys, self.consumer, queue.lease_ms, queue.partitions, source=queue
         )
-        before = self.holdings.here()
+        before = self.holdings.begin_to_ask()
         pending = await self._driver.drive(plan)
         unknown = Fetched(envelopes=self.holdings.reconcile(pending, before))
         self._reading.woke(unknown)
