@@ -115,8 +115,8 @@ class TestDeclaring:
     ) -> None:
         """A run that fails at its start leaves no task and no connection behind, and may be run again."""
         admin = own_server.admin()
-        rights = ("+@all", "~*", "resetchannels", "-subscribe")
-        admin.execute_command("ACL", "SETUSER", "deaf", "on", ">word", *rights)
+        rules: dict[str, Any] = {"categories": ["+@all"], "commands": ["-subscribe"], "keys": ["*"]}
+        admin.acl_setuser("deaf", enabled=True, passwords=["+word"], **rules)
         handled: list[int] = []
 
         @worker.on(ms.Topic("heard", durable=False))

@@ -245,7 +245,7 @@ class TestNoMoreThreads:
     """The system lets no thread be started, or no further one."""
 
     @pytest.fixture
-    def refused(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    def refused(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         """Names of threads that were not started; starts are refused while the first of it is `no`."""
         refused = ["no"]
         start = threading.Thread.start
