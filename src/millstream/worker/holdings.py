@@ -33,6 +33,7 @@ from millstream.worker.outbox import Outbox, Parcel
 from millstream.worker.prefetch import Prefetch
 from millstream.worker.resulting import Resulting
 from millstream.worker.slots import Slots
+from millstream.worker.unstored import STORE_AGAIN, Unstored
 
 __all__ = ["Holdings"]
 
@@ -40,9 +41,6 @@ logger = logging.getLogger("millstream.worker")
 
 LINGER = 0.005
 """Seconds that an end may wait for company while other messages are in hand."""
-
-STORE_AGAIN = 1.0
-"""Seconds until an end is tried again that a server without memory could not store."""
 
 
 class Holdings:
@@ -93,6 +91,7 @@ class Holdings:
         # Their ends are on the wire, and will be refused.
         self._cancelled: set[bytes] = set()
         self._early = Early()
+        self.unstored = Unstored(self._settle_again, queue.title)
         self._lingering: asyncio.TimerHandle | None = None
         self._asking = asyncio.Lock()
         self.slots: Slots
@@ -322,11 +321,7 @@ class Holdings:
         if found.awaited and self.results is not None:
             self.results.tell(found.awaited)
         if kept := self.outbox.confirmed(parcel, found, sure=self.held.sure):
-            logger.warning(
-                "%s: cannot settle %d deliveries yet: %s",
-                *(self._queue.title, len(kept), next(iter(found.kept.values()))),
-            )
-            self._loop.call_later(STORE_AGAIN, self._settle_again, kept)
+            self.unstored.add(kept, found.kept)
         return len(parcel)
 
     def _settle_again(self, kept: list[Settlement]) -> None:

@@ -26,10 +26,11 @@ from millstream.protocol.keys import QueueKeys
 from millstream.protocol.reading import Reading
 from millstream.protocol.settlement import Settlement
 from millstream.topic import Source
-from millstream.worker.holdings import LINGER, STORE_AGAIN
+from millstream.worker.holdings import LINGER
 from millstream.worker.outbox import Outbox, Parcel
 from millstream.worker.prefetch import Prefetch
 from millstream.worker.slots import Slots
+from millstream.worker.unstored import Unstored
 
 __all__ = ["Popped"]
 
@@ -73,6 +74,7 @@ class Popped:
         self.committing: Collection[bytes] = ()
         # Nothing is ever added to it, so all is certain for ever.
         self.held = Held(keys, consumer, queue.lease_ms, until={}, on_lost=lambda _: None)
+        self.unstored = Unstored(self._give_back_again, queue.title)
         self._numbers = itertools.count(1)
         # How many were done since the last fetch.
         self._done = 0
@@ -223,11 +225,7 @@ class Popped:
                 self._in_hand.pop(end.token, None)
         ended, self._done = self._done + len(parcel), 0
         if kept := self.outbox.confirmed(parcel, found, sure=True):
-            problem = next(iter(found.kept.values()))
-            logger.warning(
-                "%s: cannot hand back %d messages yet: %s", self._queue.title, len(kept), problem
-            )
-            self._loop.call_later(STORE_AGAIN, self._give_back_again, kept)
+            self.unstored.add(kept, found.kept)
         return ended
 
     def _give_back_again(self, kept: list[Settlement]) -> None:

@@ -359,6 +359,7 @@ class Reader:
             finally:
                 wake.cancel()
         await self._flush()
+        await self.holdings.unstored.insist(self._flush)
 
     async def _leave(self) -> None:
         """Remove this consumer, unless its leases have to run out."""
