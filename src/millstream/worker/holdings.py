@@ -31,6 +31,7 @@ from millstream.worker.early import Early
 from millstream.worker.insist import insist
 from millstream.worker.outbox import Outbox, Parcel
 from millstream.worker.prefetch import Prefetch
+from millstream.worker.repeats import Repeats
 from millstream.worker.resulting import Resulting
 from millstream.worker.slots import Slots
 from millstream.worker.unstored import STORE_AGAIN, Unstored
@@ -86,11 +87,12 @@ class Holdings:
         self.outbox = Outbox(keeps=queue.keep is not None)
         self.held = Held(keys, consumer, queue.lease_ms, until={}, on_lost=self._lost_in_thread)
         self.holds = self.held.until.__contains__
-        # Ours, but nobody may have it before its lease ends: a thread works on it that we left.
-        self._left_behind: set[bytes] = set()
         # Their ends are on the wire, and will be refused.
         self._cancelled: set[bytes] = set()
         self._early = Early()
+        moves = bool(keys.subscription)
+        self._repeats = Repeats(self.held, self.outbox, self._lost, moves=moves)
+        self._left_behind = self._repeats.left_behind
         self.unstored = Unstored(self._settle_again, queue.title)
         self._lingering: asyncio.TimerHandle | None = None
         self._asking = asyncio.Lock()
@@ -268,34 +270,19 @@ class Holdings:
             since: time on the monotonic clock before which it cannot have been delivered.
         """
         envelopes = self._early.leave_out(envelopes, self._reading.settled)
-        if self._keys.subscription:
-            envelopes = self._not_again(envelopes)
-        if not envelopes:
+        tokens = [envelope.token for envelope in envelopes]
+        if again := self._repeats.among(tokens, self.slots):
+            self._repeats.take(again, self.slots, since)
+            envelopes = [envelope for envelope in envelopes if envelope.token not in again]
+            tokens = [envelope.token for envelope in envelopes]
+        if not tokens:
             return
-        self.held.arrived([envelope.token for envelope in envelopes], since)
+        self.held.arrived(tokens, since)
         if begin:
             self.slots.add(envelopes)
         else:
-            for envelope in envelopes:
-                self.end(release(envelope.token))
-
-    def _not_again(self, envelopes: Sequence[Envelope]) -> Sequence[Envelope]:
-        """Hand back what comes under the name of a delivery that is here; it gets another one then.
-
-        That happens after a seek, which has entries of a log read again. The delivery that is here is
-        over, and its handler may run for a while: what it says must not end the new one.
-        """
-        held, busy, left = self.held.until, self.slots.busy_with, self._left_behind
-        tokens = [one.token for one in envelopes]
-        again = [one for one in tokens if one in held or one in busy or one in left]
-        if not again:
-            return envelopes
-        self._lost(again)
-        for token in again:
-            self.outbox.forget(token)
-            self.outbox.add(release(token))
-        self.outbox.urgent = True
-        return [one for one in envelopes if one.token not in again]
+            for token in tokens:
+                self.end(release(token))
 
     def release_waiting(self) -> None:
         """Hand back what no handler has begun with."""
@@ -349,7 +336,7 @@ class Holdings:
         # Of a commit that is on its way, its own answer tells.
         known = owned | self.committing.keys()
         self._lost([token for token in list(self.held.until) if token not in known])
-        known = before | self.held.until.keys() | self._left_behind
+        known = before.union(self.held.until, self._left_behind, self.outbox.parcel.tokens())
         return [one for one in pending if one.token not in known]
 
     def _lost_in_thread(self, tokens: list[bytes]) -> None:
@@ -380,8 +367,9 @@ class Holdings:
 
     def _lost(self, tokens: list[bytes]) -> None:
         """Others own these by now: do not begin with them, and stop those that run."""
-        self._let_go(tokens)
-        self.slots.lost(tokens)
+        if tokens:
+            self._let_go(tokens)
+            self.slots.lost(tokens)
 
     def _let_go(self, tokens: list[bytes]) -> None:
         for token in tokens:

@@ -64,6 +64,7 @@ class Popped:
         self._reading = reading
         self._wake = wake
         self._queue = queue
+        self._keys = keys
         self.partition = keys.partition
         self._prefetch = prefetch
         self._loop = asyncio.get_running_loop()
@@ -202,6 +203,7 @@ class Popped:
             begin: whether handlers may begin with it.
             since: of no use here.
         """
+        envelopes = self._new(envelopes)
         if not envelopes:
             return
         popping.hold(self._in_hand, envelopes)
@@ -209,6 +211,20 @@ class Popped:
             self.slots.add(envelopes)
         else:
             self._release([envelope.token for envelope in envelopes])
+
+    def _new(self, envelopes: Sequence[Envelope]) -> Sequence[Envelope]:
+        """Leave out what has come before, from a server that was back with older data.
+
+        In a list it may be another message, if somebody else has pushed a copy: it gets a name of its own.
+        """
+        busy = self.slots.busy_with([one.token for one in envelopes])
+        if self._keys.store == "list":
+            for envelope in envelopes if busy else ():
+                while self.slots.busy_with([envelope.token]):
+                    envelope.token += b"/"
+            return envelopes
+        here = self._in_hand
+        return [one for one in envelopes if one.token not in here and one.token not in busy]
 
     def release_waiting(self) -> None:
         """Hand back what no handler has begun with."""
