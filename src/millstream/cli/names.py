@@ -14,7 +14,7 @@ from millstream import policy
 from millstream.cli.output import Failed, say
 from millstream.declare import Queue, Store, check_name
 from millstream.endpoint import Endpoint
-from millstream.errors import BrokerError, UsageError
+from millstream.errors import BrokerError, ServerRefused, UsageError
 from millstream.policy import Retry
 from millstream.protocol.discovery import Found, list_names, look
 from millstream.protocol.keys import topic_keys
@@ -27,6 +27,7 @@ __all__ = [
     "declared_queue",
     "declared_topic",
     "endpoint_of",
+    "ephemeral_topic",
     "existing_subscription",
     "find_subscription",
     "found_queue",
@@ -190,6 +191,30 @@ def declared_topic(
         partitions = client.connect().driver.run(declared(keys, None))
         partitions = partitions or (1 if ordered else None)
     return topic_of(name, partitions=partitions)
+
+
+def ephemeral_topic(client: Client, name: str) -> Topic[bytes]:
+    """Declare a topic that keeps nothing; stderr says if others use it as one that keeps messages.
+
+    Args:
+        client: of the server.
+        name: of the topic, or a pattern.
+
+    Raises:
+        UsageError: no topic can have this name.
+        NotConnected: the server cannot be reached.
+    """
+    topic = topic_of(name, durable=False)
+    if topic.is_pattern:
+        return topic
+    # A note is no reason to fail: who only publishes need not have the right to ask.
+    with contextlib.suppress(ServerRefused):
+        if client.connect().driver.run(look(client.namespace, name)).topic:
+            say(
+                f"topic {name!r} is used without --ephemeral, too: its subscriptions get nothing "
+                "of what is published with it, and listeners nothing of what is published without"
+            )
+    return topic
 
 
 def endpoint_of(name: str, timeout: float) -> Endpoint[bytes, bytes]:
