@@ -14,6 +14,7 @@ __all__ = [
     "ConsumerStats",
     "DeadLetter",
     "Heard",
+    "InFlight",
     "Message",
     "Missed",
     "QueueStats",
@@ -145,6 +146,41 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 0
     expires: datetime | None = None
     handled_at: datetime | None = None
+
+    @property
+    def sent_at(self) -> datetime:
+        """When the server accepted the message."""
+        return time_of(self.id)
+
+
+class InFlight(msgspec.Struct, frozen=True, kw_only=True):
+    """A message that a consumer owns, as ``in_flight`` shows it.
+
+    Attributes:
+        id: of the message.
+        body: the decoded body, or the raw bytes if they do not fit the type of the queue; None of a
+            message that its topic does not keep any more.
+        headers: the metadata that the sender gave.
+        consumer: who has it: ``host:pid:random``.
+        idle: seconds since the consumer has last shown that it has it: since the delivery, or since the
+            lease was last extended, as a live consumer does every third of it.
+        attempts: how often a handler has failed with it before.
+        crashes: how many of its deliveries were lost to dead consumers.
+        key: of which messages it is one, if the sender gave one.
+        subject: what it is about, for a message of a topic, if the publisher said so.
+        priority: 0 (normal) to 9.
+    """
+
+    id: str
+    body: Any
+    headers: Mapping[str, str]
+    consumer: str
+    idle: float
+    attempts: int = 0
+    crashes: int = 0
+    key: str | None = None
+    subject: str | None = None
+    priority: int = 0
 
     @property
     def sent_at(self) -> datetime:

@@ -223,6 +223,7 @@ async def operate(mq: ms.AsyncClient, producer: ms.AsyncClient) -> None:
         await mq.resume(queue)
         assert await mq.peek(queue)
         assert await mq.peek(queue, delayed=True)
+        await mq.in_flight(queue)
         assert await mq.reschedule(queue, later.id, delay=30)
         assert await mq.cancel(queue, first.id)
         assert not await mq.cancel(queue, "1-1")

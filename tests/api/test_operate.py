@@ -87,6 +87,64 @@ async def test_queues_are_listed(mq: ms.AsyncClient, connect: Connect, namespace
     await (await connect(namespace=f"{namespace}-x")).purge(ms.Queue("other"), confirm=True)
 
 
+# --- in flight -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("store", ["stream", "list"])
+async def test_in_flight(any_mq: ms.AsyncClient, store: Any) -> None:
+    """It lists what consumers own, with who has it, its counts and headers, the oldest first."""
+    queue: ms.Queue[Any] = ms.Queue("orders", store=store)
+    await any_mq.send_many(queue, [1, 2, 3, 4], headers={"a": "b"})
+    taken = await take(any_mq, queue, 3)
+
+    found = await any_mq.in_flight(queue)
+
+    assert [(one.id, one.body) for one in found] == [(one.id, one.body) for one in taken]
+    assert {one.consumer for one in found} == {
+        one.name for one in (await any_mq.stats(queue)).consumers if one.in_flight
+    }
+    assert found[0].headers == {"a": "b"}
+    assert (found[0].attempts, found[0].crashes) == (0, 0)
+    assert 0 <= found[0].idle < 30
+    assert found[0].sent_at == taken[0].sent_at
+    assert len(await any_mq.in_flight(queue, limit=2)) == 2
+    for delivery in taken:
+        await delivery.ack()
+    assert await any_mq.in_flight(queue) == []
+
+
+async def test_in_flight_at_most_once(mq: ms.AsyncClient) -> None:
+    """Nobody knows of a message that was handed out at most once."""
+    queue: ms.Queue[Any] = ms.Queue("orders", delivery="at_most_once")
+    await mq.send(queue, 1)
+    await take_one(mq, queue)
+
+    assert await mq.in_flight(queue) == []
+
+
+async def test_in_flight_in_partitions(mq: ms.AsyncClient) -> None:
+    """All partitions are one list, in the order of sending."""
+    queue: ms.Queue[Any] = ms.Queue("orders", ordered=True, partitions=4)
+    ids = [(await mq.send(queue, number, key=f"k-{number}")).id for number in range(8)]
+    taken = await take(mq, queue, 8)
+
+    found = await mq.in_flight(queue)
+    some = await mq.in_flight(queue, limit=3)
+
+    assert {one.id for one in found} == {*ids} == {one.id for one in taken}
+    times = [one.sent_at for one in found]
+    assert times == sorted(times)
+    assert [one.id for one in some] == [one.id for one in found[:3]]
+    for delivery in taken:
+        await delivery.ack()
+
+
+async def test_in_flight_has_a_limit(mq: ms.AsyncClient, queue: ms.Queue[Any]) -> None:
+    """No number from 1 is refused."""
+    with pytest.raises(ms.UsageError, match="limit must be"):
+        await mq.in_flight(queue, limit=0)
+
+
 # --- looking ----------------------------------------------------------------------------------
 
 

@@ -70,8 +70,9 @@ def test_cancel(cli: Cli, client: Client, queue: Queue[Any]) -> None:
     assert (letter.id, letter.reason) == (id, "cancelled")
 
 
-def test_cancel_what_is_not_there(cli: Cli) -> None:
+def test_cancel_what_is_not_there(cli: Cli, client: Client, queue: Queue[Any]) -> None:
     """It says so and ends with 1, in JSON, too."""
+    client.send(queue, 1)
     done = cli("cancel", "orders", "5-0")
     assert (done.status, done.out) == (1, "")
     assert done.err == "millstream: message 5-0 neither waits nor runs in queue 'orders'\n"

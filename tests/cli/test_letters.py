@@ -80,8 +80,13 @@ def test_peek_at_delayed_messages(cli: Cli, client: Client, queue: Queue[Any]) -
         (["dead", "--after", "1-0"], "no more dead letters in queue 'orders'"),
     ],
 )
-def test_nothing_to_see(cli: Cli, words: list[str], note: str) -> None:
+def test_nothing_to_see(
+    cli: Cli, client: Client, queue: Queue[Any], words: list[str], note: str
+) -> None:
     """An empty answer is no error: no data, and a note."""
+    client.send(queue, 1)
+    client.purge(queue, confirm=True)
+
     done = cli(words[0], "orders", *words[1:])
 
     assert (done.status, done.out, done.err) == (0, "", f"millstream: {note}\n")

@@ -185,6 +185,37 @@ class TestEphemeral:
         assert summary.pop("seconds") >= 0
         assert summary == {"topic": "ticks", "published": 1, "listeners": 0}
 
+    def test_a_topic_that_others_keep(self, cli: Cli, client: Client) -> None:
+        """Who publishes or listens past the subscriptions of a topic is told that they get nothing."""
+        keep(client, Topic("ticks"))
+
+        published = cli("publish", "ticks", "1", "--ephemeral")
+        heard = cli("subscribe", "ticks", "--ephemeral", "--wait", "0")
+
+        assert (published.status, published.out) == (0, "0 listeners\n")
+        for done in (published, heard):
+            assert "topic 'ticks' is used without --ephemeral, too: its subscriptions" in done.err
+
+    def test_who_may_not_ask(
+        self, cli: Cli, admin: redis.Redis, url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A user who may do nothing but publish is not kept from it by a question about the topic."""
+        admin.acl_setuser(
+            "only-publish",
+            reset=True,
+            enabled=True,
+            nopass=True,
+            channels=["*"],
+            commands=["+publish", "+info"],
+        )
+        monkeypatch.setenv("MILLSTREAM_URL", url.replace("suite", "only-publish"))
+        try:
+            done = cli("publish", "ticks", "1", "--ephemeral")
+        finally:
+            admin.acl_deluser("only-publish")
+
+        assert (done.status, done.out, done.err) == (0, "0 listeners\n", "")
+
     def test_nothing_is_kept(self, cli: Cli, admin: redis.Redis, namespace: str) -> None:
         """It leaves no key behind."""
         cli("publish", "ticks", "1", "--ephemeral")

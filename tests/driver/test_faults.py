@@ -12,6 +12,8 @@ from redis.retry import Retry
 
 from millstream.driver.faults import Tries, code_of, is_connection_loss, refusal, translate
 from millstream.errors import BrokerError, NotConnected, ServerRefused, TimedOut
+from millstream.protocol.keys import queue_keys
+from millstream.protocol.op import Command, Op, load_script
 from tests.support.servers import Server
 
 URL = "redis://host:6379"
@@ -76,6 +78,23 @@ def test_a_refusal_says_what_it_means() -> None:
     assert isinstance(error, ServerRefused)
     assert error.code == "OOM"
     assert str(error).startswith(f"{URL} refused: OOM command not allowed (")
+
+
+def test_a_refusal_names_the_keys() -> None:
+    """The server does not say which key a user may not touch; the error says which it was about."""
+    error = exceptions.NoPermissionError("No permissions to access a key")
+    script = load_script("peek")
+    keys = queue_keys("ms", "{shop}.orders")
+    calls = (script.call(keys.common, []), Command(("XLEN", b"ms:{shop}:dead")))
+    of_users = Op((*calls, Command(("SET", "{shop}balance", 1))), list)
+    of_channels = Op((Command(("PUBLISH", "ms:{ticks}:channel", b"")),), list)
+
+    assert (
+        "access a key, on the keys ms:{shop}.orders:* ms:{shop}:* {shop}balance (the user of this "
+        "connection lacks a permission: millstream acl prints what each role needs)"
+    ) in str(refusal(error, URL, of_users))
+    assert "on the keys" not in str(refusal(error, URL, of_channels))
+    assert "on the keys" not in str(refusal(exceptions.OutOfMemoryError("no"), URL, of_users))
 
 
 def provoke(client: Any, *command: Any) -> Exception:

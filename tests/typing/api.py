@@ -104,6 +104,7 @@ async def use(mq: ms.AsyncClient) -> None:
     assert_type(await mq.stats(orders), ms.QueueStats)
     assert_type(await mq.dead(orders), list[ms.DeadLetter])
     assert_type(await mq.peek(orders), list[ms.Message])
+    assert_type(await mq.in_flight(orders), list[ms.InFlight])
     assert_type(await mq.redrive(orders, reason="failed*", rate=10), int)
     assert_type(await mq.resend(orders, rate=10), int)
     assert_type(await mq.seek(ms.Topic("placed", Order), "mail", to=ms.EARLIEST), int)

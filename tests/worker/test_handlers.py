@@ -307,6 +307,24 @@ class TestFailures:
         (letter,) = await mq.dead(queue)
         assert (letter.reason, letter.attempts, letter.error) == ("attempts", 3, "busy")
 
+    async def test_retry_later_after_the_last_attempt(
+        self, worker: ms.Worker, mq: ms.AsyncClient, queue: ms.Queue[Any]
+    ) -> None:
+        """The dead letter says that there were no more attempts, and how many there had been."""
+
+        @worker.on(queue)
+        async def handle(body: Any) -> None:
+            raise ms.RetryLater(delay=0)
+
+        await mq.send(queue, 1)
+        await run_burst(worker, mq)
+
+        (letter,) = await mq.dead(queue)
+        assert (letter.reason, letter.attempts) == ("attempts", 3)
+        assert letter.error == (
+            "the handler asked for another attempt, but attempt 3 was the last one"
+        )
+
     async def test_retry_later_with_a_delay_that_makes_no_sense(
         self, worker: ms.Worker, mq: ms.AsyncClient, queue: ms.Queue[Any]
     ) -> None:
@@ -325,9 +343,15 @@ class TestFailures:
 
     @pytest.mark.parametrize("kind", ["async", "sync"])
     async def test_reject(
-        self, worker: ms.Worker, mq: ms.AsyncClient, queue: ms.Queue[Any], kind: str
+        self,
+        worker: ms.Worker,
+        mq: ms.AsyncClient,
+        queue: ms.Queue[Any],
+        kind: str,
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
-        """Reject moves the message to the dead letters at once, with its reason."""
+        """Reject moves the message to the dead letters at once, with its reason, and is logged."""
+        caplog.set_level("INFO", "millstream.worker")
         if kind == "async":
 
             @worker.on(queue)
@@ -340,11 +364,13 @@ class TestFailures:
             def handle_in_thread(body: Any) -> None:
                 raise ms.Reject("no such customer")
 
-        await mq.send(queue, 1)
+        receipt = await mq.send(queue, 1)
         await run_burst(worker, mq)
 
         (letter,) = await mq.dead(queue)
         assert (letter.reason, letter.attempts, letter.error) == ("no such customer", 0, None)
+        said = [record.getMessage() for record in caplog.records if "rejected" in record.msg]
+        assert said == [f"{queue.title}: message {receipt.id} rejected: 'no such customer'"]
 
     @pytest.mark.parametrize("kind", ["async", "sync"])
     @pytest.mark.parametrize(

@@ -287,6 +287,7 @@ class AsyncClient:
     queues = operate.queues
     stats = operate.stats
     peek = operate.peek
+    in_flight = operate.in_flight
     dead = operate.dead
     redrive = operate.redrive
     repartition = operate.repartition

@@ -18,7 +18,7 @@ from millstream.checks import (
 from millstream.declare import Queue
 from millstream.driver.aio import AsyncDriver
 from millstream.errors import UsageError
-from millstream.message import DeadLetter, Message, QueueStats, TopicStats
+from millstream.message import DeadLetter, InFlight, Message, QueueStats, TopicStats
 from millstream.message_id import check_id
 from millstream.policy import Duration
 from millstream.protocol import control, discovery, shown, waiting, whole
@@ -32,6 +32,7 @@ __all__ = [
     "Connected",
     "cancel",
     "dead",
+    "in_flight",
     "peek",
     "purge",
     "queues",
@@ -114,6 +115,24 @@ async def peek(
         return [shown.message(queue, where, one, due) for where, (one, due) in waiting]
     ready = await mq.driver.drive(whole.peek_ready(keys, limit), stale=True)
     return [shown.message(queue, where, one, None) for where, one in ready]
+
+
+async def in_flight(mq: Connected, queue: Source[T], *, limit: int = 100) -> list[InFlight]:
+    """List the messages that consumers own, the oldest first: which, and who has each.
+
+    What a worker has fetched ahead of its handlers is among them. In a queue that delivers at most
+    once nothing is: nobody knows of a message any more when it has been handed out.
+
+    Args:
+        queue: whose.
+        limit: how many at most.
+
+    Raises:
+        UsageError: the limit is no number from 1.
+    """
+    check_limit(limit)
+    owned = await mq.driver.drive(whole.in_flight(mq.keys_of(queue), limit), stale=True)
+    return [shown.in_flight(queue, where, *one) for where, one in owned]
 
 
 async def dead(

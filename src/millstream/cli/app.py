@@ -32,6 +32,7 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "request": ("request", """request prices.quote '{"sku": "A1"}'"""),
     "stats": ("stats", "stats orders"),
     "peek": ("letters", "peek orders --limit 3"),
+    "in-flight": ("in_flight", "in-flight orders"),
     "dead": ("letters", "dead orders --traceback"),
     "redrive": ("repair", "redrive orders --reason 'attempts'"),
     "pause": ("control", "pause orders"),
@@ -47,7 +48,8 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "doctor": ("doctor", "doctor --json"),
     "acl": ("acl", "acl worker --queue orders --user shop"),
 }
-"""Where each is: a module of this package that has a function of the same name; and an example."""
+"""Where each is: a module of this package that has a function of the same name (with ``_`` for ``-``);
+and an example."""
 
 
 def make_app(names: Sequence[str] = (*_COMMANDS,)) -> typer.Typer:
@@ -66,7 +68,7 @@ def make_app(names: Sequence[str] = (*_COMMANDS,)) -> typer.Typer:
     app.callback(invoke_without_command=True)(_millstream)
     for name in names:
         module, example = _COMMANDS[name]
-        function = getattr(import_module(f"millstream.cli.{module}"), name)
+        function = getattr(import_module(f"millstream.cli.{module}"), name.replace("-", "_"))
         app.command(epilog=f"Example: millstream {example}")(function)
     return app
 

@@ -10,6 +10,7 @@ from millstream.cli.names import source_of
 from millstream.cli.options import Json, Namespace, SourceName, Url
 from millstream.cli.output import Failed, clean, plural, show_json, show_text
 from millstream.message import QueueStats
+from millstream.message_id import check_id
 from millstream.sync.client import Client
 
 __all__ = ["cancel", "pause", "resume"]
@@ -27,7 +28,7 @@ def pause(
 ) -> None:
     """Have no consumer begin a message of a queue until it is resumed. What runs is finished."""
     with Client(url, namespace=namespace) as client:
-        target = source_of(client, queue)
+        target = source_of(client, queue, new=True)
         client.pause(target)
         now = client.stats(target)
     _show(queue, now, json_output=json_output)
@@ -65,6 +66,7 @@ def cancel(
     namespace: Namespace = "ms",
 ) -> None:
     """Cancel a message, also while it runs: its handler is stopped."""
+    check_id(id)  # before it connects
     with Client(url, namespace=namespace) as client:
         target = source_of(client, queue)
         cancelled = client.cancel(target, id)

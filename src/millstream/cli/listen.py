@@ -6,7 +6,7 @@ import math
 from datetime import UTC, datetime
 
 from millstream.cli.messages import heard_line, heard_page
-from millstream.cli.names import topic_of
+from millstream.cli.names import ephemeral_topic
 from millstream.cli.output import clean, say, show_line
 from millstream.cli.taking import Signals
 from millstream.message import Heard
@@ -28,7 +28,7 @@ def listen(client: Client, name: str, *, count: int | None, patience: float, as_
     Returns:
         The exit status.
     """
-    topic = topic_of(name, durable=False)
+    topic = ephemeral_topic(client, name)
     write = heard_line if as_json else heard_page
     shown = 0
     feed = client.subscribe(topic, wait=None if math.isinf(patience) else patience)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from millstream.cli.names import declared_topic, topic_of
+from millstream.cli.names import declared_topic, ephemeral_topic, topic_of
 from millstream.cli.options import (
     Bodies,
     Durability,
@@ -87,7 +87,7 @@ def publish(
     outgoing = Outgoing("topic", topic, "published", source, as_json=json_output)
     with opened(source) as file, Client(url, namespace=namespace) as client:
         target = (
-            topic_of(topic, durable=False)
+            ephemeral_topic(client, topic)
             if ephemeral
             else declared_topic(client, topic, ordered=ordered, partitions=partitions)
         )

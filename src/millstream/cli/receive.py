@@ -52,7 +52,7 @@ def receive(
         raise UsageError(message)
     patience = math.inf if follow else wait or 0.0
     with Client(url, namespace=namespace) as client, Signals() as signals:
-        source = source_of(client, queue, store)
+        source = source_of(client, queue, store, new=True)
         hand = Hand(delivery_line, ack=not no_ack)
         take(client, source, hand, signals, count=count, patience=patience)
     if signals.came:

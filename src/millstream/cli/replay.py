@@ -10,7 +10,7 @@ import typer
 
 from millstream.cli.messages import message_line, message_page
 from millstream.cli.moments import spot_of
-from millstream.cli.names import declared_queue, declared_topic
+from millstream.cli.names import declared_topic, found_queue
 from millstream.cli.options import Filter, Json, Namespace, ReadFromOption, Url
 from millstream.cli.output import say
 from millstream.sync.client import Client
@@ -59,7 +59,7 @@ def replay(
     write = message_page if on_terminal and not json_output else message_line
     shown = False
     with Client(url, namespace=namespace, read_from=read_from) as client:
-        target = declared_queue(client, topic) if queue else declared_topic(client, topic)
+        target = found_queue(client, topic)[0] if queue else declared_topic(client, topic)
         messages = client.replay(target, since=begin, until=end, filter=filter, limit=limit)
         with contextlib.closing(messages):
             for message in messages:

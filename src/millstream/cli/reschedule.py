@@ -10,6 +10,7 @@ from millstream.cli.moments import time_of
 from millstream.cli.names import source_of
 from millstream.cli.options import At, Delay, Json, Namespace, SourceName, Url
 from millstream.cli.output import Failed, show_json, show_text
+from millstream.protocol.options import time_argument
 from millstream.sync.client import Client
 
 __all__ = ["reschedule"]
@@ -26,6 +27,7 @@ def reschedule(
 ) -> None:
     """Give a message that nobody has begun with another time."""
     time = None if at is None else time_of(at)
+    time_argument(delay=delay, at=time)  # before it connects
     with Client(url, namespace=namespace) as client:
         target = source_of(client, queue)
         moved = client.reschedule(target, id, delay=delay, at=time)

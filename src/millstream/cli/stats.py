@@ -8,12 +8,11 @@ from typing import Annotated
 import msgspec
 import typer
 
-from millstream.cli.names import declared_queue, existing_subscription, split, topic_of
+from millstream.cli.names import existing_subscription, found_queue, split, topic_of, unused
 from millstream.cli.options import Json, Namespace, ReadFromOption, Url
 from millstream.cli.output import say, show_json
 from millstream.cli.tables import Row, show_stats
 from millstream.message import QueueStats, SubscriptionStats, TopicStats
-from millstream.protocol.discovery import look
 from millstream.sync.client import Client
 
 __all__ = ["stats"]
@@ -48,7 +47,7 @@ def stats(
 
 def _everything(client: Client) -> Iterator[Row]:
     for name in client.queues():
-        yield client.stats(declared_queue(client, name))
+        yield client.stats(found_queue(client, name)[0])
     for name in client.topics():
         yield client.stats(topic_of(name))
 
@@ -58,17 +57,13 @@ def _named(client: Client, names: list[str]) -> Iterator[Row]:
         if "/" in name:
             yield _subscription(client, *split(name, None))
             continue
-        queue = declared_queue(client, name)
-        found = client.driver.run(look(client.namespace, name))
+        queue, found = found_queue(client, name)
         if found.topic:
             yield client.stats(topic_of(name))
         if found.queue or not found.topic:
             yield client.stats(queue)
         if not (found.queue or found.topic):
-            say(
-                f"nobody has used queue {name!r} yet, and there is no such topic "
-                f"(namespace {client.namespace!r})"
-            )
+            say(unused(client, name))
 
 
 def _subscription(client: Client, topic: str, name: str) -> tuple[str, SubscriptionStats]:

@@ -162,7 +162,7 @@ class AsyncDriver:
                 error = first_error(op, replies)
                 if error is None:
                     return op.decode(replies)
-                problem, cause = refusal(error, self.url), error
+                problem, cause = refusal(error, self.url, op), error
             except _LOSSES as loss:
                 problem, cause = translate(loss, self.url), loss
             tries = tries or Tries(begun + patience)

@@ -12,6 +12,7 @@ from redis import exceptions
 
 from millstream.errors import BrokerError, NotConnected, ServerRefused, TimedOut
 from millstream.protocol.op import Op
+from millstream.protocol.slots import keys_of
 
 __all__ = [
     "CONNECTION_LOSS",
@@ -42,7 +43,8 @@ the connection is made anew."""
 
 _HINTS = {
     "OOM": "it is out of memory: raise maxmemory, or let the workers catch up",
-    "NOPERM": "the user of this connection lacks a permission",
+    "NOPERM": "the user of this connection lacks a permission: millstream acl prints what each role "
+    "needs",
     "NOAUTH": "it wants a password",
     "WRONGPASS": "the user or password is wrong",
     "WRONGTYPE": "another program uses a key of this name",
@@ -85,6 +87,12 @@ _CODES = (
 )
 """redis-py cuts these codes off; only its newer versions keep them as ``status_code``. Derived
 classes stand before their bases."""
+
+_OWNER = re.compile(r"[^{]*\{[^}]+\}[^:]*:")
+"""What the keys of a queue or topic begin with, such as ``ms:{orders}:``."""
+
+_CHANNELS = frozenset({"PUBLISH", "SPUBLISH"})
+"""Commands that name a channel; who publishes says so (see ``ephemeral.explained``)."""
 
 _IN_SCRIPT = re.compile(r"@user_script: ?\d+: -?([A-Z]{3,}) ")
 """How Redis 6.2 reports a command's error in a script: behind an ``ERR`` and the position."""
@@ -138,14 +146,34 @@ def _hint_about_tls(error: BaseException) -> str:
     return next((f" ({hint})" for hint in hints), "")
 
 
-def refusal(error: BaseException, url: str) -> BrokerError:
-    """Turn the server's error into ours, with what it means."""
+def refusal(error: BaseException, url: str, op: Op[Any] | None = None) -> BrokerError:
+    """Turn the server's error into ours, with what it means.
+
+    Args:
+        error: the server's.
+        url: of the server.
+        op: what it has refused; the server does not say which key the user may not touch.
+    """
     code = code_of(error)
     if code in TRY_AGAIN:
         return NotConnected(f"{url} cannot serve at the moment: {code} {error}", url=url)
     hint = f" ({_HINTS[code]})" if code in _HINTS else ""
     text = str(error) if str(error).startswith(code) else f"{code} {error}"
-    return ServerRefused(f"{url} refused: {text}{hint}", code=code)
+    keys = _keys(op) if code == "NOPERM" and op is not None else ""
+    return ServerRefused(f"{url} refused: {text}{keys}{hint}", code=code)
+
+
+def _keys(op: Op[Any]) -> str:
+    """Name the keys of an operation, as the rules for users do."""
+    commands = [one for one in op.commands if one.arguments[0] not in _CHANNELS]
+    names = [
+        key.decode("utf-8", "replace") if isinstance(key, bytes) else str(key)
+        for command in commands
+        for key in keys_of(command)
+    ]
+    owners = ((_OWNER.match(name), name) for name in names)
+    patterns = {f"{owner[0]}*" if owner else name: None for owner, name in owners}
+    return f", on the keys {' '.join(patterns)}" if patterns else ""
 
 
 def any_error(replies: Sequence[Any]) -> bool:

@@ -112,12 +112,21 @@ _USES: Mapping[Role, Uses] = {
     ),
     "operator": Uses(
         scripts=(
-            *("stats", "topic_stats", "peek", "peek_delayed", "redrive", "purge", "pause"),
+            *(
+                "stats",
+                "topic_stats",
+                "peek",
+                "peek_delayed",
+                "in_flight",
+                "redrive",
+                "purge",
+                "pause",
+            ),
             *("resume", "cancel", "cancel_running", "find", "reschedule", "vacate"),
             *("seek", "replay", "resend", "unsubscribe"),
             *("pause_schedule", "resume_schedule", "remove_schedule"),
             *("list_stats", "list_peek", "list_redrive", "list_purge", "list_pause"),
-            *("list_find", "list_cancel_running"),
+            *("list_find", "list_cancel_running", "list_in_flight"),
         ),
         commands=(
             *(*_CONNECT, *_SCRIPTS, *_DISCOVER, "xrange", "xrevrange", "xtrim", "time"),

@@ -14,6 +14,8 @@ __all__ = [
     "age_of",
     "consumers_of",
     "dead",
+    "in_flight",
+    "order_of",
     "peek_delayed",
     "peek_ready",
     "purge",
@@ -25,14 +27,19 @@ __all__ = [
 _STATS = load_script("stats")
 _PEEK = load_script("peek")
 _PEEK_DELAYED = load_script("peek_delayed")
+_IN_FLIGHT = load_script("in_flight")
 _REDRIVE = load_script("redrive")
 _PURGE = load_script("purge")
 _STATS_LIST = load_script("list_stats")
 _PEEK_LIST = load_script("list_peek")
+_IN_FLIGHT_LIST = load_script("list_in_flight")
 _REDRIVE_LIST = load_script("list_redrive")
 _PURGE_LIST = load_script("list_purge")
 
 ENTRIES_A_CALL = 500
+
+_NO_BODY = (b"", b"")
+"""Fields of a message that a topic does not keep any more."""
 
 
 def stats(keys: QueueKeys) -> Op[QueueStats]:
@@ -105,6 +112,29 @@ def peek_delayed(keys: QueueKeys, limit: int) -> Op[list[tuple[Envelope, int]]]:
         return [(Envelope(message, fields), due) for message, fields, due in replies[0]]
 
     return Op((command,), decode, readonly=True)
+
+
+def in_flight(keys: QueueKeys, limit: int) -> Op[list[tuple[Envelope, str, int]]]:
+    """Return messages that consumers own, the oldest first, with the consumer and the idle time in ms."""
+    if keys.store == "list":
+        command = _IN_FLIGHT_LIST.call(keys.listed, [limit, ""])
+    else:
+        command = _IN_FLIGHT.call(keys.lanes, [keys.group, limit])
+
+    def decode(replies: list[Any]) -> list[tuple[Envelope, str, int]]:
+        rows = [
+            (Envelope(token, fields or _NO_BODY), consumer.decode("utf-8", "replace"), idle)
+            for token, fields, consumer, idle in replies[0]
+        ]
+        return sorted(rows, key=lambda row: order_of(row[0].state.id))[:limit]
+
+    return Op((command,), decode, readonly=True)
+
+
+def order_of(id: str) -> tuple[int, int]:
+    """Return what orders messages by age."""
+    ms, _, sequence = id.partition("-")
+    return int(ms), int(sequence)
 
 
 def dead(

@@ -11,7 +11,7 @@ from millstream.declare import Store, check_place
 from millstream.protocol.keys import queue_keys, topic_keys
 from millstream.protocol.op import Command, Nodes, Op, Plan
 
-__all__ = ["Found", "list_queues", "list_topics", "look"]
+__all__ = ["Found", "list_names", "list_queues", "list_topics", "look"]
 
 KEYS_A_CALL = 1000
 """Bounds the time that one call keeps the server busy: well below a millisecond."""
@@ -36,6 +36,16 @@ def list_topics(namespace: str) -> Plan[list[str]]:
         namespace: first part of all keys.
     """
     return (yield from _list(namespace, _is_of_topic))
+
+
+def list_names(namespace: str, *, calls: int) -> Plan[list[str]]:
+    """Find queues and durable topics, as many as so many calls come by on each node.
+
+    Args:
+        namespace: first part of all keys.
+        calls: how many at most: a server may have any number of keys.
+    """
+    return (yield from _list(namespace, _is_of_any, calls))
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -97,14 +107,18 @@ def look(namespace: str, name: str) -> Op[Found]:
     return Op(commands, decode)
 
 
-def _list(namespace: str, is_one: Callable[[str, str, str, int], bool]) -> Plan[list[str]]:
+def _list(
+    namespace: str, is_one: Callable[[str, str, str, int], bool], calls: int | None = None
+) -> Plan[list[str]]:
     # Namespaces may have characters that mean something in a pattern.
     literal = "".join(f"\\{char}" if char in "*?[]^-\\" else char for char in namespace)
     pattern = f"{queue_keys(literal, '*').prefix}*:*"
     found: set[str] = set()
     for node in (yield Nodes()):
         cursor: bytes | str = "0"
-        while cursor != b"0":
+        called = 0
+        while cursor != b"0" and called != calls:
+            called += 1
             command = Command(("SCAN", cursor, "MATCH", pattern, "COUNT", KEYS_A_CALL))
             cursor, keys = yield Op((command,), decode=_first, readonly=True, near=node)
             names = (_owner(namespace, key, is_one) for key in keys)
@@ -134,6 +148,12 @@ def _is_of_queue(key: str, namespace: str, name: str, partition: int) -> bool:
 
 def _is_of_topic(key: str, namespace: str, name: str, partition: int) -> bool:
     return key in _of_topic(namespace, name, partition)
+
+
+def _is_of_any(key: str, namespace: str, name: str, partition: int) -> bool:
+    return _is_of_queue(key, namespace, name, partition) or _is_of_topic(
+        key, namespace, name, partition
+    )
 
 
 def _of_topic(namespace: str, name: str, partition: int) -> tuple[str, ...]:

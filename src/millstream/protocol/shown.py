@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from millstream.codec import NotDecodable
-from millstream.message import LAST_MS, DeadLetter, Message
+from millstream.message import LAST_MS, DeadLetter, InFlight, Message
 from millstream.protocol.envelope import Envelope
 from millstream.protocol.partitions import public_id
 from millstream.topic import Source
 
-__all__ = ["dead_letter", "message"]
+__all__ = ["dead_letter", "in_flight", "message"]
 
 
 def message(queue: Source[Any], partition: int, envelope: Envelope, due: int | None) -> Message:
@@ -28,6 +28,26 @@ def message(queue: Source[Any], partition: int, envelope: Envelope, due: int | N
         subject=envelope.subject,
         priority=envelope.priority,
         expires=None if envelope.expiry is None else _time(envelope.expiry),
+    )
+
+
+def in_flight(
+    queue: Source[Any], partition: int, envelope: Envelope, consumer: str, idle_ms: int
+) -> InFlight:
+    """Return what a consumer has in hand; idle_ms: how much of the lease is used up."""
+    state = envelope.state
+    return InFlight(
+        id=public_id(state.id, partition),
+        body=_readable(queue, envelope),
+        headers=envelope.headers,
+        # In each partition a worker's name has more behind it.
+        consumer=consumer.partition("/")[0],
+        idle=idle_ms / 1000,
+        attempts=state.attempts,
+        crashes=state.crashes,
+        key=envelope.key,
+        subject=envelope.subject,
+        priority=envelope.priority,
     )
 
 

@@ -22,6 +22,7 @@ from millstream.protocol.partitions import by_partition, declare, declared
 
 __all__ = [
     "dead",
+    "in_flight",
     "merged",
     "pause",
     "peek_delayed",
@@ -81,13 +82,19 @@ def merged(rows: Iterable[ConsumerStats]) -> tuple[ConsumerStats, ...]:
 def peek_ready(keys: QueueKeys, limit: int) -> Plan[list[tuple[int, Envelope]]]:
     """Return the next messages, the oldest first as far as partitions allow, with the partition."""
     found = yield from _each(keys, lambda one: admin.peek_ready(one, limit))
-    return _oldest(found, limit, lambda envelope: _age(envelope.state.id))
+    return _oldest(found, limit, lambda envelope: admin.order_of(envelope.state.id))
 
 
 def peek_delayed(keys: QueueKeys, limit: int) -> Plan[list[tuple[int, tuple[Envelope, int]]]]:
     """Return delayed messages with their due times, the next one first, with the partition."""
     found = yield from _each(keys, lambda one: admin.peek_delayed(one, limit))
     return _oldest(found, limit, lambda pair: (pair[1], 0))
+
+
+def in_flight(keys: QueueKeys, limit: int) -> Plan[list[tuple[int, tuple[Envelope, str, int]]]]:
+    """Return messages that consumers own, the oldest first, with the partition; see ``admin.in_flight``."""
+    found = yield from _each(keys, lambda one: admin.in_flight(one, limit))
+    return _oldest(found, limit, lambda row: admin.order_of(row[0].state.id))
 
 
 def dead(keys: QueueKeys, after: str | None, limit: int) -> Plan[list[tuple[int, Envelope]]]:
@@ -106,7 +113,7 @@ def dead(keys: QueueKeys, after: str | None, limit: int) -> Plan[list[tuple[int,
         return admin.dead(one, entries[0], limit, inclusive=same)
 
     found = yield from _each(keys, page)
-    return _oldest(found, limit, lambda envelope: _age(envelope.token.decode()))
+    return _oldest(found, limit, lambda envelope: admin.order_of(envelope.token.decode()))
 
 
 def redrive(
@@ -247,8 +254,3 @@ def _oldest(
     rows = [[(age(one), number, one) for one in some] for number, some in enumerate(found)]
     merged = heapq.merge(*rows, key=lambda row: row[:2])
     return [(number, one) for _, number, one in islice(merged, limit)]
-
-
-def _age(id: str) -> tuple[int, int]:
-    ms, _, sequence = id.partition("-")
-    return int(ms), int(sequence)

@@ -19,6 +19,9 @@ __all__ = ["ends_of"]
 
 logger = logging.getLogger("millstream.worker")
 
+_ASKED = RetryLater().reason
+"""What is said where the handler gave no reason. It says why to try again, not why a message is dead."""
+
 
 class _Failure(msgspec.Struct, frozen=True):
     """What an exception says about the next attempt.
@@ -47,6 +50,9 @@ def ends_of(
         policy: attempts and backoff.
     """
     if isinstance(error, Reject):
+        logger.info(
+            "%s: %s rejected: %r", deliveries[0].queue.title, _named(deliveries), error.reason
+        )
         return [settlement.reject(one.envelope.token, error.reason) for one in deliveries]
     failure = _read(error)
     if deliveries[0].queue.delivery == "at_most_once":
@@ -58,7 +64,7 @@ def ends_of(
             reason=failure.reason,
             luck=random.random(),  # noqa: S311 - jitter, no secret
             delay_ms=failure.delay_ms,
-            error=failure.line,
+            error=failure.line or _last_word(one, failure, policy),
             trace=failure.trace,
         )
         for one in deliveries
@@ -66,7 +72,7 @@ def ends_of(
     logger.warning(
         "%s: %s: %s (%s)",
         deliveries[0].queue.title,
-        _subject(deliveries, policy),
+        _named(deliveries, f", attempt {deliveries[0].attempt} of {policy.max_attempts}"),
         failure.line or failure.reason,
         _fate(ends),
         exc_info=error if failure.line else None,
@@ -78,16 +84,15 @@ def _lost(
     deliveries: Sequence[Delivery[Any]], error: BaseException, failure: _Failure
 ) -> list[Settlement]:
     """What was taken at most once is gone; that it has failed is said and counted, and no more."""
-    first, others = deliveries[0], len(deliveries) - 1
+    first = deliveries[0]
     problem = failure.line or (
         f'RetryLater ({failure.reason}): the queue is declared with delivery="at_most_once", so '
         "nothing can be tried again"
     )
     logger.warning(
-        "%s: message %s%s: %s (lost: taken at most once)",
+        "%s: %s: %s (lost: taken at most once)",
         first.queue.title,
-        first.id,
-        f", and {others} more of its batch" if others else "",
+        _named(deliveries),
         problem,
         exc_info=error if failure.line else None,
     )
@@ -105,11 +110,15 @@ def _read(error: BaseException) -> _Failure:
     return _Failure(error.reason, delay_ms)
 
 
-def _subject(deliveries: Sequence[Delivery[Any]], policy: Retry) -> str:
-    first = deliveries[0]
-    attempt = f"message {first.id}, attempt {first.attempt} of {policy.max_attempts}"
-    others = len(deliveries) - 1
-    return f"{attempt}, and {others} more of its batch" if others else attempt
+def _last_word(one: Delivery[Any], failure: _Failure, policy: Retry) -> str | None:
+    if failure.reason != _ASKED or one.attempt < policy.max_attempts:
+        return None
+    return f"the handler asked for another attempt, but attempt {one.attempt} was the last one"
+
+
+def _named(deliveries: Sequence[Delivery[Any]], beside: str = "") -> str:
+    first, others = f"message {deliveries[0].id}{beside}", len(deliveries) - 1
+    return f"{first}, and {others} more of its batch" if others else first
 
 
 def _fate(ends: Sequence[Settlement]) -> str:
