@@ -259,6 +259,9 @@ class TestStoppedWorker:
             supervisor.send(signal.SIGTERM)
             if how == "at once":
                 await auntil(lambda: "stopping" in supervisor.output, PATIENCE)
+                # What comes within a moment is the same request.
+                asked = time.monotonic()
+                await auntil(lambda: time.monotonic() > asked + 1)
                 supervisor.send(signal.SIGINT)
             status = await asyncio.to_thread(supervisor.wait)
             workshop.raise_flag("go on")

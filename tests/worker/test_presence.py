@@ -15,6 +15,7 @@ from millstream.driver.blocking import BlockingDriver
 from millstream.driver.lease_keeper import Beat, LeaseKeeper
 from millstream.protocol.keys import queue_keys
 from millstream.protocol.partitions import EXPIRY_MS, join, leave
+from millstream.worker import presence as module
 from millstream.worker.presence import presence
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
@@ -97,9 +98,15 @@ def late_keeper(server: Server) -> Iterator[tuple[LeaseKeeper, Proxy]]:
 
 
 async def test_a_sign_of_life_that_is_late(
-    late_keeper: tuple[LeaseKeeper, Proxy], mq: ms.AsyncClient, admin: redis.Redis, namespace: str
+    late_keeper: tuple[LeaseKeeper, Proxy],
+    mq: ms.AsyncClient,
+    admin: redis.Redis,
+    namespace: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Who leaves waits for one that is on its way, so that it does not come back for a moment."""
+    # A busy machine takes longer than that.
+    monkeypatch.setattr(module, "BEAT", PATIENCE)
     keys, (keeper, proxy) = queue_keys(namespace, "quote"), late_keeper
     async with presence(mq.driver, keeper, keys, "me"):
         [beat] = keeper._beats
