@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -197,3 +198,90 @@ class TestDeclarations:
         await run_burst(worker, mq)
 
         assert sorted(ran) == [1, 2]
+
+    def test_what_is_no_function(self, worker: ms.Worker, queue: ms.Queue[Any]) -> None:
+        """Values, classes, and what does not tell its parameters are no handlers."""
+        for wrong, said in (
+            (5, "worker.on(5): it is no function"),
+            (None, "worker.on(None): it is no function"),
+            (int, "worker.on(int): it is a class"),
+            (max, "max does not tell its parameters"),
+        ):
+            declare: Function = worker.on(queue)
+            with pytest.raises(ms.UsageError, match=re.escape(said)):
+                declare(wrong)
+        assert worker.handlers == ()
+
+    def test_without_parentheses(self, worker: ms.Worker) -> None:
+        """A decorator without its queue is an error, and not a function that nobody calls."""
+        on: Function = worker.on
+
+        with pytest.raises(ms.UsageError, match=r"not .*handle: say @worker.on\(queue\)"):
+
+            @on
+            async def handle(body: Any) -> None: ...
+
+        for wrong in ("orders", None, ms.Queue):
+            with pytest.raises(ms.UsageError, match="expected a Queue"):
+                on(wrong)
+
+    def test_hooks(self, worker: ms.Worker) -> None:
+        """Hooks and middleware that could not be awaited, or not be called, are refused at once."""
+
+        def plain(*arguments: Any) -> None: ...
+
+        async def three(one: Any, two: Any, three: Any) -> None: ...
+
+        async def parts(*arguments: Any) -> Any:
+            yield 1
+
+        hooks: list[tuple[Function, str]] = [
+            (worker.on_startup, "worker.on_startup"),
+            (worker.on_shutdown, "worker.on_shutdown"),
+            (worker.middleware, "worker.middleware"),
+            (worker.on_missed(TICKS), "worker.on_missed"),
+        ]
+        for declare, where in hooks:
+            for wrong in (plain, three, parts, int, 5):
+                with pytest.raises(ms.UsageError, match=re.escape(f"{where}(")):
+                    declare(wrong)
+
+    async def test_hooks_in_other_forms(
+        self, worker: ms.Worker, mq: ms.AsyncClient, queue: ms.Queue[Any]
+    ) -> None:
+        """Partials, methods, objects and decorated coroutine functions are hooks, too."""
+        ran: list[str] = []
+
+        class Life:
+            async def begin(self) -> None:
+                ran.append("method")
+
+            async def __call__(self, delivery: Any, call_next: Any) -> None:
+                ran.append("object")
+                await call_next()
+
+        async def end(what: str) -> None:
+            ran.append(what)
+
+        async def last() -> None:
+            ran.append("decorated")
+
+        worker.on_startup(Life().begin)
+        worker.middleware(Life())
+        worker.on_shutdown(traced(last))
+        worker.on_shutdown(functools.partial(end, "partial"))
+        worker.on(queue)(ran.append)
+        await mq.send(queue, "body")
+        await run_burst(worker, mq)
+
+        assert ran == ["method", "object", "body", "partial", "decorated"]
+
+    async def test_blocking_clients(
+        self, worker: ms.Worker, queue: ms.Queue[Any], url: str, namespace: str
+    ) -> None:
+        """A worker runs with the asyncio client only, and says so."""
+        worker.on(queue)(print)
+        with ms.Client(url, namespace=namespace) as blocking:
+            other: Any = blocking
+            with pytest.raises(ms.UsageError, match="expected an AsyncClient, not Client"):
+                await worker.run(other)

@@ -22,6 +22,7 @@ __all__ = [
     "Middleware",
     "Options",
     "check_numbers",
+    "check_target",
     "declare_handler",
 ]
 
@@ -118,8 +119,9 @@ def declare_handler(
         UsageError: it names the function and the parameter.
     """
     name = name_of(function)
-    endpoint = target if isinstance(target, Endpoint) else None
-    if endpoint is not None:
+    endpoint = None
+    if isinstance(target, Endpoint):
+        endpoint = target
         _check_answering(f"worker.on({name})", endpoint, options)
         target = endpoint.queue
     queue = _source(f"worker.on({name})", target, options)
@@ -177,7 +179,22 @@ def _check_batch(where: str, queue: Source[Any], options: Options) -> None:
         raise UsageError(message)
 
 
-def _source(where: str, target: object, options: Options) -> Source[Any]:
+def check_target(target: object) -> None:
+    """Refuse what has no handlers, before there is a function: it may be the function itself.
+
+    Raises:
+        UsageError: it is none of the declarations.
+    """
+    if isinstance(target, Queue | Topic | Subscription | Endpoint):
+        return
+    shown = type(target).__name__
+    if callable(target):
+        shown = f"{name_of(target)}: say @worker.on(queue)"
+    message = f"worker.on: expected a Queue, a Topic, a Subscription or an Endpoint, not {shown}"
+    raise UsageError(message)
+
+
+def _source(where: str, target: Source[Any] | Topic[Any], options: Options) -> Source[Any]:
     """Return what is to be handled: a topic has a subscription of this name."""
     name, given = options.subscription, sorted(options.beginning)
     if isinstance(target, Topic):
@@ -188,11 +205,6 @@ def _source(where: str, target: object, options: Options) -> Source[Any]:
             )
             raise UsageError(message)
         return Subscription(target, name, retry=options.retry, **options.beginning)
-    if not isinstance(target, Queue | Subscription):
-        message = (
-            f"{where}: expected a Queue, a Topic or a Subscription, not {type(target).__name__}"
-        )
-        raise UsageError(message)
     for parameter in (["subscription"] if name is not None else []) + given:
         what = (
             "goes into topic.subscription(...) here"

@@ -15,7 +15,15 @@ from millstream.endpoint import Endpoint
 from millstream.errors import UsageError
 from millstream.policy import Duration, Retry, milliseconds
 from millstream.topic import Source, Topic
-from millstream.worker.handler import Beginning, Handler, Middleware, Options, declare_handler
+from millstream.worker.functions import check_hook, name_of
+from millstream.worker.handler import (
+    Beginning,
+    Handler,
+    Middleware,
+    Options,
+    check_target,
+    declare_handler,
+)
 from millstream.worker.listening import Listener, OnMissed, declare_listener
 from millstream.worker.recurrence import Recurrence, declare_recurrence
 from millstream.worker.run import Run
@@ -90,6 +98,8 @@ class Worker:
     ) -> Callable[[F], F]:
         """Declare a handler: an ``async def``, or a ``def``, which runs in threads.
 
+        It decorates the function and leaves it as it is.
+
         Args:
             source: a queue, a topic, ``topic.subscription(...)``, or an endpoint (see there).
             subscription: of a topic: its name. Workers of the same name share its messages. An
@@ -102,12 +112,10 @@ class Worker:
             batch_wait: seconds until a batch that is not full begins. Default: 0.05; 0: at once.
             beginning: ``start``, ``filter``, ``lease``, ``expires``: see ``Subscription``.
 
-        Returns:
-            A decorator that leaves the function as it is.
-
         Raises:
             UsageError: the source has a handler here, or a parameter makes no sense.
         """
+        check_target(source)
         options = Options(
             concurrency=concurrency,
             prefetch=prefetch,
@@ -142,6 +150,7 @@ class Worker:
         check_ephemeral(topic)
 
         def declare(function: H) -> H:
+            check_hook(function, f"worker.on_missed({name_of(function)})", "a Missed", 1)
             self._on_missed[topic.name] = function
             return function
 
@@ -216,17 +225,32 @@ class Worker:
         It awaits ``call_next()`` once, or raises as a handler may. The first one declared is the
         outermost. Around a handler of batches it is called once a batch, with the list of
         deliveries; around one of an ephemeral topic, with the ``Heard``.
+
+        Raises:
+            UsageError: it is no ``async def`` of two parameters.
         """
+        where = f"worker.middleware({name_of(function)})"
+        check_hook(function, where, "a delivery and call_next", 2)
         self._middleware.append(function)
         return function
 
     def on_startup(self, function: Hook) -> Hook:
-        """Call an ``async def`` without parameters before the first message is read."""
+        """Call an ``async def`` without parameters before the first message is read.
+
+        Raises:
+            UsageError: it is none.
+        """
+        check_hook(function, f"worker.on_startup({name_of(function)})")
         self._startup.append(function)
         return function
 
     def on_shutdown(self, function: Hook) -> Hook:
-        """Call an ``async def`` without parameters after the last message is settled."""
+        """Call an ``async def`` without parameters after the last message is settled.
+
+        Raises:
+            UsageError: it is none.
+        """
+        check_hook(function, f"worker.on_shutdown({name_of(function)})")
         self._shutdown.append(function)
         return function
 
@@ -242,7 +266,8 @@ class Worker:
                 paused queue holds back is left there, and schedules are left to other workers.
 
         Raises:
-            UsageError: there is no handler and no schedule, or the worker runs already.
+            UsageError: there is no handler and no schedule, the worker runs already, or the client
+                is a blocking one.
             NotConnected: the server cannot be reached at the start. Later it keeps trying.
         """
         if mq is None:
@@ -268,15 +293,7 @@ class Worker:
         Raises:
             UsageError: there is no handler and no schedule, or the worker runs already.
         """
-        if self._run is not None and not self._run.over:
-            message = "this worker runs already"
-            raise UsageError(message)
-        if lost := sorted(self._on_missed.keys() - self._listeners.keys()):
-            message = f"worker.on_missed: topic {lost[0]!r} has no handler in this worker"
-            raise UsageError(message)
-        if not (self._handlers or self._listeners or self._recurrences):
-            message = "this worker has no handlers and no schedules: declare one with @worker.on"
-            raise UsageError(message)
+        self._check_ready(mq)
         handlers, listeners = self.handlers, tuple(self._listeners.values())
         if concurrency is not None:
             handlers = tuple(
@@ -299,6 +316,21 @@ class Worker:
             ),
         )
         return self._run
+
+    def _check_ready(self, mq: object) -> None:
+        """Refuse to run what has nothing to do, twice, or with something else than a client."""
+        if not isinstance(mq, AsyncClient):
+            message = f"worker.run: expected an AsyncClient, not {type(mq).__name__}"
+            raise UsageError(message)
+        if self._run is not None and not self._run.over:
+            message = "this worker runs already"
+            raise UsageError(message)
+        if lost := sorted(self._on_missed.keys() - self._listeners.keys()):
+            message = f"worker.on_missed: topic {lost[0]!r} has no handler in this worker"
+            raise UsageError(message)
+        if not (self._handlers or self._listeners or self._recurrences):
+            message = "this worker has no handlers and no schedules: declare one with @worker.on"
+            raise UsageError(message)
 
     def stop(self) -> None:
         """Ask a running worker to stop in order. Safe to repeat, and from signal handlers.
