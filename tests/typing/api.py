@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from typing import Any, TypedDict, assert_type
 
@@ -14,6 +15,10 @@ class Order(msgspec.Struct):
     """A body."""
 
     id: int
+
+
+class Special(Order):
+    """A narrower body."""
 
 
 class Row(TypedDict):
@@ -90,6 +95,10 @@ def seven(row: Row) -> Row:
     return row
 
 
+def show(*values: object) -> None:
+    """As print, and much else."""
+
+
 async def use(mq: ms.AsyncClient) -> None:
     """The asyncio client."""
     assert_type(await mq.send(orders, Order(1), headers={"a": "b"}), ms.Receipt)
@@ -123,6 +132,20 @@ async def use(mq: ms.AsyncClient) -> None:
         assert_type(answer, ms.Answer[int])
         assert_type(answer.result(), int)
         assert_type(answer.error, Exception | None)
+    assert_type(await mq.request(counted, Order(1)), int)
+    # Where any object will do, an endpoint is asked as anywhere else.
+    show(await mq.request(counted, Order(1)), f"{await mq.request(listing, Order(1))}")
+    assert await mq.request(counted, Order(1)) == 1
+    maybe: int | None = await mq.request(counted, Special(1))
+    noted: dict[str, object] = {"rows": await mq.request(listing, Order(1)), "count": maybe}
+    replies = await asyncio.gather(*(mq.request(counted, Order(n)) for n in range(2)))
+    assert_type(replies, list[int])
+    special: ms.Endpoint[Special, object] = counted
+    await mq.request(special, Special(len(noted)))
+    await mq.request(special, Order(1))  # type: ignore[misc] # what takes any Order takes special ones
+    await mq.request(counted, "x")  # type: ignore[misc] # a wrong body is an error
+    text: str = await mq.request(counted, Order(1))  # type: ignore[arg-type] # so is another reply
+    assert text
     async for part in mq.request_stream(listing, Order(1), window=8):
         assert_type(part, Row)
     await mq.send(orders, "no order")  # type: ignore[misc] # a wrong body is an error
