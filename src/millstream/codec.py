@@ -14,6 +14,7 @@ import msgspec
 import msgspec.inspect
 
 from millstream.errors import UsageError
+from millstream.text import text_of
 
 __all__ = ["Codec", "CodecName", "NotDecodable", "codec_for"]
 
@@ -106,9 +107,9 @@ def _loose(body_type: type) -> bool:
     return is_typeddict(body_type) or body_type in (int, float, dict, list, tuple, set)
 
 
-def _wrong(title: str, body: object, expected: object, reason: object = "") -> UsageError:
+def _wrong(title: str, body: object, expected: object, reason: object = None) -> UsageError:
     shown = expected.__name__ if isinstance(expected, type) else repr(expected)
-    detail = f" ({reason})" if reason else ""
+    detail = "" if reason is None else f" ({text_of(reason)})"
     message = f"{title} takes {shown}, not {type(body).__name__}{detail}"
     return UsageError(message)
 

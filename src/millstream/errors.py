@@ -30,6 +30,8 @@ from __future__ import annotations
 from copy import copy
 from typing import Any, TypeVar
 
+from millstream.text import text_of
+
 __all__ = [
     "BrokerError",
     "DeliveryError",
@@ -335,13 +337,17 @@ class RetryLater(MillstreamError):
     It counts as an attempt: after the last one the message goes to the dead letters.
 
     Args:
-        reason: why, kept with the message.
+        reason: why, kept with the message; an exception is its text.
         delay: seconds to wait; None: the backoff of the retry policy.
     """
 
-    def __init__(self, reason: str = "the handler asked for it", *, delay: Any = None) -> None:
+    # For subclasses with a constructor of their own.
+    reason: str = "the handler asked for it"
+    delay: Any = None
+
+    def __init__(self, reason: str | BaseException = reason, *, delay: Any = None) -> None:
         super().__init__(reason)
-        self.reason = reason
+        self.reason = text_of(reason)
         self.delay = delay
 
 
@@ -349,9 +355,12 @@ class Reject(MillstreamError):
     """Raise it in a handler to move the message to the dead letters at once.
 
     Args:
-        reason: why, kept with the dead letter.
+        reason: why, kept with the dead letter; an exception is its text.
     """
 
-    def __init__(self, reason: str) -> None:
+    # For subclasses with a constructor of their own.
+    reason: str = "rejected"
+
+    def __init__(self, reason: str | BaseException) -> None:
         super().__init__(reason)
-        self.reason = reason
+        self.reason = text_of(reason)

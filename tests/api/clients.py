@@ -22,7 +22,7 @@ KINDS: tuple[Kind, ...] = ("async", "sync")
 Connect = Callable[..., Awaitable[ms.AsyncClient]]
 """Makes a connected client of the test's kind; it is closed after the test."""
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 """Seconds after which a message that should have come is missing."""
 
 

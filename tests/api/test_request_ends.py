@@ -145,6 +145,27 @@ class TestNobody:
             await request
         assert caught.value.reason == "stopped"
 
+    async def test_a_worker_is_stopped_beside_its_thread(
+        self, mq: ms.AsyncClient, admin: redis.Redis, url: str, namespace: str
+    ) -> None:
+        """A handler in a thread goes on; its caller is told at once, and nobody gets the request again."""
+        worker = ms.Worker(shutdown_timeout=0)
+        begun, gate = threading.Event(), threading.Event()
+
+        @worker.on(LONG)
+        def handle(body: Any) -> Any:
+            begun.set()
+            gate.wait(PATIENCE)
+            return body
+
+        async with serving(admin, url, namespace, worker):
+            request = asking(mq)
+            await auntil(begun.is_set, PATIENCE)
+        await becomes(mq, in_flight=0, dead=1, crashed=0)
+        with pytest.raises(ms.ResponderLost, match="the worker that had it was stopped"):
+            await request
+        gate.set()
+
     async def test_another_worker_goes_on(
         self, mq: ms.AsyncClient, admin: redis.Redis, url: str, namespace: str
     ) -> None:

@@ -20,7 +20,7 @@ from tests.support.proxy import Proxy
 from tests.support.servers import Server
 from tests.support.wait import auntil, until
 
-PATIENCE = 20.0
+PATIENCE = 30.0
 """Seconds after which a result that should have come is missing, on a busy machine, too."""
 
 RESULTS = ms.Results(keep=60)

@@ -116,6 +116,42 @@ class TestSignals:
         assert {(m.attempts, m.crashes) for m in mq.peek(QUEUE)} == {(0, 0)}
         assert not any(alive(event.pid) for event in workshop.events("begun"))
 
+    @pytest.mark.parametrize(
+        "told",
+        [
+            ("supervisor", "worker"),
+            ("worker", "supervisor"),
+            ("terminal", "worker"),
+            ("worker", "worker"),
+        ],
+        ids="-".join,
+    )
+    def test_each_process_is_told(
+        self, workshop: Workshop, mq: ms.Client, told: tuple[str, str]
+    ) -> None:
+        """A worker process that gets two signals, as systemd sends them, finishes what runs."""
+        workshop.write(HOLDING)
+        mq.send_many(QUEUE, range(6))
+        supervisor = workshop.supervisor(1)
+        pid = workshop.until_told("begun", 2)[0].pid
+        until(lambda: counts(mq) == (0, 0, 6, 0), PATIENCE)
+        for who in told:
+            if who == "terminal":
+                # Ctrl-C goes to all of the process group in front.
+                os.killpg(supervisor.pid, signal.SIGINT)
+            else:
+                os.kill(pid if who == "worker" else supervisor.pid, signal.SIGTERM)
+            # It has seen the first one.
+            until(lambda: counts(mq) == (4, 0, 2, 0), PATIENCE)
+        with pytest.raises(AssertionError):
+            supervisor.wait(0.5)
+        workshop.raise_flag("go on")
+
+        assert supervisor.wait() == 0
+        assert workshop.bodies("ended") == workshop.bodies("begun")
+        assert counts(mq) == (4, 0, 0, 0)
+        assert mq.stats(QUEUE).crashed == 0
+
     def test_the_time_is_over(self, workshop: Workshop, mq: ms.Client) -> None:
         """After the shutdown timeout coroutines are cancelled, and their messages handed back."""
         workshop.write(HOLDING)
@@ -156,7 +192,10 @@ async def handle(body):
         supervisor.send(signal.SIGTERM)
 
         assert supervisor.wait() == 0
+        assert "does not end; killing it" in supervisor.output
         assert counts(mq) == (1, 0, 0, 0)
+        # It was asked to end: that is no crash.
+        assert [message.crashes for message in mq.peek(QUEUE)] == [0]
 
 
 class TestParentAndChild:
@@ -179,6 +218,24 @@ class TestParentAndChild:
         until(lambda: not any(alive(event.pid) for event in begun), PATIENCE)
         assert counts(mq) == (0, 0, 0, 0)
         assert mq.stats(QUEUE).consumers == ()
+
+    def test_an_orphan_is_told(self, workshop: Workshop, mq: ms.Client) -> None:
+        """It stops already when the first signal comes; the second one ends it on the spot."""
+        workshop.write(HOLDING)
+        mq.send_many(QUEUE, range(6))
+        lifeline, alive = os.pipe()
+        worker = workshop.worker("--lifeline", str(lifeline), inherited=(lifeline,))
+        os.close(lifeline)
+        workshop.until_told("begun", 2)
+        until(lambda: counts(mq) == (0, 0, 6, 0), PATIENCE)
+        os.close(alive)
+        until(lambda: counts(mq) == (4, 0, 2, 0), PATIENCE)
+        worker.send(signal.SIGTERM)
+        with pytest.raises(AssertionError):
+            worker.wait(0.5)
+        worker.send(signal.SIGINT)
+
+        assert worker.wait(10) == 130
 
     def test_a_child_that_dies_again_and_again(self, workshop: Workshop) -> None:
         """It is started again after longer and longer pauses, until the supervisor is stopped."""

@@ -41,6 +41,16 @@ async def handle(body, request):
 """
 
 
+STUCK = """
+@worker.on(ms.Endpoint("work", lease=300, idempotent={idempotent}))
+def handle(body, request):
+    record("begun", body)
+    while not flag("go on"):
+        time.sleep(0.01)
+    return [body, os.getpid()]
+"""
+
+
 def work(*, lease: float = 300, idempotent: bool = False) -> ms.Endpoint[Any, Any]:
     """The endpoint of these tests; its timeout is for nobody who is told in another way."""
     return ms.Endpoint("work", lease=lease, idempotent=idempotent, timeout=300)
@@ -223,6 +233,69 @@ class TestKilledWorker:
             await served(own_server.admin())
             assert (await mq.request(endpoint, 2))[0] == 2
             await emptied(mq, endpoint)
+
+
+class TestStoppedWorker:
+    """A supervised worker that is told to end while a handler has a request; another one is there."""
+
+    @pytest.mark.parametrize("idempotent", [False, True])
+    @pytest.mark.parametrize("how", ["at once", "in a thread"])
+    async def test_it_does_not_wait(
+        self, workshop: Workshop, own_server: Server, how: str, idempotent: bool
+    ) -> None:
+        """Nobody begins again with its request, and its caller hears why; if it may be repeated, somebody does."""
+        if how == "at once":
+            write_worker(workshop, idempotent=idempotent)
+        else:
+            workshop.write(STUCK.format(idempotent=idempotent))
+        endpoint, admin = work(idempotent=idempotent), own_server.admin()
+        supervisor = workshop.supervisor(1, shutdown_timeout=0.1 if how == "in a thread" else 300)
+        async with connect(own_server.url) as mq:
+            await served(admin)
+            request = asyncio.ensure_future(mq.request(endpoint, 1))
+            [first] = await asyncio.to_thread(workshop.until_told, "begun", 1)
+            workshop.supervisor(1)
+            await served(admin, 2)
+            supervisor.send(signal.SIGTERM)
+            if how == "at once":
+                await auntil(lambda: "stopping" in supervisor.output, PATIENCE)
+                supervisor.send(signal.SIGINT)
+            status = await asyncio.to_thread(supervisor.wait)
+            workshop.raise_flag("go on")
+
+            assert status == (130 if how == "at once" else 0)
+            if idempotent:
+                body, pid = await asyncio.wait_for(request, PATIENCE)
+                assert (body, pid != first.pid) == (1, True)
+            else:
+                with pytest.raises(ms.ResponderLost) as caught:
+                    await asyncio.wait_for(request, PATIENCE)
+                assert caught.value.reason == "stopped"
+            # The other one is at work.
+            assert (await mq.request(endpoint, 2))[0] == 2
+            await emptied(mq, endpoint)
+            stats = await mq.stats(endpoint.queue)
+            assert (stats.crashed, stats.dead) == (0, 0 if idempotent else 1)
+        assert workshop.bodies("begun") == {1: 1 + idempotent, 2: 1}
+
+    @pytest.mark.slow
+    async def test_the_server_is_away(self, workshop: Workshop, own_server: Server) -> None:
+        """A worker that cannot end in order for that is killed; its callers hear that it was stopped."""
+        write_worker(workshop)
+        supervisor = workshop.supervisor(1, shutdown_timeout=0.1)
+        async with connect(own_server.url) as mq:
+            await served(own_server.admin())
+            request = asyncio.ensure_future(mq.request(work(), 1))
+            await asyncio.to_thread(workshop.until_told, "begun", 1)
+            await asyncio.to_thread(own_server.pause)
+            supervisor.send(signal.SIGTERM)
+            await auntil(lambda: "killing it" in supervisor.output, PATIENCE)
+            await asyncio.to_thread(own_server.resume)
+            with pytest.raises(ms.ResponderLost) as caught:
+                await asyncio.wait_for(request, PATIENCE)
+            assert caught.value.reason == "stopped"
+            assert await asyncio.to_thread(supervisor.wait) == 0
+            assert (await mq.stats(work().queue)).crashed == 0
 
 
 class TestKilledCaller:

@@ -12,7 +12,7 @@ from typing import Any
 import millstream as ms
 from tests.support.wait import auntil
 
-PATIENCE = 20.0
+PATIENCE = 30.0
 """Seconds after which something that should have happened is missing, on a busy machine, too."""
 
 NAMESPACE = "t-faults"

@@ -15,7 +15,13 @@ LANES = ("ready", "front", "suspect")
 
 
 def step(
-    state: State, consumer: str = "a", *, crashed: bool, max_crashes: int = 3, limit: int = 500
+    state: State,
+    consumer: str = "a",
+    *,
+    crashed: bool,
+    max_crashes: int = 3,
+    reason: str = "",
+    limit: int = 500,
 ) -> HandedOver:
     return state.run(
         hand_over_some(
@@ -23,6 +29,7 @@ def step(
             consumer,
             crashed=crashed,
             max_crashes=max_crashes,
+            reason=reason,
             limit=limit,
             now_ms=NOW,
         )
@@ -95,6 +102,27 @@ def test_too_many_crashes_are_the_end(state: State, crashed: bool, dies: bool) -
         }
         assert FOREIGN.items() <= dead.fields.items()
         assert state.counters() == {"crashed": 1, "died": 1}
+
+
+@pytest.mark.parametrize("lane", LANES)
+def test_nobody_gets_them_again(state: State, lane: str) -> None:
+    """With a reason all are dead letters, however often they have crashed, and no crash is counted."""
+    state.own("a", lane, state={"id": OLD_ID, "attempts": 1, "crashes": 2}, extra=FOREIGN)
+
+    done = step(state, crashed=False, reason="stopped")
+
+    assert done == HandedOver(0, 1, removed=True)
+    dead = state.only("dead")
+    assert dead.state == {
+        "id": OLD_ID,
+        "attempts": 1,
+        "crashes": 2,
+        "reason": "stopped",
+        "at": NOW,
+    }
+    assert FOREIGN.items() <= dead.fields.items()
+    assert not any(state.entries(one) for one in LANES)
+    assert state.counters() == {"died": 1}
 
 
 def test_takes_only_what_the_consumer_owns(state: State) -> None:

@@ -9,7 +9,7 @@ import redis
 from millstream.protocol.keys import mailbox_key
 from tests.support.wait import auntil
 
-PATIENCE = 20.0
+PATIENCE = 30.0
 EXPIRY = 120
 
 

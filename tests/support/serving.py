@@ -14,7 +14,7 @@ from millstream.protocol.keys import QueueKeys, queue_keys
 from millstream.protocol.mailbox import KEPT_MS
 from tests.support.wait import auntil
 
-PATIENCE = 20.0
+PATIENCE = 30.0
 """Seconds after which something that should have happened is missing, on a busy machine, too."""
 
 

@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 def until(
     predicate: Callable[[], T],
-    timeout: float = 10,
+    timeout: float = 30,
     every: float | None = None,
     *,
     message: str = "",
@@ -38,7 +38,7 @@ def until(
 @overload
 async def auntil(
     predicate: Callable[[], Awaitable[T]],
-    timeout: float = 10,  # noqa: ASYNC109 - the same signature as until()
+    timeout: float = 30,  # noqa: ASYNC109 - the same signature as until()
     every: float | None = None,
     *,
     message: str = "",
@@ -46,14 +46,14 @@ async def auntil(
 @overload
 async def auntil(
     predicate: Callable[[], T],
-    timeout: float = 10,  # noqa: ASYNC109 - the same signature as until()
+    timeout: float = 30,  # noqa: ASYNC109 - the same signature as until()
     every: float | None = None,
     *,
     message: str = "",
 ) -> T: ...
 async def auntil(
     predicate: Callable[[], Awaitable[T] | T],
-    timeout: float = 10,  # noqa: ASYNC109 - the same signature as until()
+    timeout: float = 30,  # noqa: ASYNC109 - the same signature as until()
     every: float | None = None,
     *,
     message: str = "",

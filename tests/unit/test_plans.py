@@ -15,7 +15,7 @@ from millstream.protocol.discovery import list_queues
 from millstream.protocol.envelope import Envelope
 from millstream.protocol.keys import QueueKeys, queue_keys, subscription_keys
 from millstream.protocol.op import Nodes, Op, Pause, Plan, Step
-from millstream.protocol.recover import HandedOver, hand_over
+from millstream.protocol.recover import HandedOver, hand_over, hand_over_all
 from millstream.protocol.settlement import Settlement, ack, failure, reject, release
 
 T = TypeVar("T")
@@ -350,9 +350,22 @@ def test_hand_over_says_whether_it_is_a_crash(crashed: bool) -> None:
     """The script counts by that."""
     step = next(hand_over(KEYS, "him", crashed=crashed, max_crashes=7))
 
-    assert arguments(step) == ["workers", "him", "", 500, int(crashed), 7]
+    assert arguments(step) == ["workers", "him", "", 500, int(crashed), 7, ""]
     assert isinstance(step, Op)
     assert step.repeatable
+
+
+@pytest.mark.parametrize(("partitions", "replies"), [(1, [[]]), (2, [[], [b"him/1"]])])
+def test_hand_over_says_why_nobody_gets_them_again(partitions: int, replies: list[Any]) -> None:
+    """It does so for a queue as for each partition of one."""
+    plan = hand_over_all(
+        KEYS, "him", partitions=partitions, crashed=False, max_crashes=7, reason="stopped"
+    )
+    step = next(plan)
+    for reply in replies:
+        step = plan.send(reply)
+
+    assert arguments(step)[-2:] == [7, "stopped"]
 
 
 # redrive

@@ -10,7 +10,7 @@ from typing import Any
 import millstream as ms
 from tests.support.wait import auntil
 
-PATIENCE = 20.0
+PATIENCE = 30.0
 """Seconds after which something that should have happened is missing, on a busy machine, too."""
 
 SOON = ms.Backoff(first=0.05, factor=1, jitter=0)

@@ -16,7 +16,7 @@ import pytest
 from millstream.worker.threads import ThreadSlots
 from tests.support.wait import auntil
 
-PATIENCE = 20.0
+PATIENCE = 30.0
 
 
 @pytest.fixture

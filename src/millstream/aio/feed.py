@@ -12,6 +12,7 @@ from millstream.driver.aio_pubsub import AsyncInbox, AsyncPubSub
 from millstream.message import Heard, Missed
 from millstream.protocol.ephemeral import channel_of, name_in, read_payload
 from millstream.protocol.listening import Box, OnFull
+from millstream.text import text_of
 from millstream.topic import Topic
 
 __all__ = ["Feed"]
@@ -123,8 +124,9 @@ class Feed(Generic[T]):
             self._unreadable += 1
             if str(self._unreadable).strip("0") == "1":
                 # The first, the tenth, and so on: a program that sends nothing else is no flood.
+                text = text_of(error)
                 logger.warning(
-                    "topic %r: a message is skipped, number %d: %s", name, self._unreadable, error
+                    "topic %r: a message is skipped, number %d: %s", name, self._unreadable, text
                 )
             return None
         return Heard(body=decoded, topic=name, headers=headers, subject=subject)

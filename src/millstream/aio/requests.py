@@ -39,6 +39,7 @@ from millstream.protocol.requests import (
     requesting,
     withdrawing,
 )
+from millstream.text import text_of
 
 __all__ = ["Requests", "decoded"]
 
@@ -329,9 +330,8 @@ def decoded(pending: Pending, content: bytes) -> Any:
     try:
         return pending.endpoint.reply_codec.decode(content)
     except NotDecodable as error:
-        message = (
-            f"{pending.endpoint.title}: the reply to request {pending.id} is undecodable: {error}"
-        )
+        title, text = pending.endpoint.title, text_of(error)
+        message = f"{title}: the reply to request {pending.id} is undecodable: {text}"
         raise Undecodable(
             message, queue=pending.endpoint.name, id=pending.id, reason="undecodable"
         ) from error

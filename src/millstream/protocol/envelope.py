@@ -16,6 +16,7 @@ from millstream.checks import check_headers
 from millstream.codec import NotDecodable
 from millstream.errors import Undecodable, UsageError
 from millstream.protocol.partitions import public_id
+from millstream.text import text_of
 from millstream.topic import Source, Topic
 
 __all__ = ["Envelope", "State", "encode_headers", "entries_of", "read_body"]
@@ -242,7 +243,7 @@ def read_body(
         return decode(fields[1] if plain else envelope.body or b"")
     except NotDecodable as error:
         id = public_id(envelope.state.id, partition)
-        message = f"{source.title}: message {id} is undecodable: {error}"
+        message = f"{source.title}: message {id} is undecodable: {text_of(error)}"
         raise Undecodable(message, queue=source.name, id=id, reason="undecodable") from error
 
 

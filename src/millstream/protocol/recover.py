@@ -99,6 +99,7 @@ def hand_over_some(
     *,
     crashed: bool,
     max_crashes: int,
+    reason: str = "",
     limit: int = ENTRIES_A_CALL,
     now_ms: int | None = None,
 ) -> Op[HandedOver]:
@@ -109,6 +110,8 @@ def hand_over_some(
         consumer: who is gone. If it lived, its messages would be handled twice.
         crashed: whether this counts as a crash of each message.
         max_crashes: how many a message may have.
+        reason: why nobody may get any of them again: they are dead letters. Empty: others get them. A list
+            has no such messages.
         limit: most deliveries to take in this call.
         now_ms: the time, for tests; None: the server's clock.
     """
@@ -118,7 +121,7 @@ def hand_over_some(
         command = _HAND_OVER_LIST.call(keys.listed, arguments)
     else:
         command = _HAND_OVER.call(
-            [*keys.common, keys.consumers, *keys.queueing], [keys.group, *arguments]
+            [*keys.common, keys.consumers, *keys.queueing], [keys.group, *arguments, reason]
         )
 
     def decode(replies: Sequence[Any]) -> HandedOver:
@@ -129,7 +132,13 @@ def hand_over_some(
 
 
 def hand_over(
-    keys: QueueKeys, consumer: str, *, crashed: bool, max_crashes: int, patient: bool = True
+    keys: QueueKeys,
+    consumer: str,
+    *,
+    crashed: bool,
+    max_crashes: int,
+    reason: str = "",
+    patient: bool = True,
 ) -> Plan[HandedOver]:
     """Take all deliveries from a consumer that is gone, some a call.
 
@@ -138,13 +147,14 @@ def hand_over(
         consumer: who is gone.
         crashed: whether this counts as a crash of each message.
         max_crashes: how many a message may have.
+        reason: why nobody may get any of them again; empty: others get them.
         patient: whether to go on when the server has no memory to store them; else the leases
             decide.
     """
     moved = died = 0
     while True:
         step: HandedOver = yield hand_over_some(
-            keys, consumer, crashed=crashed, max_crashes=max_crashes
+            keys, consumer, crashed=crashed, max_crashes=max_crashes, reason=reason
         )
         moved += step.moved
         died += step.died
@@ -159,7 +169,13 @@ def hand_over(
 
 
 def hand_over_all(
-    keys: QueueKeys, worker: str, *, partitions: int, crashed: bool, max_crashes: int
+    keys: QueueKeys,
+    worker: str,
+    *,
+    partitions: int,
+    crashed: bool,
+    max_crashes: int,
+    reason: str = "",
 ) -> Plan[HandedOver]:
     """Take all that a worker had of a queue, in whatever partitions, some deliveries a call.
 
@@ -170,12 +186,17 @@ def hand_over_all(
         partitions: of the queue.
         crashed: whether this counts as a crash of each message.
         max_crashes: how many a message may have.
+        reason: why nobody may get any of them again; empty: others get them.
     """
     # First, so that others read its partitions when the work comes back to them, and so that callers of
     # an endpoint do not count on it.
     yield leave_partitions(keys, worker)
     if partitions == 1:
-        return (yield from hand_over(keys, worker, crashed=crashed, max_crashes=max_crashes))
+        return (
+            yield from hand_over(
+                keys, worker, crashed=crashed, max_crashes=max_crashes, reason=reason
+            )
+        )
     moved = died = 0
     for number in range(partitions):
         at = keys.at(number)
@@ -183,7 +204,7 @@ def hand_over_all(
         for name in registered:
             if name.startswith(f"{worker}/".encode()):
                 done = yield from hand_over(
-                    at, name.decode(), crashed=crashed, max_crashes=max_crashes
+                    at, name.decode(), crashed=crashed, max_crashes=max_crashes, reason=reason
                 )
                 moved += done.moved
                 died += done.died

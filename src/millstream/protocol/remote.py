@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from millstream.errors import DeliveryError, RemoteError
+from millstream.text import text_of
 
 __all__ = ["Fault", "read_error", "write_error"]
 
@@ -49,7 +50,11 @@ def write_error(
         traceback: text to send along, or None.
     """
     cls = type(error)
-    fault = Fault(type=_clean(cls.__qualname__), detail=_text_of(error), traceback=_cut(traceback))
+    fault = Fault(
+        type=_clean(cls.__qualname__),
+        detail=_clean(text_of(error)[:LONGEST_TEXT]),
+        traceback=_cut(traceback),
+    )
     if cls in known:
         attributes = {name: one for name, one in error.__dict__.items() if name != "__notes__"}
         try:
@@ -66,14 +71,6 @@ def _cut(traceback: str | None) -> str | None:
     if traceback is None:
         return None
     return _clean("\n".join(traceback.rstrip().splitlines()[-TRACEBACK_LINES:]))
-
-
-def _text_of(error: BaseException) -> str:
-    try:
-        text = str(error)
-    except Exception as problem:  # noqa: BLE001 - a handler's exception may do anything
-        text = f"(its text cannot be had: {type(problem).__name__})"
-    return _clean(text[:LONGEST_TEXT])
 
 
 def _clean(text: str) -> str:

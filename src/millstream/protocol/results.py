@@ -32,6 +32,7 @@ from millstream.protocol.mailbox import Mail
 from millstream.protocol.op import Argument, Op, load_script
 from millstream.protocol.send import Batch
 from millstream.protocol.settlement import Settlement
+from millstream.text import text_of
 
 __all__ = [
     "Look",
@@ -170,7 +171,7 @@ def value_of(queue: Queue[Any], id: str, stored: bytes) -> Any:
     try:
         return queue.result_codec.decode(stored[1:])
     except NotDecodable as error:
-        message = f"{queue.title}: the result of message {id} is undecodable: {error}"
+        message = f"{queue.title}: the result of message {id} is undecodable: {text_of(error)}"
         raise Undecodable(message, queue=queue.name, id=id, reason="undecodable") from error
 
 

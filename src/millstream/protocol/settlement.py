@@ -11,6 +11,7 @@ import msgspec
 from millstream.errors import TimedOut
 from millstream.policy import Retry
 from millstream.protocol.envelope import Envelope
+from millstream.text import text_of
 
 __all__ = [
     "Settlement",
@@ -83,7 +84,7 @@ def expire(token: bytes) -> Settlement:
 
 
 def reject(
-    token: bytes, reason: str, *, error: str | None = None, trace: str | None = None
+    token: bytes, reason: str | BaseException, *, error: str | None = None, trace: str | None = None
 ) -> Settlement:
     """Move the message to the dead letters."""
     return Settlement("reject", token, note=_note(reason, error, trace))
@@ -145,9 +146,9 @@ def describe(error: BaseException) -> tuple[str, str]:
     return _cut(line), _cut("".join(traceback.format_list(frames)).rstrip())
 
 
-def _note(reason: str, error: str | None, trace: str | None) -> bytes:
+def _note(reason: str | BaseException, error: str | None, trace: str | None) -> bytes:
     texts = {"reason": reason, "error": error, "traceback": trace}
-    return _encode({name: _cut(text) for name, text in texts.items() if text is not None})
+    return _encode({name: _cut(text_of(text)) for name, text in texts.items() if text is not None})
 
 
 def _cut(text: str) -> str:

@@ -192,11 +192,11 @@ class SyncDelivery(Generic[T]):
             )
         )
 
-    def reject(self, reason: str) -> None:
+    def reject(self, reason: str | BaseException) -> None:
         """Move it to the dead letters.
 
         Args:
-            reason: why, kept with the dead letter.
+            reason: why, kept with the dead letter; an exception is its text.
 
         Raises:
             LeaseLost: another consumer owns it by now; nothing was done.

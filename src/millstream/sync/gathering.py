@@ -23,6 +23,7 @@ from millstream.protocol.mailbox import Item
 from millstream.protocol.remote import read_error
 from millstream.protocol.requests import Address, Outgoing
 from millstream.sync.requests import Requests
+from millstream.text import text_of
 
 __all__ = ["gather"]
 
@@ -138,9 +139,8 @@ def _answer(endpoint: Endpoint[Any, R], id: str, item: Item) -> Answer[R]:
     try:
         return Answer(responder=responder, reply=endpoint.reply_codec.decode(item.content))
     except NotDecodable as problem:
-        message = (
-            f"{endpoint.title}: the reply of {responder} to call {id} is undecodable: {problem}"
-        )
+        what = f"the reply of {responder} to call {id} is undecodable"
+        message = f"{endpoint.title}: {what}: {text_of(problem)}"
         undecodable = Undecodable(message, queue=name, id=id, reason="undecodable")
         undecodable.__cause__ = problem
         return Answer(responder=responder, error=undecodable)

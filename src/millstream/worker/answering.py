@@ -22,6 +22,7 @@ from millstream.protocol.mailbox import Mail
 from millstream.protocol.remote import write_error
 from millstream.protocol.requests import Address, address_of
 from millstream.sync.request import SyncRequest
+from millstream.text import text_of
 from millstream.worker.departing import Departure
 from millstream.worker.handler import Handler
 from millstream.worker.handling import Call, Holder
@@ -165,7 +166,9 @@ class Answering:
                 raise
             # Not we: something that the handler has awaited.
             kind, content = "error", self._told(error, delivery, answer)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the caller must know
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the caller must know
             if answer.is_late and isinstance(error, TimeoutError):
                 # The caller has given up at the same moment.
                 logger.info("%s: request %s has passed its deadline", endpoint.title, delivery.id)
@@ -226,6 +229,8 @@ class Answering:
         """Log what the handler raised, and return it for the caller; if there is none, raise it."""
         endpoint = self._endpoint
         if not answer.is_expected:
+            if answer.stream is not None:
+                answer.stream.close()
             raise error
         expected = isinstance(error, endpoint.errors)
         logger.log(
@@ -253,7 +258,7 @@ def _decoded(endpoint: Endpoint[Any, Any], delivery: Delivery[Any], data: bytes)
     try:
         return endpoint.request_codec.decode(data)
     except NotDecodable as error:
-        message = f"{endpoint.title}: request {delivery.id} is undecodable: {error}"
+        message = f"{endpoint.title}: request {delivery.id} is undecodable: {text_of(error)}"
         raise Undecodable(
             message, queue=endpoint.name, id=delivery.id, reason="undecodable"
         ) from error

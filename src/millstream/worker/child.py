@@ -31,7 +31,7 @@ __all__ = ["load_worker", "main"]
 LOG_LEVEL_VARIABLE = "MILLSTREAM_LOG_LEVEL"
 
 USAGE, BROKER, FORCED = 2, 1, 130
-"""Exit statuses. Any other that is not 0 is a crash."""
+"""Exit statuses; the last one is of a process without a supervisor, or of the supervisor itself."""
 
 
 def load_worker(target: str) -> Worker:
@@ -68,11 +68,12 @@ async def _work(worker: Worker, options: argparse.Namespace) -> None:
             mq, concurrency=options.concurrency, shutdown_timeout=options.shutdown_timeout
         )
         loop = asyncio.get_running_loop()
+        ending = _Ending(run, options.lifeline)
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, _stop, run)
+            loop.add_signal_handler(number, ending.asked)
         if options.lifeline is not None:
             # Nobody writes to it: it becomes readable when its other end is closed.
-            loop.add_reader(options.lifeline, _orphaned, loop, options.lifeline, run)
+            loop.add_reader(options.lifeline, ending.orphaned, loop)
 
         def announce(consumers: Sequence[Work]) -> None:
             # What was loaded so far stays. Garbage collections that went through all of it again
@@ -84,17 +85,36 @@ async def _work(worker: Worker, options: argparse.Namespace) -> None:
         await run.work(burst=options.burst, announce=announce)
 
 
-def _stop(run: Run) -> None:
-    """Stop in order; when asked a second time, at once."""
-    if run.stopping:
-        # Leases and the supervisor see to what is left in hand.
-        os._exit(FORCED)
-    run.stop()
+class _Ending:
+    """Who wants this process to end, and how soon.
 
+    A service manager sends its signal to each process, and the supervisor passes on its own: two of
+    them are no second request. The supervisor kills when it gets one.
 
-def _orphaned(loop: asyncio.AbstractEventLoop, lifeline: int, run: Run) -> None:
-    loop.remove_reader(lifeline)
-    run.stop()
+    Args:
+        run: to stop.
+        lifeline: ends with the supervisor; None: there is none.
+    """
+
+    def __init__(self, run: Run, lifeline: int | None) -> None:
+        self._run = run
+        self._lifeline = lifeline
+        self._was_asked = False
+
+    def asked(self) -> None:
+        """Stop in order; without a supervisor and when asked a second time, at once."""
+        if self._was_asked:
+            # Leases see to what is left in hand.
+            os._exit(FORCED)
+        self._was_asked = self._lifeline is None
+        self._run.stop()
+
+    def orphaned(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Stop in order: the supervisor is dead. Nobody has asked for it so far."""
+        assert self._lifeline is not None  # noqa: S101 - it has just ended
+        loop.remove_reader(self._lifeline)
+        self._lifeline = None
+        self._run.stop()
 
 
 def _report(pipe: int | None, run: Run, consumers: Sequence[Work]) -> None:
@@ -106,6 +126,7 @@ def _report(pipe: int | None, run: Run, consumers: Sequence[Work]) -> None:
             **_place_of(consumer.handler.queue),
             "consumer": consumer.name,
             "max_crashes": consumer.handler.retry.max_crashes,
+            "once": consumer.handler.once,
             "partitions": consumer.handler.queue.partitions,
         }
         for consumer in consumers

@@ -120,7 +120,7 @@ class Consumer:
             permits = Permits(handler.concurrency)
             turn, calls = Turn(permits), _gathered(mq, handler, call, Turn(permits), reader)
         if turn is not None:
-            call = turn.around(call, holdings.make_sure)
+            call = turn.around(call, handler, holdings)
         interrupt = None if threads is None else threads.interrupt
         handling = Handling(handler, call, reader.holdings, interrupt)
         reader.holdings.slots = Slots(handler, handling)

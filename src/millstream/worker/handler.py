@@ -13,6 +13,7 @@ from millstream.declare import Queue
 from millstream.endpoint import Endpoint
 from millstream.errors import UsageError
 from millstream.policy import Duration, Retry, milliseconds
+from millstream.protocol.envelope import Envelope
 from millstream.topic import Source, Start, Subscription, Topic
 from millstream.worker.functions import is_coroutine, name_of, takes_two, yields
 
@@ -101,6 +102,19 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
     def once(self) -> bool:
         """Whether nobody may get a message again with which this handler has begun."""
         return self.endpoint is not None and not self.endpoint.idempotent
+
+    def is_too_late(self, envelope: Envelope, now_ms: float) -> bool:
+        """Tell whether it is not to begin with a message any more: the time for that is over.
+
+        Args:
+            envelope: the message.
+            now_ms: the server's time.
+        """
+        if self.endpoint is None or self.endpoint.must_finish:
+            return envelope.expired(now_ms)
+        # A deadline is one also after a crash.
+        deadline = envelope.expiry
+        return deadline is not None and deadline <= now_ms
 
     @property
     def room(self) -> int:

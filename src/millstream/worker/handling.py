@@ -105,6 +105,8 @@ class Handling:
         self._stopped: dict[bytes, Settlement | None] = {}
         self._cancelled: set[asyncio.Task[Any]] = set()
         self._quiet: asyncio.Event | None = None
+        # The task that reads the messages, and ends after their handlers; None: none does.
+        self.reading: asyncio.Task[Any] | None = None
 
     async def one(
         self, envelope: Envelope, task: asyncio.Task[Any], call: Call | None = None
@@ -205,7 +207,8 @@ class Handling:
         handler, holder = self._handler, self.holder
         if not holder.holds(envelope.token):
             return None
-        if len(envelope.fields) > _PLAIN and not begun and self._too_late(envelope):
+        plain = len(envelope.fields) == _PLAIN
+        if not plain and not begun and handler.is_too_late(envelope, holder.server_ms()):
             holder.end(settlement.expire(envelope.token))
             return None
         try:
@@ -215,16 +218,6 @@ class Handling:
             holder.end(settlement.reject(envelope.token, error.reason, error=str(error)))
             return None
         return Delivery(body, envelope, handler.queue, handler.retry, holder)
-
-    def _too_late(self, envelope: Envelope) -> bool:
-        """Tell whether no handler is to begin with a message: its time is over."""
-        now = self.holder.server_ms()
-        endpoint = self._handler.endpoint
-        if endpoint is None or endpoint.must_finish:
-            return envelope.expired(now)
-        # A deadline is one also after a crash.
-        deadline = envelope.expiry
-        return deadline is not None and deadline <= now
 
     async def _begin(self, deliveries: Sequence[Delivery[Any]]) -> None:
         """Do what comes before the handler: free unique keys that are for waiting messages only."""
@@ -247,15 +240,13 @@ class Handling:
         """
         cancelled = isinstance(error, asyncio.CancelledError)
         left = [delivery for delivery in deliveries if self._left(delivery.envelope.token)]
-        if cancelled and task.cancelling() and task not in self._cancelled:
-            # Not by us, nor by something that the handler awaits, which would be a failure:
-            # somebody cancels all tasks of this event loop, the slot among them.
+        if cancelled and task.cancelling() and task not in self._cancelled and self._loop_ends():
             for delivery in left:
                 token = delivery.envelope.token
                 self._stopped[token] = self._handed_back(token)
             return True
         if left:
-            for end in ends_of(left, error, self._handler.retry):
+            for end in self._ends(left, error):
                 self.holder.end(end)
         elif not cancelled:
             logger.warning(
@@ -264,6 +255,25 @@ class Handling:
                 exc_info=error,
             )
         return False
+
+    def _loop_ends(self) -> bool:
+        """Tell whether somebody cancels all tasks of this event loop, and not just that of a handler.
+
+        A handler that cancels its own task has failed. So has one that awaits a cancelled one.
+        """
+        reading = self.reading
+        return reading is None or reading.done() or reading.cancelling() > 0
+
+    def _ends(self, left: Sequence[Delivery[Any]], error: BaseException) -> Sequence[Settlement]:
+        """Return how deliveries end whose handler has raised; whatever it was, they do."""
+        try:
+            return ends_of(left, error, self._handler.retry)
+        except Exception:
+            # Such as an exception with properties that raise. What does not end is held for ever.
+            title, id = self._handler.queue.title, left[0].id
+            logger.exception("%s: cannot tell how message %s has failed", title, id)
+            unknown = RuntimeError(f"{type(error).__name__}, of which nothing can be told")
+            return ends_of(left, unknown, self._handler.retry)
 
     def _handed_back(self, token: bytes) -> Settlement:
         """Return how a delivery ends whose handler is stopped before it could finish."""
@@ -346,15 +356,15 @@ class Handling:
         """Cancel what runs, and hand its messages back.
 
         A thread goes on. Its messages are left to their leases, for a second copy must not run
-        beside it.
+        beside it; unless there will be none, for nobody gets them again.
         """
         for token in self._departing.take_back():
             if self.holder.unsettled(token):
                 self.holder.end(self._handed_back(token))
         for token in self._running:
             if self._left(token):
-                is_async = self._handler.is_async
-                self._stopped[token] = self._handed_back(token) if is_async else None
+                is_left = not (self._handler.is_async or self._handler.once)
+                self._stopped[token] = None if is_left else self._handed_back(token)
         self._cancel({task for task, _ in self._running.values()})
 
     def _cancel(self, tasks: Iterable[asyncio.Task[Any]]) -> None:

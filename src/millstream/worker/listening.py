@@ -225,7 +225,9 @@ class Listening:
     async def _handle(self, heard: Heard[Any]) -> None:
         try:
             await self._call(heard.body, heard)
-        except Exception:
+        except (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException:
             logger.exception("%s failed with a message of %r", self._listener.name, heard.topic)
 
     async def _tell(self, missed: Missed) -> None:
@@ -244,7 +246,9 @@ class Listening:
     async def _call_on_missed(self, function: OnMissed, missed: Missed) -> None:
         try:
             await function(missed)
-        except Exception:
+        except (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException:
             logger.exception("on_missed of %s failed", self._listener.topic.title)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from millstream.aio.delivery import Delivery
 from millstream.errors import LeaseLost
-from millstream.worker.handling import Call
+from millstream.protocol import settlement
+from millstream.worker.handler import Handler
+from millstream.worker.handling import Call, Holder
 
 __all__ = ["Permits", "Turn"]
 
@@ -61,12 +63,13 @@ class Turn:
         self._waiting: set[asyncio.Future[bool]] = set()
         self._over = False
 
-    def around(self, inner: Call, make_sure: Callable[[], Awaitable[None]]) -> Call:
-        """Have a call wait for its turn. What comes too late is handed back without blame.
+    def around(self, inner: Call, handler: Handler, holder: Holder) -> Call:
+        """Have a call wait for its turn. What comes after the end is handed back without blame.
 
         Args:
             inner: the call.
-            make_sure: asks whether the messages are still ours, after they have waited.
+            handler: what it is a call of.
+            holder: of the deliveries. It is asked whether they are still ours, after they have waited.
         """
 
         async def taking_turns(body: Any, delivery: Any) -> Any:
@@ -76,12 +79,13 @@ class Turn:
                 return None
             try:
                 if waits:
-                    await make_sure()
-                # A coroutine whose lease is lost meanwhile is cancelled; what runs in a thread
-                # must not begin.
-                if not waits or not all(one.lease_lost for one in _each(delivery)):
-                    return await inner(body, delivery)
-                return None
+                    await holder.make_sure()
+                    body, delivery = await _in_time(body, delivery, handler, holder)
+                    # A coroutine whose lease is lost meanwhile is cancelled; what runs in a thread
+                    # must not begin.
+                    if all(one.lease_lost for one in _each(delivery)):
+                        return None
+                return await inner(body, delivery)
             finally:
                 self.leave()
 
@@ -127,6 +131,18 @@ class Turn:
 def _each(delivery: Delivery[Any] | Sequence[Delivery[Any]]) -> Sequence[Delivery[Any]]:
     """Return the deliveries of a call: of a message, or of a batch."""
     return [delivery] if isinstance(delivery, Delivery) else delivery
+
+
+async def _in_time(body: Any, delivery: Any, handler: Handler, holder: Holder) -> tuple[Any, Any]:
+    """End what it is too late to begin with. Of a batch, the others are left."""
+    now = holder.server_ms()
+    late = [one for one in _each(delivery) if handler.is_too_late(one.envelope, now)]
+    await asyncio.gather(*(holder.settle(settlement.expire(one.envelope.token)) for one in late))
+    if not late or delivery is late[0]:
+        # It is not ours any more.
+        return body, delivery
+    left = [pair for pair in zip(body, delivery, strict=True) if pair[1] not in late]
+    return [one for one, _ in left], [one for _, one in left]
 
 
 async def _release(delivery: Delivery[Any] | Sequence[Delivery[Any]]) -> None:

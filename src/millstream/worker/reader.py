@@ -123,6 +123,7 @@ class Reader:
     async def run(self) -> None:
         """Read until stopped. It outlives restarts of the server and lost connections."""
         self.holdings.keep()
+        self.holdings.slots.begin()
         try:
             while not self._stopping:
                 try:

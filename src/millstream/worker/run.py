@@ -94,11 +94,6 @@ class Run:
         finally:
             self.over = True
 
-    @property
-    def stopping(self) -> bool:
-        """Whether it was asked to stop."""
-        return self._stop.is_set()
-
     def stop(self) -> None:
         """Come to an end in order."""
         self._stop.set()

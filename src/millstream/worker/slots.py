@@ -54,6 +54,10 @@ class Slots:
         # Called once, when they would like more messages.
         self.on_hungry: Callable[[], None] | None = None
 
+    def begin(self) -> None:
+        """Note which task brings the messages: this one."""
+        self._handling.reading = asyncio.current_task()
+
     @property
     def hungry(self) -> bool:
         """Whether the next handler to begin would like more messages than wait for it."""

@@ -47,7 +47,7 @@ async def open_stream(
 
 
 class Stream:
-    """What a generator yields, on its way to one caller. ``finish`` or ``stop`` it.
+    """What a generator yields, on its way to one caller. ``finish``, ``stop`` or ``close`` it.
 
     Args:
         endpoint: that was asked.
@@ -185,7 +185,7 @@ class Stream:
         """Send what ends the stream; False: the caller is gone."""
         if self._over:
             return True
-        self._close()
+        self.close()
         return self.left or await self._post(kind, content, self._last + 1)
 
     async def stop(self, *, tell: bool) -> None:
@@ -197,12 +197,13 @@ class Stream:
         """
         if self._over:
             return
-        self._close()
+        self.close()
         if tell and not self.left and (self._last or not self._endpoint.idempotent):
             with contextlib.suppress(BrokerError):
                 await self._post("lost", b"stopped", self._last + 1)
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Send nothing more, and hear nothing. Safe to repeat."""
         self._over = True
         self._told.set()
         self._mailbox.close_slot(self._slot)

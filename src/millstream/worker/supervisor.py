@@ -18,6 +18,8 @@ from asyncio.subprocess import Process
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from millstream.aio.client import AsyncClient
 from millstream.driver.target import ENVIRONMENT_VARIABLE
 from millstream.errors import BrokerError
@@ -37,6 +39,10 @@ STEADY_AFTER = 10.0
 
 KILL_AFTER = 5.0
 """Seconds beyond the shutdown timeout after which a child that does not end is killed."""
+
+ASKED_TO_END = (0, -signal.SIGTERM, -signal.SIGINT)
+"""Statuses of a child that has ended in order. A signal ends it itself when it comes before the child
+listens to it, or behind its last message."""
 
 
 def supervise(
@@ -85,6 +91,20 @@ class Options:
     burst: bool
 
 
+class _End(msgspec.Struct, frozen=True):
+    """How a child has ended.
+
+    Attributes:
+        status: of its process.
+        crashed: whether nobody has asked for it.
+        held: the consumers that it had.
+    """
+
+    status: int
+    crashed: bool
+    held: list[dict[str, Any]]
+
+
 class Supervisor:
     """Keeps a number of children alive.
 
@@ -99,6 +119,7 @@ class Supervisor:
         self._namespace = namespace
         self._options = options
         self._children: dict[Process, _Report] = {}
+        self._killed: set[Process] = set()
         self._stopping = asyncio.Event()
         self._forced = False
         self._handing_over: set[asyncio.Task[None]] = set()
@@ -117,6 +138,10 @@ class Supervisor:
                 statuses = await asyncio.gather(*slots)
                 if self._handing_over:
                     await asyncio.wait(self._handing_over, timeout=10)
+                if self._handing_over:
+                    logger.warning(
+                        "not all could be handed over in time; leases decide on the rest"
+                    )
                 if self._stopping.is_set():
                     logger.info("stopped: all worker processes have ended")
             finally:
@@ -135,21 +160,30 @@ class Supervisor:
             grace = max((one.shutdown_timeout for one in self._children.values()), default=0.0)
             logger.info("stopping: %g s for running handlers", grace)
         for child in self._children:
-            with contextlib.suppress(ProcessLookupError):
-                child.send_signal(signal.SIGKILL if self._forced else signal.SIGTERM)
+            if self._forced:
+                self._kill(child)
+            else:
+                with contextlib.suppress(ProcessLookupError):
+                    child.terminate()
+
+    def _kill(self, child: Process) -> None:
+        """End a child that was asked to end before."""
+        self._killed.add(child)
+        with contextlib.suppress(ProcessLookupError):
+            child.kill()
 
     async def _keep_alive(self, mq: AsyncClient, lifeline: int, slot: int) -> int:
         """Run one child after the other until one ends as it should."""
         pause = FIRST_PAUSE
         while True:
             started = time.monotonic()
-            status, held = await self._run_child(lifeline, slot)
+            end = await self._run_child(lifeline, slot)
+            status = end.status
             # Also after an orderly end: it may have left a thread behind, or not have reached
-            # the server. That is no crash, and neither is an end that somebody has asked for.
-            crashed = status not in (0, FORCED) and not self._forced
-            for one in held:
+            # the server.
+            for one in end.held:
                 # Side by side: callers of an endpoint do not wait for a long queue.
-                task = asyncio.create_task(self._hand_over(mq, one, crashed=crashed))
+                task = asyncio.create_task(self._hand_over(mq, one, crashed=end.crashed))
                 self._handing_over.add(task)
                 task.add_done_callback(self._handing_over.discard)
             if self._stopping.is_set() or status in (0, USAGE):
@@ -163,8 +197,8 @@ class Supervisor:
                 return 0
             pause = min(pause * 2, LONGEST_PAUSE)
 
-    async def _run_child(self, lifeline: int, slot: int) -> tuple[int, list[dict[str, Any]]]:
-        """Start a child and wait for its end; its status and the consumers it had."""
+    async def _run_child(self, lifeline: int, slot: int) -> _End:
+        """Start a child and wait for its end."""
         report = _Report()
         try:
             child = await asyncio.create_subprocess_exec(
@@ -187,14 +221,16 @@ class Supervisor:
             killer.cancel()
             del self._children[child]
             held = report.close()
-        return status, held
+        was_killed = child in self._killed and status == -signal.SIGKILL
+        self._killed.discard(child)
+        return _End(status, status not in ASKED_TO_END and not was_killed, held)
 
     async def _kill_late(self, child: Process, report: _Report) -> None:
         """Kill a child that does not end in its time."""
         await self._stopping.wait()
         await asyncio.sleep(report.shutdown_timeout + KILL_AFTER)
         logger.warning("worker process %d does not end; killing it", child.pid)
-        child.kill()
+        self._kill(child)
 
     def _command(self, lifeline: int, report: int, slot: int) -> list[str]:
         options = self._options
@@ -220,7 +256,11 @@ class Supervisor:
         return environment
 
     async def _hand_over(self, mq: AsyncClient, held: dict[str, Any], *, crashed: bool) -> None:
-        """Give what a dead child held of a queue to others, as soon as the server is there."""
+        """Give what a dead child held of a queue to others, as soon as the server is there.
+
+        A child that ends in order hands back by itself what no handler has begun with. So what is left
+        counts as begun.
+        """
         keys = self._keys_of(held)
         while True:
             plan = hand_over_all(
@@ -229,6 +269,8 @@ class Supervisor:
                 partitions=held["partitions"],
                 crashed=crashed,
                 max_crashes=held["max_crashes"],
+                # A crash says so by itself.
+                reason="stopped" if held["once"] and not crashed else "",
             )
             try:
                 done = await mq.driver.drive(plan)

@@ -4,6 +4,7 @@
 -- KEYS[13] paused  KEYS[14] consumers  KEYS[15] senders  KEYS[16] room
 -- ARGV[1] group  ARGV[2] consumer  ARGV[3] now in ms or ''  ARGV[4] most deliveries to take
 -- ARGV[5] '1': it crashed, '0': it left  ARGV[6] allowed crashes
+-- ARGV[7] why nobody gets any of them again, or '': others do
 -- Returns deliveries moved, messages that died, 1 when the consumer is removed and 0 if not.
 -- @include clock
 -- @include moves
@@ -15,12 +16,13 @@
 -- @include room
 local now = clock(ARGV[3])
 local blame = ARGV[5] == '1'
+local reason = ARGV[7] ~= '' and ARGV[7] or nil
 local outcomes = { moved = 0, died = 0, gone = 0, kept = 0 }
 local left = tonumber(ARGV[4])
 for i = 1, 3 do
   if left > 0 and redis.call('EXISTS', KEYS[i]) == 1 then
     for _, entry in ipairs(redis.call('XPENDING', KEYS[i], ARGV[1], '-', '+', left, ARGV[2])) do
-      local outcome = take_over(KEYS[i], ARGV[1], entry[1], blame, tonumber(ARGV[6]), now)
+      local outcome = take_over(KEYS[i], ARGV[1], entry[1], blame, tonumber(ARGV[6]), now, reason)
       outcomes[outcome] = outcomes[outcome] + 1
       left = left - 1
     end

@@ -1,6 +1,7 @@
 -- Takes a delivery from a consumer that is gone. With blame it counts as a crash: at the second
--- the message becomes a suspect, above the limit a dead letter. Returns 'moved', 'died', 'gone'.
-local function take_over(lane, group, id, blame, max_crashes, now)
+-- the message becomes a suspect, above the limit a dead letter. With a reason it is a dead letter in
+-- any case. Returns 'moved', 'died', 'gone'.
+local function take_over(lane, group, id, blame, max_crashes, now, reason)
   local state, rest = read(lane, id)
   local outcome = 'moved'
   local reply
@@ -9,9 +10,10 @@ local function take_over(lane, group, id, blame, max_crashes, now)
     outcome = 'gone'
   else
     if blame then state.crashes = state.crashes + 1 end
-    if state.crashes > max_crashes then
+    if not reason and state.crashes > max_crashes then reason = 'crashed' end
+    if reason then
       outcome = 'died'
-      state.reason = 'crashed'
+      state.reason = reason
       reply = bury(KEYS[4], state, rest, now)
     else
       local target = state.crashes > 1 and KEYS[3] or KEYS[2]
