@@ -133,11 +133,10 @@ def declare_handler(
         UsageError: it names the function and the parameter.
     """
     name = name_of(function)
-    endpoint = None
+    endpoint = target if isinstance(target, Endpoint) else None
     if isinstance(target, Endpoint):
-        endpoint = target
-        _check_answering(f"worker.on({name})", endpoint, options)
-        target = endpoint.queue
+        _check_answering(f"worker.on({name})", target, options)
+        target = target.queue
     queue = _source(f"worker.on({name})", target, options)
     streams = endpoint is not None and yields(function)
     is_async = is_coroutine(function, name, may_yield=endpoint is not None)
