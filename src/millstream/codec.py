@@ -21,6 +21,8 @@ __all__ = ["Codec", "CodecName", "NotDecodable", "codec_for"]
 T = TypeVar("T")
 CodecName = Literal["json", "msgpack"]
 
+_Directions = tuple[Callable[[Any], bytes], Callable[[bytes], Any]]
+
 NotDecodable = Exception
 """What ``Codec.decode`` may raise for foreign bytes: anything, since a body type may check itself
 in code of its own (``__post_init__``, a validator). A message must not end a worker by it."""
@@ -32,10 +34,16 @@ class Codec(msgspec.Struct, Generic[T], frozen=True):
     Args:
         encode: a value to bytes; raises UsageError for a value of the wrong type.
         decode: bytes to a value; raises one of ``NotDecodable``.
+        origin: the type, the title and the name that it was chosen by. It is pickled by them.
     """
 
     encode: Callable[[T], bytes]
     decode: Callable[[bytes], T]
+    origin: tuple[Any, str, CodecName]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Choose it again where it is unpickled."""
+        return codec_for, self.origin
 
 
 def codec_for(body_type: Any, title: str, codec: CodecName) -> Codec[Any]:
@@ -52,8 +60,13 @@ def codec_for(body_type: Any, title: str, codec: CodecName) -> Codec[Any]:
     if codec not in ("json", "msgpack"):
         message = f"{title}: codec must be 'json' or 'msgpack', not {codec!r}"
         raise UsageError(message)
+    encode, decode = _directions(body_type, title, codec)
+    return Codec(encode, decode, (body_type, title, codec))
+
+
+def _directions(body_type: Any, title: str, codec: CodecName) -> _Directions:
     if body_type is bytes:
-        return Codec(encode=_checked(_as_is, bytes, title), decode=_as_is)
+        return _checked(_as_is, bytes, title), _as_is
     if hasattr(body_type, "model_validate_json") and isinstance(body_type, type):
         return _pydantic(body_type, title, codec)
     encoder = msgspec.json.Encoder() if codec == "json" else msgspec.msgpack.Encoder()
@@ -68,10 +81,10 @@ def codec_for(body_type: Any, title: str, codec: CodecName) -> Codec[Any]:
         message = f"{title}: cannot decode bodies of type {body_type!r}: {error}"
         raise UsageError(message) from error
     if body_type is Any:
-        return Codec(encode=_guarded(encoder.encode, title), decode=decoder.decode)
+        return _guarded(encoder.encode, title), decoder.decode
     if isinstance(body_type, type) and get_origin(body_type) is None and not _loose(body_type):
-        return Codec(_checked(encoder.encode, body_type, title), decode=decoder.decode)
-    return Codec(_proven(encoder.encode, decoder.decode, body_type, title), decode=decoder.decode)
+        return _checked(encoder.encode, body_type, title), decoder.decode
+    return _proven(encoder.encode, decoder.decode, body_type, title), decoder.decode
 
 
 _PLAIN = (dict, list, str, int, float, bool, type(None))
@@ -156,14 +169,14 @@ def _proven(
     return proven
 
 
-def _pydantic(model: Any, title: str, codec: CodecName) -> Codec[Any]:
+def _pydantic(model: Any, title: str, codec: CodecName) -> _Directions:
     if codec == "json":
 
         def encode(body: Any) -> bytes:
             # By alias, since that is what validation takes.
             return bytes(body.model_dump_json(by_alias=True), "utf-8")
 
-        return Codec(_checked(encode, model, title), decode=model.model_validate_json)
+        return _checked(encode, model, title), model.model_validate_json
     packer, unpacker = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder()
 
     def pack(body: Any) -> bytes:
@@ -172,4 +185,4 @@ def _pydantic(model: Any, title: str, codec: CodecName) -> Codec[Any]:
     def unpack(data: bytes) -> Any:
         return model.model_validate(unpacker.decode(data))
 
-    return Codec(_checked(pack, model, title), decode=unpack)
+    return _checked(pack, model, title), unpack
