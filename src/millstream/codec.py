@@ -67,7 +67,7 @@ def codec_for(body_type: Any, title: str, codec: CodecName) -> Codec[Any]:
 def _directions(body_type: Any, title: str, codec: CodecName) -> _Directions:
     if body_type is bytes:
         return _checked(_as_is, bytes, title), _as_is
-    if hasattr(body_type, "model_validate_json") and isinstance(body_type, type):
+    if _is_model(body_type):
         return _pydantic(body_type, title, codec)
     encoder = msgspec.json.Encoder() if codec == "json" else msgspec.msgpack.Encoder()
     try:
@@ -80,11 +80,16 @@ def _directions(body_type: Any, title: str, codec: CodecName) -> _Directions:
     except (TypeError, RuntimeError) as error:
         message = f"{title}: cannot decode bodies of type {body_type!r}: {error}"
         raise UsageError(message) from error
-    if body_type is Any:
+    if body_type in (Any, object):
         return _guarded(encoder.encode, title), decoder.decode
     if isinstance(body_type, type) and get_origin(body_type) is None and not _loose(body_type):
         return _checked(encoder.encode, body_type, title), decoder.decode
     return _proven(encoder.encode, decoder.decode, body_type, title), decoder.decode
+
+
+def _is_model(body_type: object) -> bool:
+    """Tell a pydantic model, without importing pydantic."""
+    return isinstance(body_type, type) and hasattr(body_type, "model_validate_json")
 
 
 _PLAIN = (dict, list, str, int, float, bool, type(None))
@@ -100,6 +105,11 @@ def _refuse_unknown(node: Any, seen: set[int]) -> None:
     unknown = isinstance(node, msgspec.inspect.CustomType)
     if unknown and not any(issubclass(plain, node.cls) for plain in _PLAIN):
         message = f"{node.cls.__qualname__} is no type of a body"
+        if _is_model(node.cls):
+            message = (
+                f"{node.cls.__qualname__} is a pydantic model, which can be a whole body but no part of "
+                "one. Declare a model around it (for a list: a pydantic.RootModel)"
+            )
         raise TypeError(message)
     if isinstance(node, tuple):
         for part in node:
@@ -127,14 +137,28 @@ def _wrong(title: str, body: object, expected: object, reason: object = None) ->
     return UsageError(message)
 
 
+_NULL = b"null"
+"""What JSON has for a float that is no finite number, too; inside a body that is left as it is."""
+
+
+def _not_finite(title: str, body: float) -> UsageError:
+    message = (
+        f'{title}: JSON has no {body!r}: send a finite number or None, or declare codec="msgpack"'
+    )
+    return UsageError(message)
+
+
 def _guarded(encode: Callable[[Any], bytes], title: str) -> Callable[[Any], bytes]:
     """Turn an encoder's complaint into a UsageError that names the queue."""
 
     def guarded(body: Any) -> bytes:
         try:
-            return encode(body)
+            data = encode(body)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise _wrong(title, body, "a JSON-like value", error) from error
+        if data == _NULL and isinstance(body, float):
+            raise _not_finite(title, body)
+        return data
 
     return guarded
 
@@ -161,9 +185,13 @@ def _proven(
     def proven(body: Any) -> bytes:
         try:
             data = encode(body)
-            decode(data)
+            lost = data == _NULL and isinstance(body, float)
+            if not lost:
+                decode(data)
         except NotDecodable as error:
             raise _wrong(title, body, body_type, error) from error
+        if lost:
+            raise _not_finite(title, body)
         return data
 
     return proven
