@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from typing import Any, TypedDict, assert_type
 
@@ -49,6 +51,10 @@ assert_type(counted, ms.Endpoint[Order, int])
 worker = ms.Worker()
 
 
+def show(*values: object) -> None:
+    """As print, and much else."""
+
+
 @worker.on(orders)
 async def one(order: Order) -> None:
     """A handler keeps its type."""
@@ -89,14 +95,97 @@ def six() -> Row:
 assert_type(six(), Row)
 
 
-@worker.every(60, rows)  # type: ignore[type-var] # nobody would pass the parameter
+@worker.every(60, rows)  # type: ignore[arg-type] # nobody would pass the parameter
 def seven(row: Row) -> Row:
     """A parameter is an error."""
     return row
 
 
-def show(*values: object) -> None:
-    """As print, and much else."""
+@worker.every(60, rows)  # type: ignore[arg-type] # the queue takes rows
+async def eight() -> Order:
+    """So is another body."""
+    return Order(1)
+
+
+@worker.on(ms.Topic("placed", Order).subscription("mail"), concurrency=2)
+async def nine(order: Order, factor: int = 3) -> None:
+    """The rest of the parameters stays."""
+
+
+@worker.on(ticks)
+def ten(tick: object, heard: ms.Heard[Order]) -> None:
+    """A handler may take more than it gets."""
+
+
+@worker.on(counted)
+async def eleven(order: Order) -> int:
+    """The handler of an endpoint returns its reply."""
+    return order.id
+
+
+@worker.on(counted)
+def twelve(order: Order, request: ms.SyncRequest[Order]) -> int:
+    """A plain function, too."""
+    return request.body.id
+
+
+@worker.on(counted)
+async def thirteen(order: Order, request: ms.Request[Order]) -> AsyncIterator[int]:
+    """Or it yields the parts."""
+    yield order.id
+
+
+@worker.on(counted)
+def fourteen(order: Order) -> Iterator[int]:
+    """So may a plain function."""
+    yield order.id
+
+
+@worker.on(orders)  # type: ignore[arg-type] # another body
+async def wrong(row: Row) -> None:
+    """Bodies of the queue have another type."""
+
+
+@worker.on(orders)  # type: ignore[arg-type] # not every body is special
+def too_narrow(order: Special, delivery: ms.SyncDelivery[Order]) -> None:
+    """It would get others."""
+
+
+@worker.on(orders)  # type: ignore[arg-type] # no body
+async def empty() -> None:
+    """It takes nothing."""
+
+
+@worker.on(orders, batch=10)  # type: ignore[arg-type] # no list
+async def single(order: Order) -> None:
+    """It would get lists."""
+
+
+@worker.on(counted)  # type: ignore[arg-type] # another reply
+async def wordy(order: Order) -> str:
+    """Replies of the endpoint have another type."""
+    return "one"
+
+
+@worker.on(counted)  # type: ignore[arg-type] # other parts
+async def wordy_parts(order: Order) -> AsyncIterator[str]:
+    """So have the parts."""
+    yield "one"
+
+
+class Handler:
+    """An object may be a handler."""
+
+    async def __call__(self, order: Order) -> None:
+        """Handle it."""
+
+    def method(self, order: Order) -> None:
+        """Handle it in a thread."""
+
+
+worker.on(orders)(Handler())
+worker.on(orders)(Handler().method)
+worker.on(orders)(functools.partial(show, "order"))
 
 
 async def use(mq: ms.AsyncClient) -> None:

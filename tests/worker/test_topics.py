@@ -45,7 +45,7 @@ def test_what_makes_no_sense(
     """The error says what to write instead."""
     with pytest.raises(ms.UsageError, match=words):
 
-        @worker.on(target, **options)
+        @worker.on(target, **options)  # type: ignore[untyped-decorator] # the target is of any type
         async def handle(_: Any) -> None: ...
 
     assert worker.handlers == ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import tzinfo
-from typing import Any, Literal, TypeVar, Unpack
+from typing import Any, Literal, TypeVar, Unpack, overload
 
 import msgspec
 
@@ -15,6 +15,7 @@ from millstream.endpoint import Endpoint
 from millstream.errors import UsageError
 from millstream.policy import Duration, Retry, milliseconds
 from millstream.topic import Source, Topic
+from millstream.worker.decorators import Answers, HandlerOptions, Handles, Makes
 from millstream.worker.functions import check_hook, name_of
 from millstream.worker.handler import (
     Beginning,
@@ -30,7 +31,9 @@ from millstream.worker.run import Run
 
 __all__ = ["Worker"]
 
-S = TypeVar("S", bound=Callable[[], Any])
+T = TypeVar("T")
+Q = TypeVar("Q")
+R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., Any])
 Hook = TypeVar("Hook", bound=Callable[[], Awaitable[None]])
 M = TypeVar("M", bound=Middleware)
@@ -83,6 +86,23 @@ class Worker:
             raise UsageError(message)
         return self._run.client
 
+    @overload
+    def on(self, source: Endpoint[Q, R], **options: Unpack[HandlerOptions]) -> Answers[Q, R]: ...
+
+    @overload
+    def on(
+        self,
+        source: Source[T] | Topic[T],
+        *,
+        batch: None = ...,
+        **options: Unpack[HandlerOptions],
+    ) -> Handles[T]: ...
+
+    @overload
+    def on(
+        self, source: Source[T] | Topic[T], *, batch: int, **options: Unpack[HandlerOptions]
+    ) -> Handles[list[T]]: ...
+
     def on(
         self,
         source: Source[Any] | Topic[Any] | Endpoint[Any, Any],
@@ -95,7 +115,7 @@ class Worker:
         batch: int | None = None,
         batch_wait: Duration | None = None,
         **beginning: Unpack[Beginning],
-    ) -> Callable[[F], F]:
+    ) -> Any:
         """Declare a handler: an ``async def``, or a ``def``, which runs in threads.
 
         It decorates the function and leaves it as it is.
@@ -179,12 +199,12 @@ class Worker:
     def every(
         self,
         spec: str | Duration,
-        queue: Queue[Any],
+        queue: Queue[T],
         *,
         tz: str | tzinfo = "UTC",
         missed: Literal["skip", "one", "all"] = "skip",
         name: str | None = None,
-    ) -> Callable[[S], S]:
+    ) -> Makes[T]:
         """Send a message at each tick: what the function returns, an ``async def`` or a ``def``.
 
         The message has the headers ``schedule`` and ``tick`` (ISO 8601). A tick that is more than
@@ -209,7 +229,7 @@ class Worker:
         early, by the server's clock. The function may be called more often than that.
         """
 
-        def declare(function: S) -> S:
+        def declare(function: Callable[[], Any]) -> Any:
             one = declare_recurrence(spec, queue, function, tz=tz, missed=missed, name=name)
             if (queue.name, one.name) in self._recurrences:
                 message = f"queue {queue.name!r} has a schedule {one.name!r} here: pass name="
