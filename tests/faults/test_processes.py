@@ -36,6 +36,17 @@ def handle(body, delivery):
     record("ended", body)
 """
 
+FAILING_HOOK = """
+@worker.on(ms.Queue("jobs"))
+async def handle(body):
+    pass
+
+
+@worker.on_startup
+async def connect():
+    raise OSError("no pool")
+"""
+
 
 def counts(mq: ms.Client) -> tuple[int, int, int, int]:
     stats = mq.stats(QUEUE)
@@ -106,8 +117,9 @@ class TestSignals:
         supervisor = workshop.supervisor(2)
         until(lambda: workshop.events("begun"), PATIENCE)
         supervisor.send(signal.SIGTERM)
+        # What comes within a moment is the same request.
         with pytest.raises(AssertionError):
-            supervisor.wait(0.5)
+            supervisor.wait(2)
         supervisor.send(signal.SIGINT)
 
         assert supervisor.wait(5) == 130
@@ -196,6 +208,20 @@ async def handle(body):
         assert counts(mq) == (1, 0, 0, 0)
         # It was asked to end: that is no crash.
         assert [message.crashes for message in mq.peek(QUEUE)] == [0]
+
+    def test_twice_at_once(self, workshop: Workshop, mq: ms.Client) -> None:
+        """A signal that comes again within a moment is the same: handlers get their time."""
+        workshop.write(HOLDING)
+        mq.send_many(QUEUE, range(2))
+        supervisor = workshop.supervisor(1)
+        workshop.until_told("begun", 2)
+        for _ in range(3):
+            supervisor.send(signal.SIGTERM)
+        until(lambda: "stopping" in supervisor.output, PATIENCE)
+        workshop.raise_flag("go on")
+
+        assert supervisor.wait() == 0
+        assert counts(mq) == (0, 0, 0, 0)
 
 
 class TestParentAndChild:
@@ -292,8 +318,8 @@ class TestTargets:
         [
             ("nowhere:worker", "there is no module 'nowhere'", False),
             ("nowhere:worker", "there is no module 'nowhere'", True),
-            ("tasks:nothing", "'tasks:nothing' is no Worker", False),
             ("tasks:queue", "'tasks:queue' is no Worker, but Queue", False),
+            ("tasks:nothing", "module 'tasks' has no 'nothing'", False),
             ("tasks", "expected MODULE:WORKER", False),
             ("tasks:", "expected MODULE:WORKER", False),
             ("tasks:idle", "no handlers", False),
@@ -318,9 +344,58 @@ class TestTargets:
         workshop.write("import nothing_like_that\n")
         worker = workshop.worker()
 
-        assert worker.wait() == 1
+        assert worker.wait() == 3
         assert "No module named 'nothing_like_that'" in worker.output
         assert "Traceback" in worker.output
+
+    @pytest.mark.parametrize("burst", [False, True])
+    @pytest.mark.parametrize(
+        ("text", "says"),
+        [
+            ("import nothing_like_that", "No module named 'nothing_like_that'"),
+            ("raise RuntimeError('config missing')", "RuntimeError: config missing"),
+            ("sys.exit('config missing')", "SystemExit: config missing"),
+            ("this is no Python", "SyntaxError"),
+            (FAILING_HOOK, "OSError: no pool"),
+        ],
+        ids=["import", "raise", "exit", "syntax", "startup"],
+    )
+    def test_what_never_starts(self, workshop: Workshop, text: str, says: str, burst: bool) -> None:
+        """The supervisor ends with status 1 when none of its processes was ever ready, and says why once."""
+        workshop.write(text)
+        supervisor = workshop.supervisor(2, burst=burst)
+
+        assert supervisor.wait() == 1
+        assert supervisor.output.count("tasks:worker cannot start") == 1
+        assert says in supervisor.output
+        assert "importlib" not in supervisor.output
+        assert "restart in" not in supervisor.output
+
+    def test_what_does_not_start_again(self, workshop: Workshop, mq: ms.Client) -> None:
+        """Once a process was ready, a start that fails is tried again: a new version may be half there."""
+        workshop.write("""
+if flag("broken"):
+    record("failed")
+    raise RuntimeError("half a version")
+
+
+@worker.on(ms.Queue("jobs"))
+async def handle(body):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@worker.on_startup
+async def ready():
+    record("ready")
+""")
+        supervisor = workshop.supervisor(1)
+        workshop.until_told("ready", 1)
+        workshop.raise_flag("broken")
+        mq.send(QUEUE, 1)
+        workshop.until_told("failed", 2)
+        supervisor.send(signal.SIGTERM)
+
+        assert supervisor.wait() == 0
 
     def test_no_server(self, workshop: Workshop, own_server: Server) -> None:
         """Without a server at the start a worker process ends with status 1 and one line."""

@@ -173,6 +173,14 @@ async def wordy_parts(order: Order) -> AsyncIterator[str]:
     yield "one"
 
 
+def later(queue: ms.Queue[Any], batch: int | None) -> None:
+    """Whether it is a batch may be known only when the program runs."""
+
+    @worker.on(queue, batch=batch)
+    async def either(bodies: object) -> None:
+        """Take what comes."""
+
+
 class Handler:
     """An object may be a handler."""
 

@@ -68,6 +68,18 @@ async def test_taken_back(turn: int, arrives: bool) -> None:
     assert len(watch.departing) == 0
 
 
+@pytest.mark.parametrize("arrives", [True, False])
+async def test_whose_deliveries_are_known(arrives: bool) -> None:
+    """Until it has arrived, or what sends it again has begun."""
+    watch = Watch()
+    assert ONE.token in watch.departing
+    assert b"1-2" not in watch.departing
+    watch.departure.end(arrives)
+    assert (ONE.token in watch.departing) == (not arrives)
+    await turns()
+    assert ONE.token not in watch.departing
+
+
 @pytest.mark.parametrize("outcome", [True, False, NotConnected("gone")])
 @pytest.mark.parametrize("before", [True, False])
 async def test_who_waits_for_it_learns_whether_it_has_arrived(

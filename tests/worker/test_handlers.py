@@ -237,6 +237,37 @@ class TestFailures:
         assert letter.error == "ZeroDivisionError: attempt 3"
         assert "in fail" in (letter.traceback or "")
 
+    async def test_no_thread_can_be_started(
+        self,
+        worker: ms.Worker,
+        mq: ms.AsyncClient,
+        queue: ms.Queue[Any],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """It is a failed attempt, and the messages behind it are handled as soon as there is a thread."""
+        handled: list[tuple[int, int]] = []
+        start, left = threading.Thread.start, [2]
+
+        def refuse(thread: threading.Thread) -> None:
+            if thread.name.startswith("millstream-orders") and left[0] > 0:
+                left[0] -= 1
+                message = "can't start new thread"
+                raise RuntimeError(message)
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+
+        @worker.on(queue, concurrency=1)
+        def handle(body: int, delivery: ms.SyncDelivery[Any]) -> None:
+            handled.append((body, delivery.attempt))
+
+        await mq.send_many(queue, [1, 2, 3])
+        await run_burst(worker, mq)
+
+        assert sorted(handled) == [(1, 2), (2, 2), (3, 1)]
+        stats = await mq.stats(queue)
+        assert (stats.retried, stats.crashed, stats.dead) == (2, 0, 0)
+
     async def test_the_handlers_policy(
         self, worker: ms.Worker, mq: ms.AsyncClient, queue: ms.Queue[Any]
     ) -> None:

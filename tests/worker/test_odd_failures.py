@@ -125,7 +125,7 @@ async def test_a_body_whose_check_has_no_text(
     queue: ms.Queue[Fussy] = ms.Queue("orders", Fussy)
     handled: list[Any] = []
 
-    @worker.on(queue, concurrency=1, batch=batch)  # type: ignore[untyped-decorator] # whether it is a batch is not known
+    @worker.on(queue, concurrency=1, batch=batch)
     async def handle(body: Any) -> None:
         handled.extend(body if batch else [body])
 

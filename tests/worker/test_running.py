@@ -8,11 +8,18 @@ import time
 from typing import Any
 
 import pytest
+import redis
 
 import millstream as ms
+from millstream.worker.consumer import Consumer
 from tests.support.servers import Server
 from tests.support.wait import auntil
 from tests.worker.running import PATIENCE, SOON, becomes, counts, run_burst, running
+
+
+def connections(admin: redis.Redis, user: str) -> int:
+    """How many connections a user has to the server."""
+    return sum(one["user"] == user for one in admin.client_list())
 
 
 class TestDeclaring:
@@ -102,6 +109,61 @@ class TestDeclaring:
 
         with pytest.raises(ms.NotConnected, match=r"127\.0\.0\.1:1"):
             await worker.run(ms.AsyncClient("redis://127.0.0.1:1"))
+
+    async def test_a_topic_that_may_not_be_listened_to(
+        self, worker: ms.Worker, own_server: Server, queue: ms.Queue[Any]
+    ) -> None:
+        """A run that fails at its start leaves no task and no connection behind, and may be run again."""
+        admin = own_server.admin()
+        rules: dict[str, Any] = {"categories": ["+@all"], "commands": ["-subscribe"], "keys": ["*"]}
+        admin.acl_setuser("deaf", enabled=True, passwords=["+word"], **rules)
+        handled: list[int] = []
+
+        @worker.on(ms.Topic("heard", durable=False))
+        async def hear(body: Any) -> None: ...
+
+        @worker.on(queue)
+        async def handle(body: int) -> None:
+            handled.append(body)
+
+        async with ms.AsyncClient(f"unix://deaf:word@{own_server.socket_path}") as mq:
+            await mq.send(queue, 1)
+            for _ in range(3):
+                with pytest.raises(ms.ServerRefused, match="NOPERM"):
+                    await worker.run(mq)
+                names = {task.get_name() for task in asyncio.all_tasks()}
+                assert "millstream-control" not in names
+            # One for operations, and one that it has tried to listen with.
+            await auntil(lambda: connections(admin, "deaf") <= 2, PATIENCE)
+            await run_burst(worker, mq)
+        assert handled == [1]
+
+    async def test_a_later_handler_that_cannot_begin(
+        self,
+        worker: ms.Worker,
+        mq: ms.AsyncClient,
+        queue: ms.Queue[Any],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """What has begun before it lets go of what it has."""
+        let_go: list[str] = []
+        end = Consumer.let_go
+
+        async def note(self: Consumer) -> None:
+            let_go.append(self.handler.queue.name)
+            await end(self)
+
+        monkeypatch.setattr(Consumer, "let_go", note)
+
+        async def handle(body: Any) -> None: ...
+
+        worker.on(queue)(handle)
+        worker.on(ms.Queue("divided", ordered=True, partitions=2))(handle)
+        await mq.declare(ms.Queue("divided", ordered=True, partitions=3))
+
+        with pytest.raises(ms.UsageError, match="divided"):
+            await worker.run(mq)
+        assert let_go == [queue.name]
 
     async def test_a_client_of_its_own(
         self,

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 import millstream as ms
+from millstream.protocol.control import Word
+from millstream.worker.control import Control
 from tests.support.wait import auntil
 from tests.worker.running import PATIENCE, running
 
@@ -105,6 +107,43 @@ async def test_what_runs_comes_again(mq: ms.AsyncClient, worker: ms.Worker) -> N
         await auntil(lambda: _is_idle(mq, TOPIC), PATIENCE)
     assert sorted(handled) == [0, 0, 1, 1, 2, 3, 4, 5]
     assert (await mq.stats(TOPIC.subscription("mail"))).acked == 6
+
+
+async def test_what_was_cancelled_elsewhere_comes_again(
+    mq: ms.AsyncClient, other: ms.AsyncClient, worker: ms.Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that has heard of a cancellation of another consumer's delivery begins with it after a seek."""
+    heard: list[str] = []
+    handled: list[tuple[int, int]] = []
+    pass_on = Control._pass_on
+
+    def note(self: Control, word: Word) -> None:
+        pass_on(self, word)
+        heard.append(word.op)
+
+    monkeypatch.setattr(Control, "_pass_on", note)
+
+    @worker.on(TOPIC, subscription="mail")
+    async def handle(body: int, delivery: ms.Delivery[int]) -> None:
+        handled.append((body, delivery.crashes))
+
+    await publish(mq, TOPIC, 1)
+    async for delivery in other.receive(TOPIC.subscription("mail")):
+        async with running(worker, mq):
+            await auntil(lambda: _consumers(mq, 2), PATIENCE)
+            assert await mq.cancel(TOPIC.subscription("mail"), delivery.id)
+            await auntil(lambda: heard == ["cancel"], PATIENCE)
+
+            await mq.seek(TOPIC, "mail", to=ms.EARLIEST, force=True)
+
+            await auntil(lambda: handled, PATIENCE)
+            await auntil(lambda: _is_idle(mq, TOPIC), PATIENCE)
+        break
+    assert handled == [(0, 0)]
+
+
+async def _consumers(mq: ms.AsyncClient, wanted: int) -> bool:
+    return len((await mq.stats(TOPIC.subscription("mail"))).consumers) == wanted
 
 
 async def _in_flight(mq: ms.AsyncClient) -> int:

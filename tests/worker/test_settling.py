@@ -9,8 +9,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import redis
 
 import millstream as ms
+from millstream.protocol.keys import queue_keys
+from tests.support.leases import idle
 from tests.support.served import serving
 from tests.support.wait import auntil
 from tests.worker.running import PATIENCE, Counts, becomes, counts, run_burst, running
@@ -270,6 +273,25 @@ async def test_extend_in_a_handler(
 
     assert refused == [1]
     assert await counts(mq, queue) == (0, 0, 0, 0)
+
+
+async def test_extending_by_less_than_the_lease(
+    worker: ms.Worker, mq: ms.AsyncClient, admin: redis.Redis
+) -> None:
+    """A handler has the whole lease after it: a short rest would be over before the next extension."""
+    queue: ms.Queue[Any] = ms.Queue("orders", lease=300)
+    used: list[int] = []
+
+    @worker.on(queue)
+    async def handle(body: Any, delivery: ms.Delivery[Any]) -> None:
+        await delivery.extend(0.05)
+        used.extend(idle(admin, queue_keys(mq.namespace, queue.name).ready).values())
+
+    await mq.send(queue, 1)
+    await run_burst(worker, mq)
+
+    assert len(used) == 1
+    assert used[0] < 100_000
 
 
 async def test_requests_that_end_while_a_worker_stops(

@@ -239,3 +239,83 @@ async def test_closing_ends_the_threads(slots: ThreadSlots) -> None:
     await asyncio.gather(*(own.run(lambda: spin(0.01), None) for _ in range(3)))
     own.close()
     await auntil(lambda: not [t for t in threading.enumerate() if t.name.startswith("closing-")])
+
+
+class TestNoMoreThreads:
+    """The system lets no thread be started, or no further one."""
+
+    @pytest.fixture
+    def refused(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """Names of threads that were not started; starts are refused while the first of it is `no`."""
+        refused = ["no"]
+        start = threading.Thread.start
+
+        def refuse(thread: threading.Thread) -> None:
+            if refused[0] == "no" and thread.name.startswith("test-"):
+                refused.append(thread.name)
+                message = "can't start new thread"
+                raise RuntimeError(message)
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        return refused
+
+    async def test_the_first(self, refused: list[str]) -> None:
+        """The call fails, and is not begun later; the next one has a thread as soon as there is one."""
+        slots = ThreadSlots(1, "test")
+        begun: list[int] = []
+
+        for _ in range(3):
+            with pytest.raises(RuntimeError, match="new thread"):
+                await slots.run(lambda: begun.append(1), None, b"1")
+        assert not slots.interrupt(b"1")
+
+        refused[0] = "yes"
+        async with asyncio.timeout(PATIENCE):
+            assert await slots.run(lambda: 7, None) == 7
+        assert begun == []
+        assert refused == ["yes", *["test-0"] * 3]
+        slots.close()
+
+    async def test_a_further_one(
+        self, refused: list[str], slots: ThreadSlots, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Calls wait for the threads that there are; the log says so, not once a call."""
+        refused[0] = "yes"
+        await slots.run(lambda: None, None)
+        refused[0] = "no"
+
+        async with asyncio.timeout(PATIENCE):
+            names = await asyncio.gather(
+                *(slots.run(lambda: threading.current_thread().name, None) for _ in range(50))
+            )
+        assert set(names) == {"test-0"}
+        assert 1 <= len(refused) - 1 == caplog.text.count("new thread") < 25
+
+    async def test_what_waits_is_not_begun_when_nobody_waits_for_it(
+        self, refused: list[str], slots: ThreadSlots
+    ) -> None:
+        """A call that is cancelled before a thread was free for it never begins; one that runs goes on."""
+        go_on, begun = threading.Event(), threading.Event()
+        ended: list[str] = []
+        refused[0] = "yes"
+
+        def work() -> None:
+            begun.set()
+            go_on.wait(PATIENCE)
+            ended.append("first")
+
+        first = asyncio.create_task(slots.run(work, None))
+        await auntil(begun.is_set)
+        refused[0] = "no"
+        second = asyncio.create_task(slots.run(lambda: ended.append("second"), None))
+        await auntil(lambda: len(refused) > 1)
+
+        first.cancel()
+        second.cancel()
+        await asyncio.wait([first, second])
+        go_on.set()
+
+        async with asyncio.timeout(PATIENCE):
+            await slots.run(lambda: ended.append("third"), None)
+        assert ended == ["first", "third"]

@@ -123,7 +123,7 @@ async def test_a_commit_that_is_left(
         async with delivery.transaction() as tx:
             tx.send(full, 1)
 
-    @worker.on(orders, batch=batch)  # type: ignore[untyped-decorator] # whether it is a batch is not known
+    @worker.on(orders, batch=batch)
     async def handle(_: Any, delivery: Any) -> None:
         left.add(task := asyncio.create_task(commit(delivery if batch is None else delivery[0])))
         task.add_done_callback(asyncio.Task.exception)

@@ -215,8 +215,8 @@ class Delivery(Generic[T]):
     async def extend(self, seconds: Duration) -> None:
         """Own the message for so long from now on.
 
-        A worker extends leases by itself while the handler runs; this is for deliveries from
-        ``receive``. Beyond the queue's lease it is kept up from this process, so that a crash
+        A worker extends leases by itself while the handler runs, and has the whole lease at least
+        after this, so this is for deliveries from ``receive``. Beyond the queue's lease it is kept up from this process, so that a crash
         does not hold the message for longer than one lease.
 
         Args:

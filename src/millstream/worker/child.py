@@ -16,7 +16,9 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from millstream.aio.client import AsyncClient
@@ -28,10 +30,17 @@ from millstream.worker.worker import Worker
 
 __all__ = ["load_worker", "main"]
 
+_NOT_THEIRS = (str(Path(__file__).parents[1]), str(Path(importlib.__file__).parent), "<frozen ")
+"""What the names of files begin with that are ours, or Python's."""
+
 LOG_LEVEL_VARIABLE = "MILLSTREAM_LOG_LEVEL"
 
-USAGE, BROKER, FORCED = 2, 1, 130
+USAGE, BROKER, NOT_STARTED, FORCED = 2, 1, 3, 130
 """Exit statuses; the last one is of a process without a supervisor, or of the supervisor itself."""
+
+
+class NotStarted(Exception):
+    """The worker's module, or one of its startup hooks, has failed; the cause says how."""
 
 
 def load_worker(target: str) -> Worker:
@@ -55,14 +64,27 @@ def load_worker(target: str) -> Worker:
         raise UsageError(message) from error
     worker: Any = module
     for part in name.split("."):
-        worker = getattr(worker, part, None)
+        if not hasattr(worker, part):
+            message = f"module {module_name!r} has no {name!r}"
+            raise UsageError(message)
+        worker = getattr(worker, part)
     if not isinstance(worker, Worker):
         message = f"{target!r} is no Worker, but {type(worker).__name__}"
         raise UsageError(message)
     return worker
 
 
+def _load(target: str) -> Worker:
+    try:
+        return load_worker(target)
+    except UsageError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise NotStarted from error
+
+
 async def _work(worker: Worker, options: argparse.Namespace) -> None:
+    has_started = False
     async with AsyncClient(namespace=options.namespace) as mq:
         run = worker.prepare(
             mq, concurrency=options.concurrency, shutdown_timeout=options.shutdown_timeout
@@ -76,13 +98,22 @@ async def _work(worker: Worker, options: argparse.Namespace) -> None:
             loop.add_reader(options.lifeline, ending.orphaned, loop)
 
         def announce(consumers: Sequence[Work]) -> None:
+            nonlocal has_started
+            has_started = True
             # What was loaded so far stays. Garbage collections that went through all of it again
             # would stop every handler for some 15 ms at a time.
             gc.collect()
             gc.freeze()
             _report(options.report, run, consumers)
 
-        await run.work(burst=options.burst, announce=announce)
+        try:
+            await run.work(burst=options.burst, announce=announce)
+        except (UsageError, BrokerError):
+            raise
+        except Exception as error:
+            if has_started:
+                raise
+            raise NotStarted from error
 
 
 class _Ending:
@@ -166,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         format="%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s",
     )
     try:
-        asyncio.run(_work(load_worker(options.target), options))
+        asyncio.run(_work(_load(options.target), options))
     except UsageError as error:
         if not options.silent:
             sys.stderr.write(f"millstream: {error}\n")
@@ -174,7 +205,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokerError as error:
         sys.stderr.write(f"millstream: {error}\n")
         return BROKER
+    except NotStarted as error:
+        if not options.silent and error.__cause__ is not None:
+            _show(options.target, error.__cause__)
+        return NOT_STARTED
     return 0
+
+
+def _show(target: str, error: BaseException) -> None:
+    """Print what is wrong with the user's code: how we came there is no news."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_NOT_THEIRS):
+        trace = trace.tb_next
+    traceback.print_exception(error.with_traceback(trace))
+    sys.stderr.write(f"millstream: {target} cannot start: {type(error).__name__}: {error}\n")
 
 
 if __name__ == "__main__":

@@ -73,6 +73,10 @@ class Departing:
         """Return how many deliveries wait for it, but for those that ``insist`` has begun with."""
         return len(self._departures) + len(self._insisting)
 
+    def __contains__(self, token: bytes) -> bool:
+        """Tell whether a delivery is one of these."""
+        return token in self._departures or token in self._insisting.values()
+
     def add(self, envelope: Envelope, departure: Departure) -> None:
         """See to it that something arrives."""
         self._departures[envelope.token] = departure

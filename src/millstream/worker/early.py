@@ -24,6 +24,10 @@ class Early:
         if len(self._tokens) > MOST:
             del self._tokens[next(iter(self._tokens))]
 
+    def forget(self) -> None:
+        """Forget all: what is heard of from now on came later, such as an entry that a seek has read again."""
+        self._tokens.clear()
+
     def leave_out(
         self, envelopes: Sequence[Envelope], over: Callable[[bytes], None]
     ) -> Sequence[Envelope]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine, Iterable, KeysView, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from typing import Any, Protocol
 
 from millstream.aio.delivery import Delivery, Owner
@@ -302,10 +302,29 @@ class Handling:
         if self._quiet is not None and not self._running and not self._departing:
             self._quiet.set()
 
-    @property
-    def busy_with(self) -> KeysView[bytes]:
-        """The deliveries that handlers run for, those that are over included."""
-        return self._running.keys()
+    def busy_with(self, tokens: Collection[bytes]) -> list[bytes]:
+        """Return those that handlers run for, over or not, or whose replies are on their way."""
+        running, departing = self._running, self._departing
+        if not departing and running.keys().isdisjoint(tokens):
+            return []
+        return [token for token in tokens if token in running or token in departing]
+
+    def regain(self, token: bytes) -> bool:
+        """A delivery that we are busy with is ours again: the server had lost that it was.
+
+        What runs goes on. A coroutine that was cancelled meanwhile hands it back at its end.
+
+        Returns:
+            Whether it ends by its handler; False: that has ended it already, by hand.
+        """
+        running = self._running.get(token)
+        if running is None or token not in self._stopped:
+            return running is None or self._answers
+        if running[0] not in self._cancelled:
+            del self._stopped[token]
+        elif self._handler.is_async:
+            self._stopped[token] = self._handed_back(token)
+        return True
 
     def lost(self, tokens: Iterable[bytes]) -> None:
         """Take messages from their handlers that others own by now.

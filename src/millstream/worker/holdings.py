@@ -31,8 +31,10 @@ from millstream.worker.early import Early
 from millstream.worker.insist import insist
 from millstream.worker.outbox import Outbox, Parcel
 from millstream.worker.prefetch import Prefetch
+from millstream.worker.repeats import Repeats
 from millstream.worker.resulting import Resulting
 from millstream.worker.slots import Slots
+from millstream.worker.unstored import STORE_AGAIN, Unstored
 
 __all__ = ["Holdings"]
 
@@ -40,9 +42,6 @@ logger = logging.getLogger("millstream.worker")
 
 LINGER = 0.005
 """Seconds that an end may wait for company while other messages are in hand."""
-
-STORE_AGAIN = 1.0
-"""Seconds until an end is tried again that a server without memory could not store."""
 
 
 class Holdings:
@@ -88,11 +87,13 @@ class Holdings:
         self.outbox = Outbox(keeps=queue.keep is not None)
         self.held = Held(keys, consumer, queue.lease_ms, until={}, on_lost=self._lost_in_thread)
         self.holds = self.held.until.__contains__
-        # Ours, but nobody may have it before its lease ends: a thread works on it that we left.
-        self._left_behind: set[bytes] = set()
         # Their ends are on the wire, and will be refused.
         self._cancelled: set[bytes] = set()
         self._early = Early()
+        moves = bool(keys.subscription)
+        self._repeats = Repeats(self.held, self.outbox, self._lost, moves=moves)
+        self._left_behind = self._repeats.left_behind
+        self.unstored = Unstored(self._settle_again, queue.title)
         self._lingering: asyncio.TimerHandle | None = None
         self._asking = asyncio.Lock()
         self.slots: Slots
@@ -195,11 +196,11 @@ class Holdings:
             self.results.tell(done.awaited)
         return done
 
-    async def extend(self, token: bytes, lease_ms: int) -> bool:
-        """Begin a lease anew. It is extended for as long as the handler runs, anyway."""
-        idle_ms = max(0, self._queue.lease_ms - lease_ms)
-        op = consume.extend(self._keys, self._consumer, [token], idle_ms=idle_ms)
-        return not await self._driver.run(op)
+    async def extend(self, token: bytes, lease_ms: int) -> bool:  # noqa: ARG002 - of every owner
+        """Begin a lease anew, all of it: a shorter one may end before the keeper's next round."""
+        if not self.holds(token):
+            return False
+        return not await self._driver.run(consume.extend(self._keys, self._consumer, [token]))
 
     def _ended(self, count: int) -> None:
         """Wake the reader when its ends are worth a round trip."""
@@ -269,34 +270,19 @@ class Holdings:
             since: time on the monotonic clock before which it cannot have been delivered.
         """
         envelopes = self._early.leave_out(envelopes, self._reading.settled)
-        if self._keys.subscription:
-            envelopes = self._not_again(envelopes)
-        if not envelopes:
+        tokens = [envelope.token for envelope in envelopes]
+        if again := self._repeats.among(tokens, self.slots):
+            self._repeats.take(again, self.slots, since)
+            envelopes = [envelope for envelope in envelopes if envelope.token not in again]
+            tokens = [envelope.token for envelope in envelopes]
+        if not tokens:
             return
-        self.held.arrived([envelope.token for envelope in envelopes], since)
+        self.held.arrived(tokens, since)
         if begin:
             self.slots.add(envelopes)
         else:
-            for envelope in envelopes:
-                self.end(release(envelope.token))
-
-    def _not_again(self, envelopes: Sequence[Envelope]) -> Sequence[Envelope]:
-        """Hand back what comes under the name of a delivery that is here; it gets another one then.
-
-        That happens after a seek, which has entries of a log read again. The delivery that is here is
-        over, and its handler may run for a while: what it says must not end the new one.
-        """
-        held, busy, left = self.held.until, self.slots.busy_with, self._left_behind
-        tokens = [one.token for one in envelopes]
-        again = [one for one in tokens if one in held or one in busy or one in left]
-        if not again:
-            return envelopes
-        self._lost(again)
-        for token in again:
-            self.outbox.forget(token)
-            self.outbox.add(release(token))
-        self.outbox.urgent = True
-        return [one for one in envelopes if one.token not in again]
+            for token in tokens:
+                self.end(release(token))
 
     def release_waiting(self) -> None:
         """Hand back what no handler has begun with."""
@@ -322,11 +308,7 @@ class Holdings:
         if found.awaited and self.results is not None:
             self.results.tell(found.awaited)
         if kept := self.outbox.confirmed(parcel, found, sure=self.held.sure):
-            logger.warning(
-                "%s: cannot settle %d deliveries yet: %s",
-                *(self._queue.title, len(kept), next(iter(found.kept.values()))),
-            )
-            self._loop.call_later(STORE_AGAIN, self._settle_again, kept)
+            self.unstored.add(kept, found.kept)
         return len(parcel)
 
     def _settle_again(self, kept: list[Settlement]) -> None:
@@ -334,8 +316,10 @@ class Holdings:
             if end.token in self.held.until:
                 self._ended(self.outbox.add(end))
 
-    def here(self) -> set[bytes]:
-        """Name the deliveries in hand."""
+    def begin_to_ask(self) -> set[bytes]:
+        """Name what is in hand when the server is asked what is ours (see ``reconcile``)."""
+        # What was said before is in its answer.
+        self._early.forget()
         return set(self.held.until)
 
     def reconcile(self, pending: Sequence[Envelope], before: set[bytes]) -> list[Envelope]:
@@ -352,7 +336,7 @@ class Holdings:
         # Of a commit that is on its way, its own answer tells.
         known = owned | self.committing.keys()
         self._lost([token for token in list(self.held.until) if token not in known])
-        known = before | self.held.until.keys() | self._left_behind
+        known = before.union(self.held.until, self._left_behind, self.outbox.parcel.tokens())
         return [one for one in pending if one.token not in known]
 
     def _lost_in_thread(self, tokens: list[bytes]) -> None:
@@ -383,8 +367,9 @@ class Holdings:
 
     def _lost(self, tokens: list[bytes]) -> None:
         """Others own these by now: do not begin with them, and stop those that run."""
-        self._let_go(tokens)
-        self.slots.lost(tokens)
+        if tokens:
+            self._let_go(tokens)
+            self.slots.lost(tokens)
 
     def _let_go(self, tokens: list[bytes]) -> None:
         for token in tokens:

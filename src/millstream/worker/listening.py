@@ -187,6 +187,10 @@ class Listening:
             # A handler may refuse to be cancelled.
             await asyncio.wait(self._running, timeout=5)
 
+    async def let_go(self) -> None:
+        """Listen no more. Safe to repeat."""
+        await self._feed.aclose()
+
     async def _pump(self) -> None:
         while True:
             try:

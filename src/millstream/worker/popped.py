@@ -26,10 +26,11 @@ from millstream.protocol.keys import QueueKeys
 from millstream.protocol.reading import Reading
 from millstream.protocol.settlement import Settlement
 from millstream.topic import Source
-from millstream.worker.holdings import LINGER, STORE_AGAIN
+from millstream.worker.holdings import LINGER
 from millstream.worker.outbox import Outbox, Parcel
 from millstream.worker.prefetch import Prefetch
 from millstream.worker.slots import Slots
+from millstream.worker.unstored import Unstored
 
 __all__ = ["Popped"]
 
@@ -63,6 +64,7 @@ class Popped:
         self._reading = reading
         self._wake = wake
         self._queue = queue
+        self._keys = keys
         self.partition = keys.partition
         self._prefetch = prefetch
         self._loop = asyncio.get_running_loop()
@@ -73,6 +75,7 @@ class Popped:
         self.committing: Collection[bytes] = ()
         # Nothing is ever added to it, so all is certain for ever.
         self.held = Held(keys, consumer, queue.lease_ms, until={}, on_lost=lambda _: None)
+        self.unstored = Unstored(self._give_back_again, queue.title)
         self._numbers = itertools.count(1)
         # How many were done since the last fetch.
         self._done = 0
@@ -200,6 +203,7 @@ class Popped:
             begin: whether handlers may begin with it.
             since: of no use here.
         """
+        envelopes = self._new(envelopes)
         if not envelopes:
             return
         popping.hold(self._in_hand, envelopes)
@@ -207,6 +211,20 @@ class Popped:
             self.slots.add(envelopes)
         else:
             self._release([envelope.token for envelope in envelopes])
+
+    def _new(self, envelopes: Sequence[Envelope]) -> Sequence[Envelope]:
+        """Leave out what has come before, from a server that was back with older data.
+
+        In a list it may be another message, if somebody else has pushed a copy: it gets a name of its own.
+        """
+        busy = self.slots.busy_with([one.token for one in envelopes])
+        if self._keys.store == "list":
+            for envelope in envelopes if busy else ():
+                while self.slots.busy_with([envelope.token]):
+                    envelope.token += b"/"
+            return envelopes
+        here = self._in_hand
+        return [one for one in envelopes if one.token not in here and one.token not in busy]
 
     def release_waiting(self) -> None:
         """Hand back what no handler has begun with."""
@@ -223,11 +241,7 @@ class Popped:
                 self._in_hand.pop(end.token, None)
         ended, self._done = self._done + len(parcel), 0
         if kept := self.outbox.confirmed(parcel, found, sure=True):
-            problem = next(iter(found.kept.values()))
-            logger.warning(
-                "%s: cannot hand back %d messages yet: %s", self._queue.title, len(kept), problem
-            )
-            self._loop.call_later(STORE_AGAIN, self._give_back_again, kept)
+            self.unstored.add(kept, found.kept)
         return ended
 
     def _give_back_again(self, kept: list[Settlement]) -> None:
@@ -235,7 +249,7 @@ class Popped:
             # A new number: the server knows that it has not done this one.
             self._give_back(end)
 
-    def here(self) -> set[bytes]:
+    def begin_to_ask(self) -> set[bytes]:
         """Name what a server could name again, which is nothing."""
         return set()
 

@@ -295,7 +295,7 @@ class Reader:
         plan = consume.rejoin(
             self.keys, self.consumer, queue.lease_ms, queue.partitions, source=queue
         )
-        before = self.holdings.here()
+        before = self.holdings.begin_to_ask()
         pending = await self._driver.drive(plan)
         unknown = Fetched(envelopes=self.holdings.reconcile(pending, before))
         self._reading.woke(unknown)
@@ -360,6 +360,7 @@ class Reader:
             finally:
                 wake.cancel()
         await self._flush()
+        await self.holdings.unstored.insist(self._flush)
 
     async def _leave(self) -> None:
         """Remove this consumer, unless its leases have to run out."""

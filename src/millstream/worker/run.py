@@ -73,6 +73,7 @@ class Run:
         self._consumers: list[Work] = []
         self._listenings: list[Listening] = []
         self._schedulers: list[Scheduler] = []
+        self._control: list[asyncio.Task[None]] = []
 
     async def work(
         self, *, burst: bool, announce: Callable[[Sequence[Work]], None] | None = None
@@ -102,53 +103,58 @@ class Run:
         self, *, burst: bool, announce: Callable[[Sequence[Work]], None] | None
     ) -> None:
         await self.client.connect()
+        try:
+            await self._begin(burst=burst, announce=announce)
+            await self._go_on(burst=burst)
+        finally:
+            # Also when one of them could not begin: others have by then.
+            await self._let_go()
+
+    async def _begin(
+        self, *, burst: bool, announce: Callable[[Sequence[Work]], None] | None
+    ) -> None:
+        """Put everything together; no message is read yet."""
         for handler in self._handlers:
             self._consumers.append(await begin(self.client, handler, self._middleware))
         if announce is not None:
             announce(self._consumers)
-        control = await self._hear()
+        if self._consumers:
+            hearers = {key: one for work in self._consumers for key, one in work.hearers.items()}
+            control = await Control.start(self.client.driver, hearers)
+            self._control = [asyncio.create_task(control.run(), name="millstream-control")]
         # A burst drains what waits, and nothing waits in these topics.
-        hearing = [] if burst else await self._listen()
+        for one in () if burst else self._listeners:
+            on_missed = self._on_missed.get(one.topic.name)
+            started = await Listening.start(self.client, one, self._middleware, on_missed)
+            self._listenings.append(started)
+
+    async def _go_on(self, *, burst: bool) -> None:
+        """Work, and come to an end in order."""
+        ticking = [] if burst else self._keep_schedules()
         tasks = [
             asyncio.create_task(consumer.run(), name=f"millstream-{consumer.handler.queue.name}")
             for consumer in self._consumers
         ]
-        ticking = [] if burst else self._keep_schedules()
+        tasks += [
+            asyncio.create_task(one.run(), name="millstream-topic") for one in self._listenings
+        ]
         stopped = asyncio.create_task(self._drained() if burst else self._stop.wait())
         grace = self.shutdown_timeout
         try:
             # None of them ever ends by itself; if one does, it is a bug, and must not go unseen.
-            endless = [*tasks, *ticking, *hearing, *control]
+            endless = [*tasks, *ticking, *self._control]
             await asyncio.wait([*endless, stopped], return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             grace = 0.0
             raise
         finally:
             stopped.cancel()
-            try:
-                await self._finish([*tasks, *hearing], ticking, grace)
-            finally:
-                # Last, so that a message can be cancelled until its handler has ended.
-                await _end(control)
+            await self._finish(tasks, ticking, grace)
         for task in tasks:
             task.result()
-        for task in (*hearing, *control, *ticking):
-            if not task.cancelled():
+        for task in (*self._control, *ticking):
+            if task.done() and not task.cancelled():
                 task.result()
-
-    async def _listen(self) -> list[asyncio.Task[None]]:
-        for one in self._listeners:
-            on_missed = self._on_missed.get(one.topic.name)
-            started = await Listening.start(self.client, one, self._middleware, on_missed)
-            self._listenings.append(started)
-        return [asyncio.create_task(one.run(), name="millstream-topic") for one in self._listenings]
-
-    async def _hear(self) -> list[asyncio.Task[None]]:
-        if not self._consumers:
-            return []
-        hearers = {key: one for work in self._consumers for key, one in work.hearers.items()}
-        control = await Control.start(self.client.driver, hearers)
-        return [asyncio.create_task(control.run(), name="millstream-control")]
 
     def _keep_schedules(self) -> list[asyncio.Task[None]]:
         client = self.client
@@ -173,10 +179,19 @@ class Run:
                 _wait(ticking, grace), *(worker.finish(grace) for worker in workers)
             )
         finally:
-            # Also when this is cancelled: what nobody works on must not be kept from others.
+            # Also when this is cancelled.
             await _end((*tasks, *ticking))
+
+    async def _let_go(self) -> None:
+        """Disconnect. What nobody works on must not be kept from others. Safe to repeat."""
+        try:
+            for listening in self._listenings:
+                await listening.let_go()
             for consumer in self._consumers:
                 await consumer.let_go()
+        finally:
+            # Last, so that a message can be cancelled until its handler has ended.
+            await _end(self._control)
 
     async def _count(self, queue: Source[Any]) -> QueueStats:
         # The primary's word: what has just been sent may not be at a replica yet.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import time
-from collections.abc import Awaitable, Callable, Iterable, KeysView, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any
 
 from millstream.protocol.envelope import Envelope
@@ -133,17 +133,22 @@ class Slots:
             self._idle.append(idle)
             await idle
 
-    @property
-    def busy_with(self) -> KeysView[bytes]:
-        """The deliveries that handlers run for, those that are over included."""
-        return self._handling.busy_with
+    def busy_with(self, tokens: Collection[bytes]) -> list[bytes]:
+        """Return those that handlers run for, over or not, or whose replies are on their way."""
+        return self._handling.busy_with(tokens)
 
-    def lost(self, tokens: Iterable[bytes]) -> None:
-        """Stop handlers of messages that others own by now."""
+    def regain(self, token: bytes) -> bool:
+        """Go on with a delivery that was lost and is ours again (see ``Handling.regain``)."""
+        return self._handling.regain(token)
+
+    def lost(self, tokens: Collection[bytes]) -> None:
+        """Stop handlers of messages that others own by now; what waits is not begun."""
+        self._waiting.forget(tokens)
         self._handling.lost(tokens)
 
     def cancelled(self, token: bytes) -> None:
-        """Stop the handler of a message that somebody has cancelled."""
+        """Stop the handler of a message that somebody has cancelled, or do not begin."""
+        self._waiting.forget((token,))
         self._handling.cancelled(token)
 
     def drop_waiting(self) -> list[bytes]:

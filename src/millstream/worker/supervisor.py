@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import os
 import signal
 import sys
@@ -25,7 +26,7 @@ from millstream.driver.target import ENVIRONMENT_VARIABLE
 from millstream.errors import BrokerError
 from millstream.protocol.keys import QueueKeys, queue_keys, subscription_keys
 from millstream.protocol.recover import hand_over_all
-from millstream.worker.child import FORCED, USAGE
+from millstream.worker.child import BROKER, FORCED, NOT_STARTED, USAGE
 
 __all__ = ["supervise"]
 
@@ -39,6 +40,10 @@ STEADY_AFTER = 10.0
 
 KILL_AFTER = 5.0
 """Seconds beyond the shutdown timeout after which a child that does not end is killed."""
+
+SAME_SIGNAL = 0.5
+"""Seconds. What comes so soon again is no second request: ``timeout`` and other programs signal a process,
+and then its whole group."""
 
 ASKED_TO_END = (0, -signal.SIGTERM, -signal.SIGINT)
 """Statuses of a child that has ended in order. A signal ends it itself when it comes before the child
@@ -67,8 +72,8 @@ def supervise(
         shutdown_timeout: seconds for running handlers at the end; None: what the worker says.
 
     Returns:
-        The exit status: 0 stopped or drained, 1 the server cannot be reached, 2 the target makes
-        no sense.
+        The exit status: 0 stopped or drained, 1 the server cannot be reached, or the worker's module or
+        a startup hook fails before a process was ever ready, 2 the target makes no sense.
 
     Raises:
         BrokerError: the server cannot be reached at the start.
@@ -122,6 +127,8 @@ class Supervisor:
         self._killed: set[Process] = set()
         self._stopping = asyncio.Event()
         self._forced = False
+        self._was_ready = False
+        self._asked_at = -math.inf
         self._handing_over: set[asyncio.Task[None]] = set()
 
     async def run(self, processes: int) -> int:
@@ -151,6 +158,9 @@ class Supervisor:
 
     def _stop(self) -> None:
         """Pass a signal on: the first asks for an orderly end, the second for an end."""
+        if self._stopping.is_set() and time.monotonic() < self._asked_at + SAME_SIGNAL:
+            return
+        self._asked_at = time.monotonic()
         self._forced = self._stopping.is_set()
         self._stopping.set()
         if self._forced:
@@ -188,6 +198,9 @@ class Supervisor:
                 task.add_done_callback(self._handing_over.discard)
             if self._stopping.is_set() or status in (0, USAGE):
                 return 0 if self._stopping.is_set() else status
+            if status == NOT_STARTED and not self._was_ready:
+                # Another start would fail alike. Later ones may be of a half-copied new version.
+                return BROKER
             if time.monotonic() - started > STEADY_AFTER:
                 pause = FIRST_PAUSE
             logger.warning("a worker process ended with status %d; restart in %g s", status, pause)
@@ -221,6 +234,7 @@ class Supervisor:
             killer.cancel()
             del self._children[child]
             held = report.close()
+            self._was_ready = self._was_ready or report.is_whole
         was_killed = child in self._killed and status == -signal.SIGKILL
         self._killed.discard(child)
         return _End(status, status not in ASKED_TO_END and not was_killed, held)
@@ -311,6 +325,11 @@ class _Report:
             self._loop.remove_reader(self._source)
         self._text += chunk
         return bool(chunk)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the child was ready to begin: it has told all."""
+        return self._text.endswith(b"\n")
 
     def _told(self) -> dict[str, Any]:
         try:

@@ -5,14 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import ctypes
+import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 from millstream.worker.handler import Handler
 
 __all__ = ["ThreadSlots", "threads_of"]
+
+logger = logging.getLogger("millstream.worker")
+
+START_AGAIN = 1.0
+"""Seconds until a thread is tried to be started again that the system has refused."""
 
 
 class _Job:
@@ -46,6 +53,7 @@ class ThreadSlots:
         self._outcomes: list[tuple[_Job, Any, BaseException | None]] = []
         self._collecting = threading.Lock()
         self._threads: list[threading.Thread] = []
+        self._start_at = 0.0
         self._busy = 0
         self._running: dict[bytes, _Job] = {}
 
@@ -66,26 +74,42 @@ class ThreadSlots:
         Raises:
             TimeoutError: it took longer, also if it ended well in spite of that.
             CancelledError: it was interrupted, also if it ended well in spite of that.
+            RuntimeError: there is no thread, and the system lets none be started.
             Whatever the function raises.
         """
+        if self._busy >= len(self._threads) < self._count:
+            self._start()
         job = self._running[token] = _Job(function, asyncio.Future(loop=self._loop))
         self._busy += 1
-        if self._busy > len(self._threads) < self._count:
-            thread = threading.Thread(
-                target=self._work, name=f"{self._name}-{len(self._threads)}", daemon=True
-            )
-            self._threads.append(thread)
-            thread.start()
         self._jobs.put(job)
         timer = None
         if timeout is not None:
             timer = self._loop.call_later(timeout, _interrupt, job, TimeoutError)
         try:
             return await job.future
+        except asyncio.CancelledError:
+            _do_not_begin(job)
+            raise
         finally:
             self._running.pop(token, None)
             if timer is not None:
                 timer.cancel()
+
+    def _start(self) -> None:
+        """Start one more thread. If the system has none to give, those that there are do the work."""
+        if self._threads and time.monotonic() < self._start_at:
+            return
+        count = len(self._threads)
+        thread = threading.Thread(target=self._work, name=f"{self._name}-{count}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            if not self._threads:
+                raise
+            self._start_at = time.monotonic() + START_AGAIN
+            logger.warning("%s: %s; handlers wait for the %d there are", self._name, error, count)
+        else:
+            self._threads.append(thread)
 
     def interrupt(self, token: bytes) -> bool:
         """Raise CancelledError in a function at its next line of Python; False: none runs."""
@@ -170,6 +194,13 @@ def _interrupt(job: _Job, exception: type[BaseException]) -> None:
             job.interruption = exception
             if job.thread is not None:
                 _raise_in(job.thread, exception)
+
+
+def _do_not_begin(job: _Job) -> None:
+    """Nobody waits for a call any more: if it has not begun, it must not; if it has, it goes on."""
+    with job.guard:
+        if job.thread is None and job.interruption is None:
+            job.interruption = asyncio.CancelledError
 
 
 def _raise_in(thread: int, exception: type[BaseException] | None) -> None:

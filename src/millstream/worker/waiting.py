@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Collection, Sequence, Sized
 from typing import Any, Protocol
 
 from millstream.protocol.envelope import Envelope
@@ -33,6 +33,10 @@ class Waiting(Protocol):
 
     def add(self, envelopes: Sequence[Envelope]) -> None:
         """Let messages wait; urgent ones, and those that were handed back, come first."""
+        ...
+
+    def forget(self, tokens: Collection[bytes]) -> None:
+        """Take some out that are over: they may come again, under the names that they have."""
         ...
 
     def drop(self) -> list[Envelope]:
@@ -76,6 +80,14 @@ class Singles:
     def add(self, envelopes: Sequence[Envelope]) -> None:
         """Let messages wait; urgent ones, and those that were handed back, come first."""
         _join(self.messages, envelopes)
+
+    def forget(self, tokens: Collection[bytes]) -> None:
+        """Take some out that are over."""
+        over = frozenset(tokens)
+        left = [envelope for envelope in self.messages if envelope.token not in over]
+        if len(left) < len(self.messages):
+            self.messages.clear()
+            self.messages.extend(left)
 
     def drop(self) -> list[Envelope]:
         """Take everything out."""
@@ -143,6 +155,21 @@ class Batches:
             self._since.popleft()
         self._set_timer()
         return batch
+
+    def forget(self, tokens: Collection[bytes]) -> None:
+        """Take some out that are over."""
+        over = frozenset(tokens)
+        suspects = [envelope for envelope in self._suspects if envelope.token not in over]
+        both = zip(self.messages, self._since, strict=True)
+        left = [(one, since) for one, since in both if one.token not in over]
+        if len(suspects) + len(left) < len(self._suspects) + len(self.messages):
+            self.drop()
+            self._suspects.extend(suspects)
+            self.messages.extend(envelope for envelope, _ in left)
+            self._since.extend(since for _, since in left)
+            self._set_timer()
+            if self._due:
+                self._on_due()
 
     def drop(self) -> list[Envelope]:
         """Take everything out."""

@@ -103,6 +103,16 @@ class Worker:
         self, source: Source[T] | Topic[T], *, batch: int, **options: Unpack[HandlerOptions]
     ) -> Handles[list[T]]: ...
 
+    # Where it is not known before whether a batch is wanted.
+    @overload
+    def on(
+        self,
+        source: Source[T] | Topic[T],
+        *,
+        batch: int | None,
+        **options: Unpack[HandlerOptions],
+    ) -> Handles[Any]: ...
+
     def on(
         self,
         source: Source[Any] | Topic[Any] | Endpoint[Any, Any],
