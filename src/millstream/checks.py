@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+import reprlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from millstream.declare import Queue
 from millstream.endpoint import Endpoint
@@ -37,7 +38,10 @@ __all__ = [
     "check_source",
     "check_topic",
     "check_window",
+    "list_of",
 ]
+
+T = TypeVar("T")
 
 MOST_PREFETCH = 10_000
 
@@ -61,6 +65,7 @@ def check_security(security: object) -> None:
 
 def check_queue(queue: object) -> None:
     """Refuse what is no queue, such as the name of one."""
+    _check_no_endpoint(queue)
     if not isinstance(queue, Queue):
         message = f"expected a Queue, not {_shown(queue)}"
         raise UsageError(message)
@@ -71,7 +76,29 @@ def check_sendable(queue: object) -> None:
     if isinstance(queue, Topic | Subscription):
         message = f"send is for queues: publish to {_topic_of(queue).title} instead"
         raise UsageError(message)
+    if isinstance(queue, Endpoint):
+        message = f"send is for queues: use request for {queue.title}"
+        raise UsageError(message)
     check_queue(queue)
+
+
+def _check_no_endpoint(source: object) -> None:
+    """Refuse an endpoint where its queue is meant."""
+    if isinstance(source, Endpoint):
+        message = f"{source.title} is no queue: pass endpoint.queue, or ask it with request"
+        raise UsageError(message)
+
+
+def list_of(bodies: Iterable[T], verb: str) -> list[T]:
+    """Return bodies, and refuse one where many are expected: it would be sent letter by letter."""
+    try:
+        each = None if isinstance(bodies, str | bytes | bytearray | Mapping) else iter(bodies)
+    except TypeError:
+        each = None
+    if each is None:
+        message = f"{verb} takes a list of bodies, not {_shown(bodies)}"
+        raise UsageError(message)
+    return list(each)
 
 
 def check_source(source: object) -> None:
@@ -82,6 +109,7 @@ def check_source(source: object) -> None:
             "topic"
         )
         raise UsageError(message)
+    _check_no_endpoint(source)
     if not isinstance(source, Queue | Subscription):
         message = f"expected a Queue or a Subscription, not {_shown(source)}"
         raise UsageError(message)
@@ -89,6 +117,7 @@ def check_source(source: object) -> None:
 
 def check_countable(source: object) -> None:
     """Refuse what has no statistics."""
+    _check_no_endpoint(source)
     if not isinstance(source, Queue | Subscription | Topic):
         message = f"expected a Queue, a Subscription or a Topic, not {_shown(source)}"
         raise UsageError(message)
@@ -102,6 +131,9 @@ def check_topic(topic: object) -> None:
     if isinstance(topic, Subscription):
         message = f"{topic.title} gets what its topic gets: publish to {topic.topic.title}"
         raise UsageError(message)
+    if isinstance(topic, Endpoint):
+        message = f"publish is for topics: use request for {topic.title}"
+        raise UsageError(message)
     if not isinstance(topic, Topic):
         message = f"expected a Topic, not {_shown(topic)}"
         raise UsageError(message)
@@ -109,6 +141,9 @@ def check_topic(topic: object) -> None:
 
 def check_endpoint(endpoint: object) -> None:
     """Refuse what nobody can ask."""
+    if isinstance(endpoint, Queue):
+        message = f"request is for endpoints: send to {endpoint.title} instead"
+        raise UsageError(message)
     if not isinstance(endpoint, Endpoint):
         message = f"expected an Endpoint, not {_shown(endpoint)}"
         raise UsageError(message)
@@ -149,7 +184,10 @@ def _topic_of(source: Topic[Any] | Subscription[Any]) -> Topic[Any]:
 
 
 def _shown(value: object) -> str:
-    return f"{type(value).__name__}: {value!r}"
+    """Show what was given: of a declaration its name, for the whole of it fills a screen."""
+    if isinstance(value, Queue | Topic | Subscription | Endpoint):
+        return f"{type(value).__name__}: {value.name!r}"
+    return f"{type(value).__name__}: {reprlib.repr(value)}"
 
 
 def check_headers(headers: object) -> None:

@@ -21,6 +21,8 @@ __all__ = ["Codec", "CodecName", "NotDecodable", "codec_for"]
 T = TypeVar("T")
 CodecName = Literal["json", "msgpack"]
 
+_Directions = tuple[Callable[[Any], bytes], Callable[[bytes], Any]]
+
 NotDecodable = Exception
 """What ``Codec.decode`` may raise for foreign bytes: anything, since a body type may check itself
 in code of its own (``__post_init__``, a validator). A message must not end a worker by it."""
@@ -32,10 +34,16 @@ class Codec(msgspec.Struct, Generic[T], frozen=True):
     Args:
         encode: a value to bytes; raises UsageError for a value of the wrong type.
         decode: bytes to a value; raises one of ``NotDecodable``.
+        origin: the type, the title and the name that it was chosen by. It is pickled by them.
     """
 
     encode: Callable[[T], bytes]
     decode: Callable[[bytes], T]
+    origin: tuple[Any, str, CodecName]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Choose it again where it is unpickled."""
+        return codec_for, self.origin
 
 
 def codec_for(body_type: Any, title: str, codec: CodecName) -> Codec[Any]:
@@ -52,9 +60,14 @@ def codec_for(body_type: Any, title: str, codec: CodecName) -> Codec[Any]:
     if codec not in ("json", "msgpack"):
         message = f"{title}: codec must be 'json' or 'msgpack', not {codec!r}"
         raise UsageError(message)
+    encode, decode = _directions(body_type, title, codec)
+    return Codec(encode, decode, (body_type, title, codec))
+
+
+def _directions(body_type: Any, title: str, codec: CodecName) -> _Directions:
     if body_type is bytes:
-        return Codec(encode=_checked(_as_is, bytes, title), decode=_as_is)
-    if hasattr(body_type, "model_validate_json") and isinstance(body_type, type):
+        return _checked(_as_is, bytes, title), _as_is
+    if _is_model(body_type):
         return _pydantic(body_type, title, codec)
     encoder = msgspec.json.Encoder() if codec == "json" else msgspec.msgpack.Encoder()
     try:
@@ -67,11 +80,16 @@ def codec_for(body_type: Any, title: str, codec: CodecName) -> Codec[Any]:
     except (TypeError, RuntimeError) as error:
         message = f"{title}: cannot decode bodies of type {body_type!r}: {error}"
         raise UsageError(message) from error
-    if body_type is Any:
-        return Codec(encode=_guarded(encoder.encode, title), decode=decoder.decode)
+    if body_type in (Any, object):
+        return _guarded(encoder.encode, title), decoder.decode
     if isinstance(body_type, type) and get_origin(body_type) is None and not _loose(body_type):
-        return Codec(_checked(encoder.encode, body_type, title), decode=decoder.decode)
-    return Codec(_proven(encoder.encode, decoder.decode, body_type, title), decode=decoder.decode)
+        return _checked(encoder.encode, body_type, title), decoder.decode
+    return _proven(encoder.encode, decoder.decode, body_type, title), decoder.decode
+
+
+def _is_model(body_type: object) -> bool:
+    """Tell a pydantic model, without importing pydantic."""
+    return isinstance(body_type, type) and hasattr(body_type, "model_validate_json")
 
 
 _PLAIN = (dict, list, str, int, float, bool, type(None))
@@ -87,6 +105,11 @@ def _refuse_unknown(node: Any, seen: set[int]) -> None:
     unknown = isinstance(node, msgspec.inspect.CustomType)
     if unknown and not any(issubclass(plain, node.cls) for plain in _PLAIN):
         message = f"{node.cls.__qualname__} is no type of a body"
+        if _is_model(node.cls):
+            message = (
+                f"{node.cls.__qualname__} is a pydantic model, which can be a whole body but no part of "
+                "one. Declare a model around it (for a list: a pydantic.RootModel)"
+            )
         raise TypeError(message)
     if isinstance(node, tuple):
         for part in node:
@@ -114,14 +137,28 @@ def _wrong(title: str, body: object, expected: object, reason: object = None) ->
     return UsageError(message)
 
 
+_NULL = b"null"
+"""What JSON has for a float that is no finite number, too; inside a body that is left as it is."""
+
+
+def _not_finite(title: str, body: float) -> UsageError:
+    message = (
+        f'{title}: JSON has no {body!r}: send a finite number or None, or declare codec="msgpack"'
+    )
+    return UsageError(message)
+
+
 def _guarded(encode: Callable[[Any], bytes], title: str) -> Callable[[Any], bytes]:
     """Turn an encoder's complaint into a UsageError that names the queue."""
 
     def guarded(body: Any) -> bytes:
         try:
-            return encode(body)
+            data = encode(body)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise _wrong(title, body, "a JSON-like value", error) from error
+        if data == _NULL and isinstance(body, float):
+            raise _not_finite(title, body)
+        return data
 
     return guarded
 
@@ -148,22 +185,26 @@ def _proven(
     def proven(body: Any) -> bytes:
         try:
             data = encode(body)
-            decode(data)
+            lost = data == _NULL and isinstance(body, float)
+            if not lost:
+                decode(data)
         except NotDecodable as error:
             raise _wrong(title, body, body_type, error) from error
+        if lost:
+            raise _not_finite(title, body)
         return data
 
     return proven
 
 
-def _pydantic(model: Any, title: str, codec: CodecName) -> Codec[Any]:
+def _pydantic(model: Any, title: str, codec: CodecName) -> _Directions:
     if codec == "json":
 
         def encode(body: Any) -> bytes:
             # By alias, since that is what validation takes.
             return bytes(body.model_dump_json(by_alias=True), "utf-8")
 
-        return Codec(_checked(encode, model, title), decode=model.model_validate_json)
+        return _checked(encode, model, title), model.model_validate_json
     packer, unpacker = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder()
 
     def pack(body: Any) -> bytes:
@@ -172,4 +213,4 @@ def _pydantic(model: Any, title: str, codec: CodecName) -> Codec[Any]:
     def unpack(data: bytes) -> Any:
         return model.model_validate(unpacker.decode(data))
 
-    return Codec(_checked(pack, model, title), decode=unpack)
+    return _checked(pack, model, title), unpack

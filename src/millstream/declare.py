@@ -118,7 +118,7 @@ class Queue(Generic[T]):
     Args:
         name: 1 to 200 characters; producers and workers in any language share it.
         body_type: what a body is: a msgspec Struct, dataclass, TypedDict, attrs class, pydantic
-            model, plain type, or bytes. Default: any JSON value.
+            model, plain type, or bytes (docs/messages.md). Default: any JSON value.
         retry: attempts, backoff and crash limit. Default: 5 attempts, 1 s doubling, 3 crashes.
         lease: seconds that a consumer owns a delivery before others may take it over. A worker
             extends it while the handler runs. From 0.1; default 30.

@@ -14,8 +14,9 @@ from millstream.policy import Duration, Retry, check_count, milliseconds
 
 __all__ = ["Endpoint"]
 
-Q = TypeVar("Q")
-R = TypeVar("R")
+# An endpoint takes requests and gives replies: one whose replies are Orders is one whose replies are objects.
+Q_contra = TypeVar("Q_contra", contravariant=True)
+R_co = TypeVar("R_co", covariant=True)
 
 LEASE = 10.0
 """Seconds after which a request is taken from a worker that shows no sign of life: shorter than that of
@@ -39,7 +40,7 @@ class EndpointOptions(TypedDict, total=False):
 
 @immutable
 @dataclass(frozen=True, slots=True, init=False)
-class Endpoint(Generic[Q, R]):
+class Endpoint(Generic[Q_contra, R_co]):
     """Request/response: a request gets one reply, a stream of replies, an error, or a timeout.
 
     The handler (``worker.on(endpoint)``) returns the reply; its second parameter, if any, is a
@@ -75,15 +76,15 @@ class Endpoint(Generic[Q, R]):
     must_finish: bool
     max_body: int
     queue: Queue[bytes]
-    request_codec: Codec[Q] = field(repr=False, compare=False)
-    reply_codec: Codec[R] = field(repr=False, compare=False)
+    request_codec: Codec[Any] = field(repr=False, compare=False)
+    reply_codec: Codec[Any] = field(repr=False, compare=False)
 
     @overload
     def __init__(
         self,
         name: str,
-        request_type: type[Q],
-        reply_type: type[R],
+        request_type: type[Q_contra],
+        reply_type: type[R_co],
         **options: Unpack[EndpointOptions],
     ) -> None: ...
 
@@ -139,7 +140,7 @@ class Endpoint(Generic[Q, R]):
         """What logs and errors call it."""
         return f"endpoint {self.name!r}"
 
-    def encode_request(self, body: Q) -> bytes:
+    def encode_request(self, body: Q_contra) -> bytes:
         """Turn a request into the bytes that are stored.
 
         Raises:
@@ -147,7 +148,7 @@ class Endpoint(Generic[Q, R]):
         """
         return self._fitting(self.request_codec.encode(body), "request")
 
-    def encode_reply(self, reply: R) -> bytes:
+    def encode_reply(self, reply: Any) -> bytes:
         """Turn a reply, or a part of one, into the bytes that are sent back.
 
         Raises:

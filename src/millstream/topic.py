@@ -380,6 +380,9 @@ def check_start(start: object, name: str) -> None:
     if isinstance(start, Start):
         return
     if isinstance(start, str):
+        if start in (Start.EARLIEST.value, Start.LATEST.value):
+            message = f"{name} must be ms.{start.upper()}, not {start!r}"
+            raise UsageError(message)
         check_id(start, name)
     elif not isinstance(start, datetime):
         message = f"{name} must be EARLIEST, LATEST, a datetime or an id, not {start!r}"

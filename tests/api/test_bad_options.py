@@ -167,3 +167,50 @@ async def test_what_is_no_queue(mq: ms.AsyncClient, name: str) -> None:
         *arguments.get(name, ()),
         **options,
     )
+
+
+QUEUE: ms.Queue[Any] = ms.Queue("orders")
+TOPIC: ms.Topic[Any] = ms.Topic("placed")
+ENDPOINT: ms.Endpoint[Any, Any] = ms.Endpoint("quote")
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "words"),
+    [
+        *((one, ENDPOINT, "pass endpoint.queue") for one in ("stats", "peek", "purge", "resend")),
+        *((one, ENDPOINT, "pass endpoint.queue") for one in ("declare", "schedules")),
+        ("send", ENDPOINT, "^send is for queues: use request for endpoint 'quote'$"),
+        ("send_many", ENDPOINT, "^send is for queues: use request for endpoint 'quote'$"),
+        ("publish", ENDPOINT, "^publish is for topics: use request for endpoint 'quote'$"),
+        ("request", QUEUE, "^request is for endpoints: send to queue 'orders' instead$"),
+        ("request", TOPIC, "^expected an Endpoint, not Topic: 'placed'$"),
+        ("resend", TOPIC, "^expected a Queue, not Topic: 'placed'$"),
+        ("send", 500 * "x", "^expected a Queue, not str: 'x+...x+'$"),
+    ],
+)
+async def test_another_kind_of_declaration(
+    mq: ms.AsyncClient, name: str, source: Any, words: str
+) -> None:
+    """The error names what was given, what is called instead, and is a line long."""
+    bodies = {"send": (1,), "send_many": ([1],), "publish": (1,), "request": (1,)}
+    with pytest.raises(ms.UsageError, match=words) as raised:
+        await getattr(mq, name)(source, *bodies.get(name, ()))
+    assert len(str(raised.value)) < 100
+
+
+@pytest.mark.parametrize("wrong", [5, None, "abc", b"abc", {"a": 1}])
+async def test_one_body_where_many_are_sent(mq: ms.AsyncClient, wrong: Any) -> None:
+    """A text is not sent letter by letter, and what has no parts is no raw TypeError."""
+    for name, declared in (("send_many", QUEUE), ("publish_many", TOPIC)):
+        with pytest.raises(ms.UsageError, match=f"^{name} takes a list of bodies, not "):
+            await getattr(mq, name)(declared, wrong)
+    assert await counts(mq, QUEUE) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("start", ["earliest", "latest"])
+async def test_the_name_of_a_start(mq: ms.AsyncClient, start: str) -> None:
+    """The two places that have a name are no strings, and the error says what they are."""
+    with pytest.raises(ms.UsageError, match=f"start must be ms.{start.upper()}, not '{start}'"):
+        TOPIC.subscription("mail", start=start)
+    with pytest.raises(ms.UsageError, match=f"to must be ms.{start.upper()}, not '{start}'"):
+        await mq.seek(TOPIC, "mail", to=start)

@@ -156,7 +156,32 @@ async def test_a_ready_made_client_stays_its_owners(connect: Connect, server: Se
 async def test_no_server_at_all(kind: Kind, source: Any) -> None:
     """What is neither a URL nor a client is a UsageError that says what is expected."""
     with pytest.raises(ms.UsageError, match="URL or a redis-py client"):
-        await make(kind, source).connect()
+        make(kind, source)
+
+
+@pytest.mark.parametrize(
+    "source", ["", "localhost", "http://x", "redis://host/shop", "redis+cluster://h1,h2/shop"]
+)
+async def test_no_server_at_all_by_its_url(kind: Kind, source: Any) -> None:
+    """What can be no URL of a server is refused where the client is made, not at its first use."""
+    with pytest.raises(ms.UsageError, match="URL"):
+        make(kind, source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "redis://a:p%2Fw@host/3",
+        "valkeys://[::1]:7000/0?ssl_cert_reqs=none",
+        "unix:///tmp/no.sock?db=2",
+        "redis+sentinel://h1,h2:26380/name/2",
+        "rediss+cluster://h1,h2:7000",
+        "embedded://",
+    ],
+)
+async def test_nothing_is_connected_by_making_a_client(kind: Kind, source: Any) -> None:
+    """A client of any kind of URL is made without asking anybody."""
+    make(kind, source)
 
 
 # --- what cannot be connected to --------------------------------------------------------------

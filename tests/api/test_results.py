@@ -670,7 +670,7 @@ def test_no_batches() -> None:
     """What a handler of batches returns is no single message's result."""
     worker = ms.Worker()
     with pytest.raises(ms.UsageError, match="batch does not go with queue 'jobs'"):
-        worker.on(ms.Queue("jobs", results=RESULTS), batch=10)(double)
+        worker.on(ms.Queue("jobs", results=RESULTS), batch=10)(double)  # type: ignore[arg-type] # no list
 
 
 async def test_a_message_in_the_hands_of_a_dead_consumer(connect: Connect, work: Work) -> None:

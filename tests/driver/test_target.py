@@ -22,6 +22,12 @@ from millstream.errors import UsageError
         ("redis://localhost", "tcp", {"host": "localhost"}),
         ("redis://host:7000/3", "tcp", {"host": "host", "port": 7000, "db": 3}),
         ("redis://host?db=3", "tcp", {"host": "host", "db": 3}),
+        ("redis://host/", "tcp", {"host": "host"}),
+        (
+            "redis://user:a%2Fb@host/%33/",
+            "tcp",
+            {"host": "host", "db": 3, "username": "user", "password": "a/b"},
+        ),
         ("redis://:pw@host", "tcp", {"host": "host", "password": "pw"}),
         (
             "redis://user:p%40ss%3A@host",
@@ -131,6 +137,9 @@ def test_options_of_tls_that_make_no_sense(url: str, text: str) -> None:
         "redis://host:99999",
         "redis://[::1",
         "redis://host?db=three",
+        "redis://host/three",
+        "redis://host/1/2",
+        "valkeys://user:pw@host:7000/three?ssl_cert_reqs=none",
     ],
 )
 def test_urls_that_make_no_sense(url: str) -> None:

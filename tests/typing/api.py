@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
+from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from typing import Any, TypedDict, assert_type
 
@@ -14,6 +17,10 @@ class Order(msgspec.Struct):
     """A body."""
 
     id: int
+
+
+class Special(Order):
+    """A narrower body."""
 
 
 class Row(TypedDict):
@@ -42,6 +49,10 @@ counted = ms.Endpoint("counted", Order, int)
 assert_type(counted, ms.Endpoint[Order, int])
 
 worker = ms.Worker()
+
+
+def show(*values: object) -> None:
+    """As print, and much else."""
 
 
 @worker.on(orders)
@@ -84,10 +95,105 @@ def six() -> Row:
 assert_type(six(), Row)
 
 
-@worker.every(60, rows)  # type: ignore[type-var] # nobody would pass the parameter
+@worker.every(60, rows)  # type: ignore[arg-type] # nobody would pass the parameter
 def seven(row: Row) -> Row:
     """A parameter is an error."""
     return row
+
+
+@worker.every(60, rows)  # type: ignore[arg-type] # the queue takes rows
+async def eight() -> Order:
+    """So is another body."""
+    return Order(1)
+
+
+@worker.on(ms.Topic("placed", Order).subscription("mail"), concurrency=2)
+async def nine(order: Order, factor: int = 3) -> None:
+    """The rest of the parameters stays."""
+
+
+@worker.on(ticks)
+def ten(tick: object, heard: ms.Heard[Order]) -> None:
+    """A handler may take more than it gets."""
+
+
+@worker.on(counted)
+async def eleven(order: Order) -> int:
+    """The handler of an endpoint returns its reply."""
+    return order.id
+
+
+@worker.on(counted)
+def twelve(order: Order, request: ms.SyncRequest[Order]) -> int:
+    """A plain function, too."""
+    return request.body.id
+
+
+@worker.on(counted)
+async def thirteen(order: Order, request: ms.Request[Order]) -> AsyncIterator[int]:
+    """Or it yields the parts."""
+    yield order.id
+
+
+@worker.on(counted)
+def fourteen(order: Order) -> Iterator[int]:
+    """So may a plain function."""
+    yield order.id
+
+
+@worker.on(orders)  # type: ignore[arg-type] # another body
+async def wrong(row: Row) -> None:
+    """Bodies of the queue have another type."""
+
+
+@worker.on(orders)  # type: ignore[arg-type] # not every body is special
+def too_narrow(order: Special, delivery: ms.SyncDelivery[Order]) -> None:
+    """It would get others."""
+
+
+@worker.on(orders)  # type: ignore[arg-type] # no body
+async def empty() -> None:
+    """It takes nothing."""
+
+
+@worker.on(orders, batch=10)  # type: ignore[arg-type] # no list
+async def single(order: Order) -> None:
+    """It would get lists."""
+
+
+@worker.on(counted)  # type: ignore[arg-type] # another reply
+async def wordy(order: Order) -> str:
+    """Replies of the endpoint have another type."""
+    return "one"
+
+
+@worker.on(counted)  # type: ignore[arg-type] # other parts
+async def wordy_parts(order: Order) -> AsyncIterator[str]:
+    """So have the parts."""
+    yield "one"
+
+
+def later(queue: ms.Queue[Any], batch: int | None) -> None:
+    """Whether it is a batch may be known only when the program runs."""
+
+    @worker.on(queue, batch=batch)
+    async def either(bodies: object) -> None:
+        """Take what comes."""
+
+
+class Handler:
+    """An object may be a handler."""
+
+    async def __call__(self, order: Order) -> None:
+        """Handle it."""
+
+    def method(self, order: Order) -> None:
+        """Handle it in a thread."""
+
+
+worker.on(orders)(Handler())
+worker.on(orders)(Handler().method)
+worker.on(orders)(functools.partial(show, "order"))
 
 
 async def use(mq: ms.AsyncClient) -> None:
@@ -124,6 +230,20 @@ async def use(mq: ms.AsyncClient) -> None:
         assert_type(answer, ms.Answer[int])
         assert_type(answer.result(), int)
         assert_type(answer.error, Exception | None)
+    assert_type(await mq.request(counted, Order(1)), int)
+    # Where any object will do, an endpoint is asked as anywhere else.
+    show(await mq.request(counted, Order(1)), f"{await mq.request(listing, Order(1))}")
+    assert await mq.request(counted, Order(1)) == 1
+    maybe: int | None = await mq.request(counted, Special(1))
+    noted: dict[str, object] = {"rows": await mq.request(listing, Order(1)), "count": maybe}
+    replies = await asyncio.gather(*(mq.request(counted, Order(n)) for n in range(2)))
+    assert_type(replies, list[int])
+    special: ms.Endpoint[Special, object] = counted
+    await mq.request(special, Special(len(noted)))
+    await mq.request(special, Order(1))  # type: ignore[misc] # what takes any Order takes special ones
+    await mq.request(counted, "x")  # type: ignore[misc] # a wrong body is an error
+    text: str = await mq.request(counted, Order(1))  # type: ignore[arg-type] # so is another reply
+    assert text
     async for part in mq.request_stream(listing, Order(1), window=8):
         assert_type(part, Row)
     await mq.send(orders, "no order")  # type: ignore[misc] # a wrong body is an error

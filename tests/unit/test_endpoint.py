@@ -120,7 +120,7 @@ class TestBodies:
         with pytest.raises(UsageError, match="a request"):
             quote.encode_request(Price(1))  # type: ignore[arg-type]
         with pytest.raises(UsageError, match="a reply"):
-            quote.encode_reply(Ask(1))  # type: ignore[arg-type]
+            quote.encode_reply(Ask(1))
 
     def test_too_large(self) -> None:
         """The bound is for both; the error says how large it may be."""

@@ -153,6 +153,7 @@ class TestSignatures:
 
         async def keyword(body: Any, *, needed: int) -> None: ...
 
+        wrong: Any
         for wrong in (nothing, three, keyword):
             with pytest.raises(ms.UsageError, match=f"{wrong.__name__}.* must take a body"):
                 worker.on(queue)(wrong)

@@ -124,6 +124,56 @@ async def test_skipping(worker: ms.Worker, mq: ms.AsyncClient, queue: ms.Queue[A
     assert await counts(mq, queue) == (0, 0, 0, 0)
 
 
+@pytest.mark.parametrize("kind", ["async", "sync"])
+async def test_forgetting_to_await(
+    worker: ms.Worker, mq: ms.AsyncClient, queue: ms.Queue[Any], kind: str
+) -> None:
+    """Middleware that calls call_next and does not await it fails the message, wherever it stands."""
+    handled: list[Any] = []
+
+    @worker.middleware
+    async def forget(delivery: ms.Delivery[Any], call_next: Next) -> Any:
+        if delivery.body == "first":
+            return call_next()
+        return await call_next()
+
+    @worker.middleware
+    async def forget_again(delivery: ms.Delivery[Any], call_next: Next) -> None:
+        if delivery.body == "second":
+            call_next()  # this is the mistake
+        elif delivery.body == "raises":
+            call_next()  # this is the mistake
+            raise ms.Reject("on purpose")
+        elif delivery.body == "task":
+            # Nobody would know how it ends.
+            asyncio.ensure_future(call_next()).add_done_callback(asyncio.Future.exception)
+        else:
+            await call_next()
+
+    if kind == "async":
+
+        @worker.on(queue)
+        async def handle(body: Any) -> None:
+            handled.append(body)
+
+    else:
+
+        @worker.on(queue)
+        def handle_in_thread(body: Any) -> None:
+            handled.append(body)
+
+    await mq.send_many(queue, ["first", "second", "raises", "task", "awaited"])
+    await run_burst(worker, mq)
+
+    assert handled == ["awaited"]
+    errors = {letter.body: str(letter.error) for letter in await mq.dead(queue)}
+    assert (await mq.stats(queue)).acked == 1
+    assert {body for body, error in errors.items() if "await call_next()" in error} == {
+        *("first", "second", "task")
+    }
+    assert "forget_again" in errors["second"]
+
+
 async def test_settling(worker: ms.Worker, mq: ms.AsyncClient, queue: ms.Queue[Any]) -> None:
     """Middleware may settle the delivery itself."""
 

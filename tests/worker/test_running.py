@@ -66,7 +66,7 @@ class TestDeclaring:
 
         wrong: Any = "orders"
         with pytest.raises(
-            ms.UsageError, match="expected a Queue, a Topic or a Subscription, not str"
+            ms.UsageError, match="expected a Queue, a Topic, a Subscription or an Endpoint, not str"
         ):
             worker.on(wrong)(handle)
 

@@ -36,7 +36,7 @@ def test_unknown_options(worker: ms.Worker, target: Any) -> None:
         (ms.Queue("orders"), {"subscription": "a"}, "subscription is for topics, and this is qu"),
         (ms.Queue("orders"), {"start": EARLIEST}, "start is for topics, and this is queue"),
         (PLACED.subscription("a"), {"filter": "eu.*"}, r"filter goes into topic.subscription\("),
-        ("orders", {}, "expected a Queue, a Topic or a Subscription, not str"),
+        ("orders", {}, "expected a Queue, a Topic, a Subscription or an Endpoint, not str"),
     ],
 )
 def test_what_makes_no_sense(
@@ -45,7 +45,7 @@ def test_what_makes_no_sense(
     """The error says what to write instead."""
     with pytest.raises(ms.UsageError, match=words):
 
-        @worker.on(target, **options)
+        @worker.on(target, **options)  # type: ignore[untyped-decorator] # the target is of any type
         async def handle(_: Any) -> None: ...
 
     assert worker.handlers == ()

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol, TypeVar, Unpack, overload
 from millstream.aio.confirm import confirming_of
 from millstream.aio.results import Handle, Results
 from millstream.aio.router import Placer, QueueSender, placer_of, sender_of
-from millstream.checks import check_options, check_results, check_sendable
+from millstream.checks import check_options, check_results, check_sendable, list_of
 from millstream.declare import Queue
 from millstream.driver.aio import AsyncDriver
 from millstream.durability import check_durability
@@ -239,7 +239,7 @@ async def send_many(
     check_sendable(queue)
     way = senders.way(queue, durability)
     check_for_many(options)
-    bodies = list(bodies)
+    bodies = list_of(bodies, "send_many")
     encoded = [queue.encode(body) for body in bodies]
     if not encoded:
         return []

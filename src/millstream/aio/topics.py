@@ -10,7 +10,7 @@ from millstream.aio.delivery import Delivery
 from millstream.aio.ephemeral import Ephemeral
 from millstream.aio.feed import Feed
 from millstream.aio.publishers import Publishers
-from millstream.checks import check_options, check_topic
+from millstream.checks import check_options, check_topic, list_of
 from millstream.driver.aio import AsyncDriver
 from millstream.durability import check_durability
 from millstream.errors import UsageError
@@ -161,11 +161,11 @@ async def publish_many(
     """
     check_topic(topic)
     level = _durability(mq, topic, durability)
+    bodies = list_of(bodies, "publish_many")
     if not topic.durable:
         return await mq.ephemeral.publish_many(
             topic, bodies, key=key, headers=headers, subject=subject
         )
-    bodies = list(bodies)
     encoded = [topic.encode(body) for body in bodies]
     if not encoded:
         return []

@@ -39,6 +39,7 @@ __all__ = [
     "ENVIRONMENT_VARIABLE",
     "Target",
     "Transport",
+    "check_server",
     "hide_password",
     "resolve",
     "target_options",
@@ -58,6 +59,8 @@ _SCHEMES = {
     "unix": "unix",
 }
 _SENTINEL = "+sentinel"
+_CLUSTER = "+cluster"
+_DATABASE = re.compile(r"/?[0-9]*/?")
 
 SENTINEL_CONNECT_TIMEOUT = 1.5
 """Seconds to reach a server that Sentinels have named: a host that is gone does not refuse, and there
@@ -175,6 +178,28 @@ class Target:
         }
 
 
+def check_server(source: object) -> None:
+    """Refuse what can be no server, while the one who has written it is still there.
+
+    Raises:
+        UsageError: it is neither a URL, nor a ready-made client of redis-py.
+    """
+    if isinstance(source, str):
+        scheme, _, rest = source.partition("://")
+        if scheme != "embedded":
+            _check_url(source, rest, scheme.removesuffix(_CLUSTER))
+    elif source is not None and not any(hasattr(source, name) for name in _OF_CLIENTS):
+        raise _no_server(source)
+
+
+_OF_CLIENTS = ("connection_pool", "nodes_manager", "transport")
+"""Of a client, of one of a cluster, and of what was found before."""
+
+
+def _no_server(source: object) -> UsageError:
+    return UsageError(f"expected a URL or a redis-py client, not {type(source).__name__}")
+
+
 def resolve(source: object = None, security: Security | None = None) -> Target:
     """Find the server.
 
@@ -196,8 +221,7 @@ def resolve(source: object = None, security: Security | None = None) -> Target:
     pool = getattr(source, "connection_pool", None)
     if pool is not None:
         return _from_pool(pool, security)
-    message = f"expected a URL or a redis-py client, not {type(source).__name__}"
-    raise UsageError(message)
+    raise _no_server(source)
 
 
 def hide_password(url: str) -> str:
@@ -232,13 +256,7 @@ def _from_url(url: str, security: Security | None) -> Target:
         shown_url = f"embedded://{server.directory}"
         return Target(shown_url, "unix", {"path": str(server.socket_path)}, server)
     base = scheme.removesuffix(_SENTINEL)
-    known = _SCHEMES.get(base) if separator else None
-    if known is None or (known == "unix" and base != scheme):
-        known_schemes = "://, ".join(
-            [*_SCHEMES, "redis+sentinel", "rediss+sentinel", "redis+cluster", "embedded"]
-        )
-        message = f"{hide_password(url)!r} is not a URL of {known_schemes}://"
-        raise UsageError(message)
+    known = _check_url(url, rest, scheme)
     try:
         if base != scheme:
             return _from_sentinel_url(url, rest, tls=known == "rediss", security=security)
@@ -254,6 +272,32 @@ def _from_url(url: str, security: Security | None) -> Target:
     # Not in the block above: there it would take along what has happened, for those who look.
     message = f"cannot read the URL {hide_password(url)!r}{detail}"
     raise UsageError(message)
+
+
+def _check_url(url: str, rest: str, scheme: str) -> str:
+    """Return what redis-py calls the scheme.
+
+    Raises:
+        UsageError: there is no such scheme, or its path is no database; redis-py would take number 0.
+    """
+    base = scheme.removesuffix(_SENTINEL)
+    known = _SCHEMES.get(base) if "://" in url else None
+    if known is None or (known == "unix" and base != scheme):
+        known_schemes = "://, ".join(
+            [*_SCHEMES, "redis+sentinel", "rediss+sentinel", "redis+cluster", "embedded"]
+        )
+        message = f"{hide_password(url)!r} is not a URL of {known_schemes}://"
+        raise UsageError(message)
+    if known != "unix" and base == scheme:
+        # Behind the last @, before which signs of a password may look like a path.
+        path = "".join(rest.rpartition("@")[2].partition("?")[0].partition("/")[1:])
+        if not _DATABASE.fullmatch(unquote(path)):
+            message = (
+                f"cannot read the URL {hide_password(url)!r}: behind the host stands the number of a database, "
+                "such as /0"
+            )
+            raise UsageError(message)
+    return known
 
 
 def _from_options(url: str, options: dict[str, Any], security: Security | None) -> Target:

@@ -16,6 +16,7 @@ from millstream.checks import check_prefetch, check_read_from, check_security, c
 from millstream.declare import check_name
 from millstream.driver.blocking import BlockingDriver
 from millstream.driver.lease_keeper import CALL_TIMEOUT, LeaseKeeper
+from millstream.driver.target import check_server
 from millstream.durability import MEMORY, check_durability
 from millstream.policy import Duration, ReadFrom, milliseconds
 from millstream.protocol.keys import QueueKeys, queue_keys, subscription_keys, topic_keys
@@ -65,6 +66,7 @@ class Client:
         security: user, password and certificates, if they are not to be in the URL.
 
     Raises:
+        UsageError: an option makes no sense, or there can be no such server.
         NotConnected: on entry, when no server answers; the error names the URL.
         UnsupportedServer: on entry, when it is older than Redis 6.2.
     """
@@ -84,6 +86,7 @@ class Client:
         check_durability(durability, "durability")
         check_read_from(read_from)
         check_security(security)
+        check_server(source)
         self._namespace = namespace
         self._driver = BlockingDriver(
             source,

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, Protocol, TypeVar, Unpack, overload
 
-from millstream.checks import check_options, check_results, check_sendable
+from millstream.checks import check_options, check_results, check_sendable, list_of
 from millstream.declare import Queue
 from millstream.driver.blocking import BlockingDriver
 from millstream.durability import check_durability
@@ -240,7 +240,7 @@ def send_many(
     check_sendable(queue)
     way = senders.way(queue, durability)
     check_for_many(options)
-    bodies = list(bodies)
+    bodies = list_of(bodies, "send_many")
     encoded = [queue.encode(body) for body in bodies]
     if not encoded:
         return []

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Protocol, TypedDict, TypeVar, Unpack, overload
 
-from millstream.checks import check_options, check_topic
+from millstream.checks import check_options, check_topic, list_of
 from millstream.driver.blocking import BlockingDriver
 from millstream.durability import check_durability
 from millstream.errors import UsageError
@@ -162,9 +162,9 @@ def publish_many(
     """
     check_topic(topic)
     level = _durability(mq, topic, durability)
+    bodies = list_of(bodies, "publish_many")
     if not topic.durable:
         return mq.ephemeral.publish_many(topic, bodies, key=key, headers=headers, subject=subject)
-    bodies = list(bodies)
     encoded = [topic.encode(body) for body in bodies]
     if not encoded:
         return []

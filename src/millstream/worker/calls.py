@@ -7,12 +7,17 @@ from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any
 
+from msgspec.structs import replace
+
 from millstream.aio.delivery import Delivery, Owner
+from millstream.errors import UsageError
 from millstream.protocol.draft import Draft
 from millstream.protocol.settlement import Settlement
 from millstream.protocol.transaction import Committed
 from millstream.sync.delivery import SyncDelivery
 from millstream.worker.answering import Answering, as_answer, in_thread
+from millstream.worker.following import Following
+from millstream.worker.functions import name_of, returning
 from millstream.worker.generators import over_loop, over_thread
 from millstream.worker.handler import Handler, Middleware
 from millstream.worker.handling import Call, Holder
@@ -46,10 +51,12 @@ def build_call(
             call = limited(call, handler.timeout)
     elif handler.streams:
         call = over_thread(handler, threads)
-    elif answering is None:
-        call = _in_thread(handler, threads, holder)
     else:
-        call = in_thread(handler, threads)
+        plain = replace(handler, function=returning(handler.function))
+        if answering is None:
+            call = _in_thread(plain, threads, holder)
+        else:
+            call = in_thread(plain, threads)
     if answering is not None and not handler.streams:
         call = as_answer(handler, call)
     elif resulting is not None:
@@ -82,10 +89,24 @@ def limited(inner: Call, seconds: float) -> Call:
 
 
 def wrapped(layer: Middleware, inner: Call) -> Call:
-    """Put a middleware around a call."""
+    """Put a middleware around a call.
+
+    It may do without the call, but not begin it and forget it.
+    """
+    name = name_of(layer)
 
     async def wrapped(body: Any, delivery: Any) -> None:
-        await layer(delivery, lambda: inner(body, delivery))
+        following = Following(inner, body, delivery)
+        try:
+            await layer(delivery, following)
+        finally:
+            forgotten = following.close()
+        if forgotten:
+            message = (
+                f"middleware {name}: it has called call_next() and not awaited it, so the handler has not "
+                "run: await call_next()"
+            )
+            raise UsageError(message)
 
     return wrapped
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Awaitable, Callable
 from datetime import datetime
@@ -16,6 +15,7 @@ from millstream.errors import UsageError
 from millstream.policy import Duration, Retry, milliseconds
 from millstream.protocol.envelope import Envelope
 from millstream.topic import Source, Start, Subscription, Topic
+from millstream.worker.functions import is_coroutine, name_of, takes_two, yields
 
 __all__ = [
     "Beginning",
@@ -23,9 +23,8 @@ __all__ = [
     "Middleware",
     "Options",
     "check_numbers",
+    "check_target",
     "declare_handler",
-    "is_coroutine",
-    "takes_two",
 ]
 
 Middleware = Callable[[Any, Callable[[], Awaitable[Any]]], Awaitable[Any]]
@@ -133,13 +132,13 @@ def declare_handler(
     Raises:
         UsageError: it names the function and the parameter.
     """
-    name = getattr(function, "__qualname__", repr(function))
+    name = name_of(function)
     endpoint = target if isinstance(target, Endpoint) else None
-    if endpoint is not None:
-        _check_answering(f"worker.on({name})", endpoint, options)
-        target = endpoint.queue
+    if isinstance(target, Endpoint):
+        _check_answering(f"worker.on({name})", target, options)
+        target = target.queue
     queue = _source(f"worker.on({name})", target, options)
-    streams = endpoint is not None and _yields(function)
+    streams = endpoint is not None and yields(function)
     is_async = is_coroutine(function, name, may_yield=endpoint is not None)
     check_numbers(options, name)
     _check_batch(f"worker.on({name})", queue, options)
@@ -193,39 +192,22 @@ def _check_batch(where: str, queue: Source[Any], options: Options) -> None:
         raise UsageError(message)
 
 
-def _kinds(function: Callable[..., Any]) -> tuple[object, ...]:
-    """Return what tells of which kind a function is: an object may be a handler."""
-    return (function, getattr(function, "__call__", None))  # noqa: B004 - it is looked at, not called
-
-
-def _yields(function: Callable[..., Any]) -> bool:
-    """Tell whether a call makes a generator."""
-    return any(
-        inspect.isgeneratorfunction(it) or inspect.isasyncgenfunction(it) for it in _kinds(function)
-    )
-
-
-def is_coroutine(function: Callable[..., Any], name: str, *, may_yield: bool = False) -> bool:
-    """Tell whether a handler is an ``async def``, or an object that is called as one.
-
-    Args:
-        function: the handler.
-        name: of it, for the error.
-        may_yield: whether it may be a generator.
+def check_target(target: object) -> None:
+    """Refuse what has no handlers, before there is a function: it may be the function itself.
 
     Raises:
-        UsageError: it can be no handler.
+        UsageError: it is none of the declarations.
     """
-    if not may_yield and _yields(function):
-        # Called, it would only make a generator, and every message would be lost.
-        message = f"worker.on: {name} yields; the handler of a queue must return"
-        raise UsageError(message)
-    return any(
-        inspect.iscoroutinefunction(it) or inspect.isasyncgenfunction(it) for it in _kinds(function)
-    )
+    if isinstance(target, Queue | Topic | Subscription | Endpoint):
+        return
+    shown = type(target).__name__
+    if callable(target):
+        shown = f"{name_of(target)}: say @worker.on(queue)"
+    message = f"worker.on: expected a Queue, a Topic, a Subscription or an Endpoint, not {shown}"
+    raise UsageError(message)
 
 
-def _source(where: str, target: object, options: Options) -> Source[Any]:
+def _source(where: str, target: Source[Any] | Topic[Any], options: Options) -> Source[Any]:
     """Return what is to be handled: a topic has a subscription of this name."""
     name, given = options.subscription, sorted(options.beginning)
     if isinstance(target, Topic):
@@ -236,11 +218,6 @@ def _source(where: str, target: object, options: Options) -> Source[Any]:
             )
             raise UsageError(message)
         return Subscription(target, name, retry=options.retry, **options.beginning)
-    if not isinstance(target, Queue | Subscription):
-        message = (
-            f"{where}: expected a Queue, a Topic or a Subscription, not {type(target).__name__}"
-        )
-        raise UsageError(message)
     for parameter in (["subscription"] if name is not None else []) + given:
         what = (
             "goes into topic.subscription(...) here"
@@ -274,32 +251,3 @@ def check_numbers(options: Options, name: str) -> None:
             f"not {options.prefetch!r}, or no batch is ever full"
         )
         raise UsageError(message)
-
-
-def takes_two(function: Callable[..., Any], name: str) -> bool:
-    """Tell whether a second parameter can be passed by position, beside the body.
-
-    Raises:
-        UsageError: it needs more, or takes nothing.
-    """
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    signature = inspect.signature(function)
-    required = 0
-    possible = 0
-    for parameter in signature.parameters.values():
-        if parameter.kind in kinds:
-            possible += 1
-            required += parameter.default is inspect.Parameter.empty
-        elif parameter.kind is inspect.Parameter.VAR_POSITIONAL:
-            possible += 2
-        elif (
-            parameter.kind is inspect.Parameter.KEYWORD_ONLY
-            and parameter.default is inspect.Parameter.empty
-        ):
-            possible = 0
-            break
-    count = max(required, 1)
-    if not count <= possible or count > 2:  # noqa: PLR2004 - body and delivery
-        message = f"worker.on: {name}{signature} must take a body, or a body and a delivery"
-        raise UsageError(message)
-    return count == 2  # noqa: PLR2004 - body and delivery

@@ -16,14 +16,13 @@ from millstream.message import Heard, Missed
 from millstream.policy import milliseconds
 from millstream.topic import Topic
 from millstream.worker.calls import limited, wrapped
+from millstream.worker.functions import is_coroutine, name_of, returning, takes_two
 from millstream.worker.handler import (
     ASYNC_CONCURRENCY,
     THREADS,
     Middleware,
     Options,
     check_numbers,
-    is_coroutine,
-    takes_two,
 )
 from millstream.worker.handling import Call
 from millstream.worker.threads import ThreadSlots
@@ -63,7 +62,7 @@ class Listener(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def name(self) -> str:
         """Of the function, for logs."""
-        return getattr(self.function, "__qualname__", repr(self.function))
+        return name_of(self.function)
 
 
 def declare_listener(topic: Topic[Any], function: Callable[..., Any], options: Options) -> Listener:
@@ -72,7 +71,7 @@ def declare_listener(topic: Topic[Any], function: Callable[..., Any], options: O
     Raises:
         UsageError: it names the function and the parameter.
     """
-    name = getattr(function, "__qualname__", repr(function))
+    name = name_of(function)
     given = {
         "subscription": options.subscription,
         "retry": options.retry,
@@ -271,6 +270,8 @@ def _build_call(
 
 def _plain(listener: Listener, threads: ThreadSlots | None) -> Call:
     function, timeout = listener.function, listener.timeout
+    if threads is not None:
+        function = returning(function)
     call: Call = function if listener.takes_heard else lambda body, _: function(body)
     if threads is None:
         return call

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,13 @@ from millstream.declare import Queue, check_name
 from millstream.errors import UsageError
 from millstream.policy import Duration
 from millstream.schedule import Missed, Timing, check_missed, timing_of
+from millstream.worker.functions import (
+    check_arguments,
+    check_plain,
+    returning,
+    suspends,
+    yields,
+)
 
 __all__ = ["Recurrence", "declare_recurrence"]
 
@@ -64,32 +70,17 @@ def declare_recurrence(
     if name is None and (called is None or called == "<lambda>"):
         message = f"{where}: this function has no name of its own: pass name="
         raise UsageError(message)
-    kinds = (function, getattr(function, "__call__", None))  # noqa: B004 - an object may be a function
-    if any(inspect.isgeneratorfunction(it) or inspect.isasyncgenfunction(it) for it in kinds):
+    check_plain(function, where)
+    if yields(function):
         message = f"{where}: it yields; it must return the body to send"
         raise UsageError(message)
-    _check_parameters(function, where)
+    check_arguments(function, where)
+    is_async = suspends(function)
     return Recurrence(
         name=check_name(called if name is None else name, f"{where}: name"),
         queue=queue,
-        function=function,
-        is_async=any(inspect.iscoroutinefunction(it) for it in kinds),
+        function=function if is_async else returning(function, "every"),
+        is_async=is_async,
         timing=timing_of(spec, tz, where),
         missed=check_missed(missed, where),
     )
-
-
-def _check_parameters(function: Callable[..., Any], where: str) -> None:
-    """Refuse a function that cannot be called with nothing."""
-    if not callable(function):
-        message = f"{where}: it is no function"
-        raise UsageError(message)
-    try:
-        signature = inspect.signature(function)
-    except ValueError:
-        return  # some that are written in C do not tell
-    try:
-        signature.bind()
-    except TypeError as error:
-        message = f"{where}: it must have no parameters, not {signature}"
-        raise UsageError(message) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import tzinfo
-from typing import Any, Literal, TypeVar, Unpack
+from typing import Any, Literal, TypeVar, Unpack, overload
 
 import msgspec
 
@@ -15,14 +15,25 @@ from millstream.endpoint import Endpoint
 from millstream.errors import UsageError
 from millstream.policy import Duration, Retry, milliseconds
 from millstream.topic import Source, Topic
-from millstream.worker.handler import Beginning, Handler, Middleware, Options, declare_handler
+from millstream.worker.decorators import Answers, HandlerOptions, Handles, Makes
+from millstream.worker.functions import check_hook, name_of
+from millstream.worker.handler import (
+    Beginning,
+    Handler,
+    Middleware,
+    Options,
+    check_target,
+    declare_handler,
+)
 from millstream.worker.listening import Listener, OnMissed, declare_listener
 from millstream.worker.recurrence import Recurrence, declare_recurrence
 from millstream.worker.run import Run
 
 __all__ = ["Worker"]
 
-S = TypeVar("S", bound=Callable[[], Any])
+T = TypeVar("T")
+Q = TypeVar("Q")
+R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., Any])
 Hook = TypeVar("Hook", bound=Callable[[], Awaitable[None]])
 M = TypeVar("M", bound=Middleware)
@@ -75,6 +86,33 @@ class Worker:
             raise UsageError(message)
         return self._run.client
 
+    @overload
+    def on(self, source: Endpoint[Q, R], **options: Unpack[HandlerOptions]) -> Answers[Q, R]: ...
+
+    @overload
+    def on(
+        self,
+        source: Source[T] | Topic[T],
+        *,
+        batch: None = ...,
+        **options: Unpack[HandlerOptions],
+    ) -> Handles[T]: ...
+
+    @overload
+    def on(
+        self, source: Source[T] | Topic[T], *, batch: int, **options: Unpack[HandlerOptions]
+    ) -> Handles[list[T]]: ...
+
+    # Where it is not known before whether a batch is wanted.
+    @overload
+    def on(
+        self,
+        source: Source[T] | Topic[T],
+        *,
+        batch: int | None,
+        **options: Unpack[HandlerOptions],
+    ) -> Handles[Any]: ...
+
     def on(
         self,
         source: Source[Any] | Topic[Any] | Endpoint[Any, Any],
@@ -87,8 +125,10 @@ class Worker:
         batch: int | None = None,
         batch_wait: Duration | None = None,
         **beginning: Unpack[Beginning],
-    ) -> Callable[[F], F]:
+    ) -> Any:
         """Declare a handler: an ``async def``, or a ``def``, which runs in threads.
+
+        It decorates the function and leaves it as it is.
 
         Args:
             source: a queue, a topic, ``topic.subscription(...)``, or an endpoint (see there).
@@ -102,12 +142,10 @@ class Worker:
             batch_wait: seconds until a batch that is not full begins. Default: 0.05; 0: at once.
             beginning: ``start``, ``filter``, ``lease``, ``expires``: see ``Subscription``.
 
-        Returns:
-            A decorator that leaves the function as it is.
-
         Raises:
             UsageError: the source has a handler here, or a parameter makes no sense.
         """
+        check_target(source)
         options = Options(
             concurrency=concurrency,
             prefetch=prefetch,
@@ -142,6 +180,7 @@ class Worker:
         check_ephemeral(topic)
 
         def declare(function: H) -> H:
+            check_hook(function, f"worker.on_missed({name_of(function)})", "a Missed", 1)
             self._on_missed[topic.name] = function
             return function
 
@@ -170,12 +209,12 @@ class Worker:
     def every(
         self,
         spec: str | Duration,
-        queue: Queue[Any],
+        queue: Queue[T],
         *,
         tz: str | tzinfo = "UTC",
         missed: Literal["skip", "one", "all"] = "skip",
         name: str | None = None,
-    ) -> Callable[[S], S]:
+    ) -> Makes[T]:
         """Send a message at each tick: what the function returns, an ``async def`` or a ``def``.
 
         The message has the headers ``schedule`` and ``tick`` (ISO 8601). A tick that is more than
@@ -200,7 +239,7 @@ class Worker:
         early, by the server's clock. The function may be called more often than that.
         """
 
-        def declare(function: S) -> S:
+        def declare(function: Callable[[], Any]) -> Any:
             one = declare_recurrence(spec, queue, function, tz=tz, missed=missed, name=name)
             if (queue.name, one.name) in self._recurrences:
                 message = f"queue {queue.name!r} has a schedule {one.name!r} here: pass name="
@@ -216,17 +255,32 @@ class Worker:
         It awaits ``call_next()`` once, or raises as a handler may. The first one declared is the
         outermost. Around a handler of batches it is called once a batch, with the list of
         deliveries; around one of an ephemeral topic, with the ``Heard``.
+
+        Raises:
+            UsageError: it is no ``async def`` of two parameters.
         """
+        where = f"worker.middleware({name_of(function)})"
+        check_hook(function, where, "a delivery and call_next", 2)
         self._middleware.append(function)
         return function
 
     def on_startup(self, function: Hook) -> Hook:
-        """Call an ``async def`` without parameters before the first message is read."""
+        """Call an ``async def`` without parameters before the first message is read.
+
+        Raises:
+            UsageError: it is none.
+        """
+        check_hook(function, f"worker.on_startup({name_of(function)})")
         self._startup.append(function)
         return function
 
     def on_shutdown(self, function: Hook) -> Hook:
-        """Call an ``async def`` without parameters after the last message is settled."""
+        """Call an ``async def`` without parameters after the last message is settled.
+
+        Raises:
+            UsageError: it is none.
+        """
+        check_hook(function, f"worker.on_shutdown({name_of(function)})")
         self._shutdown.append(function)
         return function
 
@@ -242,7 +296,8 @@ class Worker:
                 paused queue holds back is left there, and schedules are left to other workers.
 
         Raises:
-            UsageError: there is no handler and no schedule, or the worker runs already.
+            UsageError: there is no handler and no schedule, the worker runs already, or the client
+                is a blocking one.
             NotConnected: the server cannot be reached at the start. Later it keeps trying.
         """
         if mq is None:
@@ -268,15 +323,7 @@ class Worker:
         Raises:
             UsageError: there is no handler and no schedule, or the worker runs already.
         """
-        if self._run is not None and not self._run.over:
-            message = "this worker runs already"
-            raise UsageError(message)
-        if lost := sorted(self._on_missed.keys() - self._listeners.keys()):
-            message = f"worker.on_missed: topic {lost[0]!r} has no handler in this worker"
-            raise UsageError(message)
-        if not (self._handlers or self._listeners or self._recurrences):
-            message = "this worker has no handlers and no schedules: declare one with @worker.on"
-            raise UsageError(message)
+        self._check_ready(mq)
         handlers, listeners = self.handlers, tuple(self._listeners.values())
         if concurrency is not None:
             handlers = tuple(
@@ -299,6 +346,21 @@ class Worker:
             ),
         )
         return self._run
+
+    def _check_ready(self, mq: object) -> None:
+        """Refuse to run what has nothing to do, twice, or with something else than a client."""
+        if not isinstance(mq, AsyncClient):
+            message = f"worker.run: expected an AsyncClient, not {type(mq).__name__}"
+            raise UsageError(message)
+        if self._run is not None and not self._run.over:
+            message = "this worker runs already"
+            raise UsageError(message)
+        if lost := sorted(self._on_missed.keys() - self._listeners.keys()):
+            message = f"worker.on_missed: topic {lost[0]!r} has no handler in this worker"
+            raise UsageError(message)
+        if not (self._handlers or self._listeners or self._recurrences):
+            message = "this worker has no handlers and no schedules: declare one with @worker.on"
+            raise UsageError(message)
 
     def stop(self) -> None:
         """Ask a running worker to stop in order. Safe to repeat, and from signal handlers.
