@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -41,6 +42,14 @@ class Plain:
     """Another one."""
 
     name: str
+
+
+@pytest.fixture(autouse=True)
+async def threads() -> AsyncIterator[None]:
+    """Blocking clients of these tests wait in many threads at a time."""
+    with ThreadPoolExecutor(64) as pool:
+        asyncio.get_running_loop().set_default_executor(pool)
+        yield
 
 
 @pytest.fixture

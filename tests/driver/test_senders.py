@@ -470,6 +470,30 @@ def test_an_interrupted_leader_does_not_take_others_along(proxy: Proxy, keys: Qu
     driver.close()
 
 
+def test_a_thread_that_waits_no_longer(server: Server, proxy: Proxy, keys: QueueKeys) -> None:
+    """A send that cannot leave behind those of others fails in its own time, and never leaves; theirs do."""
+    driver = BlockingDriver(proxy.url, connect_timeout=5, timeout=60)
+    sender = driver.sender(sending(keys))
+    sender.send(b"first")
+    proxy.stall()
+    with ThreadPoolExecutor(3) as pool:
+        leads = pool.submit(sender.send, b"leads")
+        until(sender._sending.locked)
+        hurries = pool.submit(sender.send, b"hurries", b"", 0.3)
+        until(lambda: sender._gathering.bodies == [b"hurries"])
+        follows = pool.submit(sender.send, b"follows")
+        with pytest.raises(TimedOut):
+            hurries.result()
+        assert not leads.done()
+        proxy.resume()
+        receipts = [leads.result(), follows.result()]
+    assert stored(server, keys)[1:] == [
+        (receipts[0].id, b"leads"),
+        (receipts[1].id, b"follows"),
+    ]
+    driver.close()
+
+
 async def test_ping_beside_a_sender(driver: Driver, sender: Sender) -> None:
     """Other operations go on while messages are sent."""
     results = await asyncio.gather(

@@ -100,13 +100,15 @@ async def _answers(
 ) -> AsyncGenerator[Answer[R], None]:
     """Ask, and yield answers."""
     mailbox = mq.requests.mailbox
-    await mailbox.open()
+    deadline = time.monotonic() + call.left_ms / 1000
+    if not mailbox.is_open:
+        await mailbox.open(call.left_ms / 1000)
     slot, box = mailbox.slot()
     try:
-        deadline = time.monotonic() + call.left_ms / 1000
-        call = replace(call, address=str(Address(mailbox.client, slot, gather=True)))
-        asking = gathering(queue_keys(mq.namespace, endpoint.name), call)
-        id, members = await mq.driver.run(asking)
+        left_ms = max(1, int(1000 * (deadline - time.monotonic())))
+        address = str(Address(mailbox.client, slot, gather=True))
+        asked = replace(call, left_ms=left_ms, address=address)
+        id, members = await mq.driver.run(gathering(queue_keys(mq.namespace, endpoint.name), asked))
         if not members:
             raise _nobody(endpoint)
         missing, answers = dict.fromkeys(members), set[str]()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import math
 import time
 import uuid
 from collections.abc import Awaitable, Callable
@@ -15,7 +16,7 @@ from millstream.driver.aio_background import AsyncBackground
 from millstream.driver.aio_letterbox import AsyncLetterbox
 from millstream.driver.aio_listener import AsyncListener
 from millstream.driver.aio_sender import AsyncSender
-from millstream.errors import BrokerError, UsageError
+from millstream.errors import BrokerError, NotConnected, TimedOut, UsageError, one_more
 from millstream.protocol.mailbox import (
     Item,
     attend,
@@ -83,8 +84,11 @@ class Mailbox:
         self._slots: dict[int, Recipient] = {}
         # Producers of streams that nobody takes.
         self._unwanted: set[str] = set()
-        self._opening = driver.lock()
+        self._guard = driver.lock()
+        # Who waits for it to be made.
+        self._openers: list[AsyncLetterbox[Any]] = []
         self._reader: AsyncBackground | None = None
+        self._is_open = False
         # Whether it may be there: who was cancelled while making it does not know.
         self._made = False
         self._listener: AsyncListener | None = None
@@ -110,30 +114,61 @@ class Mailbox:
             self._in_order = self._driver.sender(delivering(self._namespace), in_order=True)
         return self._in_order
 
-    async def open(self, seconds: float | None = None) -> None:
-        """Make the mailbox and begin to read it, once.
+    async def open(self, seconds: float = math.inf) -> None:
+        """Make the mailbox and begin to read it, once. Who asks meanwhile shares the attempt and its outcome.
 
         Args:
-            seconds: that it may take; None: the client's timeout.
+            seconds: to wait for that. The attempt goes on, for others may have more time.
 
         Raises:
             BrokerError: it is not known to be there.
             UsageError: the client is closed.
         """
-        async with self._opening:
+        box = self._driver.letterbox()
+        async with self._guard:
             if self._closed:
                 message = "this client is closed"
                 raise UsageError(message)
+            if self._is_open:
+                return
+            self._openers.append(box)
             if self._reader is None:
                 self._made = True
-                self._seen = await self._driver.run(make(self._namespace, self.client, seconds))
-                self._attend_at = time.monotonic() + ATTEND
-                self._reader = self._driver.background(self._run, "millstream-mailbox")
+                self._reader = self._driver.background(self._begin, "millstream-mailbox")
+        outcome = await box.take(seconds)
+        if outcome is None:
+            message = f"the server has not made a mailbox for replies within {seconds:.1f} s"
+            raise TimedOut(message)
+        if isinstance(outcome, BaseException):
+            raise one_more(outcome)
 
     @property
     def is_open(self) -> bool:
         """Whether it is read."""
-        return self._reader is not None
+        return self._is_open
+
+    async def _begin(self) -> None:
+        """Make the mailbox, tell those who wait for that, and read it."""
+        try:
+            self._seen = await self._driver.run(make(self._namespace, self.client))
+        except BaseException as error:
+            await self._opened(error if isinstance(error, Exception) else _closed())
+            if not isinstance(error, Exception):
+                raise
+        else:
+            self._attend_at = time.monotonic() + ATTEND
+            await self._opened(None)
+            await self._run()
+
+    async def _opened(self, error: Exception | None) -> None:
+        """Tell those who wait whether it is there; who comes after a failure begins anew."""
+        async with self._guard:
+            self._is_open = error is None and not self._closed
+            if error is not None and not self._closed:
+                self._reader = None
+            openers, self._openers = self._openers, []
+        for box in openers:
+            box.put(True if error is None else error)
 
     def each_second(self, on_tick: Callable[[], Awaitable[None]]) -> None:
         """Call this, too, each second that the mailbox is read."""
@@ -237,6 +272,7 @@ class Mailbox:
     async def aclose(self) -> None:
         """Read no more. Safe to repeat."""
         self._closed = True
+        await self._opened(_closed())
         for sender in (self._sender, self._in_order):
             if sender is not None:
                 await sender.close()
@@ -254,3 +290,7 @@ class Mailbox:
             logger.debug("cannot close the mailbox: %s", error)
             if reader is not None:
                 await reader.join(LAST_MOMENT)
+
+
+def _closed() -> NotConnected:
+    return NotConnected("the client was closed meanwhile")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from millstream.driver.aio_letterbox import AsyncLetterbox
@@ -24,7 +23,7 @@ class Pending:
         slot: of the client's mailbox.
         box: where the reply comes, or why there will be none.
         window: how many parts of a stream may be on their way; 0: one reply is wanted.
-        since: of ``time.monotonic``: when it was sent; of a stream, when the last part was taken.
+        since: of ``time.monotonic``: when somebody asked; of a stream, when the last part was taken.
         deadline: of ``time.monotonic``.
         id: of the request; empty until the server has it.
         slow: whether it took long to be stored: the server, and a worker, take its deadline for later.
@@ -61,14 +60,15 @@ class Pending:
         box: AsyncLetterbox[Item | BaseException],
         timeout_ms: int,
         window: int,
+        since: float,
     ) -> None:
         self.endpoint = endpoint
         self.keys = keys
         self.slot = slot
         self.box = box
         self.window = window
-        self.since = time.monotonic()
-        self.deadline = self.since + timeout_ms / 1000
+        self.since = since
+        self.deadline = since + timeout_ms / 1000
         self.id = ""
         self.slow = False
         self.running_since: float | None = None

@@ -11,6 +11,8 @@ import math
 import time
 from typing import Any
 
+from msgspec.structs import replace
+
 from millstream.aio.mailbox import Mailbox
 from millstream.declare import Queue
 from millstream.driver.aio import AsyncDriver
@@ -36,6 +38,9 @@ __all__ = ["Handle", "Results"]
 
 ASKED_AFTER = 1.0
 """Seconds of waiting after which to ask again, once a second."""
+
+MOMENT = 1.0
+"""Seconds for an answer of the server, at the least."""
 
 
 class _Wait:
@@ -111,16 +116,17 @@ class Results:
         if sender is None:
             sender = self._senders.setdefault(keys.ready, self._driver.sender(asking(keys)))
         # Most of those that are done need no mailbox.
-        look = await sender.send(Question(id))
+        look = await _answer(sender, Question(id), deadline)
         if look.kind != "waits" or deadline <= time.monotonic():
             return look
-        await self._mailbox.open()
+        if not self._mailbox.is_open:
+            await self._mailbox.open(max(0.0, deadline - time.monotonic()))
         slot, box = self._mailbox.slot()
         wait = _Wait(Question(id, f"{self._mailbox.client} {slot}"), sender, box)
         self._waiting[slot] = wait
         try:
             while True:
-                look = await sender.send(wait.question)
+                look = await _answer(sender, wait.question, deadline)
                 if look.kind != "waits":
                     return look
                 item = await box.take(deadline - time.monotonic())
@@ -129,7 +135,7 @@ class Results:
                 if isinstance(item, Look):
                     return item
                 if item is None and time.monotonic() >= deadline:
-                    return await sender.send(Question(id))
+                    return await _answer(sender, Question(id), deadline)
         finally:
             del self._waiting[slot]
             self._mailbox.close_slot(slot)
@@ -207,6 +213,12 @@ class Handle:
         """
         seconds = math.inf if timeout is None else milliseconds(timeout, "timeout") / 1000
         return await self._results.get(self.queue, self._keys, self.id, seconds)
+
+
+async def _answer(sender: AsyncSender[Look], question: Question, deadline: float) -> Look:
+    """Ask; the server has a moment for it, even if the time of who asks is over."""
+    seconds = max(MOMENT, deadline - time.monotonic())
+    return await sender.send(replace(question, patience=seconds), b"", seconds)
 
 
 def _timed_out(queue: Queue[Any], id: str, state: str, after: float) -> TimedOut:

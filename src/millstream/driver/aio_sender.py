@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -104,10 +105,20 @@ class AsyncSender(Generic[R]):
         self._flushing = False
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def send(self, body: Any, headers: bytes = b"") -> asyncio.Future[R]:
+    def send(
+        self,
+        body: Any,
+        headers: bytes = b"",
+        seconds: float = math.inf,  # noqa: ARG002 - see ``post``
+    ) -> asyncio.Future[R]:
         """Send one message, together with what other tasks send at the moment.
 
         It returns what to await, and is no coroutine itself: that is a tenth of a send's cost.
+
+        Args:
+            body: of the kind that the operation takes.
+            headers: encoded, or empty.
+            seconds: for threads, who wait for each other.
 
         Raises:
             BrokerError: when awaited: it is not known to be stored. The same for all of the batch.
@@ -117,13 +128,20 @@ class AsyncSender(Generic[R]):
         self._add(body, headers, stored)
         return stored
 
-    def post(self, body: Any, headers: bytes, tell: Callable[[R | BaseException], None]) -> None:
+    def post(
+        self,
+        body: Any,
+        headers: bytes,
+        tell: Callable[[R | BaseException], None],
+        seconds: float = math.inf,  # noqa: ARG002 - nobody waits for the batches of others
+    ) -> None:
         """Do the same for who does not wait.
 
         Args:
             body: what ``send`` takes.
             headers: encoded, or empty.
             tell: called with the result, or with what ``send`` would raise. It must raise nothing.
+            seconds: for threads, who wait for each other.
         """
         self._add(body, headers, _Told(tell))
 

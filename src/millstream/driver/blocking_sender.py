@@ -7,14 +7,24 @@ one and wait; the first of them to wake leads it.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import threading
+import time
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 from millstream.driver.blocking_confirming import BlockingConfirming
-from millstream.errors import MillstreamError, NotConfirmed, NotConnected, UsageError, one_more
+from millstream.errors import (
+    MillstreamError,
+    NotConfirmed,
+    NotConnected,
+    TimedOut,
+    UsageError,
+    one_more,
+)
 from millstream.protocol.op import Op
 from millstream.protocol.send import Batch, chunks
 from millstream.protocol.unconfirmed import all_of
@@ -35,14 +45,29 @@ Chunk = tuple[Sequence[Any], "Sequence[bytes] | None"]
 class _Gathered(Generic[R]):
     """Messages that leave together, and what came of it."""
 
-    __slots__ = ("bodies", "error", "headers", "stored", "taken")
+    __slots__ = ("bodies", "error", "headers", "left", "stored", "taken", "until")
 
     def __init__(self) -> None:
         self.bodies: list[Any] = []
         self.headers: list[bytes] = []
+        # Places of those whose threads waited no longer; the others keep theirs.
+        self.left: set[int] = set()
         self.taken = False
+        # When the last of them waits no longer.
+        self.until = 0.0
         self.stored: Sequence[R | MillstreamError] = []
         self.error: Exception | None = None
+
+    def drop_left(self) -> None:
+        """Take out what nobody waits for any more."""
+        if self.left:
+            kept = [index for index in range(len(self.bodies)) if index not in self.left]
+            self.bodies = [self.bodies[index] for index in kept]
+            self.headers = [self.headers[index] for index in kept]
+
+    def place_of(self, index: int) -> int:
+        """Return where a message is since then."""
+        return index - sum(left < index for left in self.left) if self.left else index
 
 
 class BlockingSender(Generic[R]):
@@ -70,8 +95,13 @@ class BlockingSender(Generic[R]):
         self._sending = threading.Lock()
         self._gathering: _Gathered[R] = _Gathered()
 
-    def send(self, body: Any, headers: bytes = b"") -> R:
+    def send(self, body: Any, headers: bytes = b"", seconds: float = math.inf) -> R:
         """Send one message, together with what other threads send at the moment.
+
+        Args:
+            body: of the kind that the operation takes.
+            headers: encoded, or empty.
+            seconds: to wait for the batches of other threads.
 
         Raises:
             BrokerError: it is not known to be stored. The same for all of the batch.
@@ -86,35 +116,62 @@ class BlockingSender(Generic[R]):
             if isinstance(result, MillstreamError):
                 raise result
             return result
+        until = math.inf if seconds == math.inf else time.monotonic() + seconds
         with self._guard:
             batch = self._gathering
+            batch.until = max(batch.until, until)
             index = len(batch.bodies)
             batch.bodies.append(body)
             batch.headers.append(headers)
-        with self._sending:
-            if not batch.taken:
-                with self._guard:
-                    self._gathering = _Gathered()
-                batch.taken = True
-                self._transmit(batch)
-        if index < len(batch.stored):
-            result = batch.stored[index]
+        self._lead(batch, index, seconds)
+        place = batch.place_of(index)
+        if place < len(batch.stored):
+            result = batch.stored[place]
             if isinstance(result, MillstreamError):
                 raise result
             return result
         assert batch.error is not None  # noqa: S101 - all are stored unless there was one
         raise one_more(batch.error)
 
-    def post(self, body: Any, headers: bytes, tell: Callable[[R | BaseException], None]) -> None:
+    def _lead(self, batch: _Gathered[R], index: int, seconds: float) -> None:
+        """Wait until a batch has left, or send it.
+
+        Raises:
+            TimedOut: its turn has not come in time.
+        """
+        if not self._sending.acquire(timeout=min(max(0.0, seconds), threading.TIMEOUT_MAX)):
+            with self._guard:
+                if not batch.taken:
+                    batch.left.add(index)
+            message = "sends of other threads still wait for the server"
+            raise TimedOut(message)
+        try:
+            if not batch.taken:
+                with self._guard:
+                    self._gathering = _Gathered()
+                    batch.taken = True
+                batch.drop_left()
+                self._transmit(batch)
+        finally:
+            self._sending.release()
+
+    def post(
+        self,
+        body: Any,
+        headers: bytes,
+        tell: Callable[[R | BaseException], None],
+        seconds: float = math.inf,
+    ) -> None:
         """Do the same, and call a function with the result or with what ``send`` would raise.
 
         Args:
             body: what ``send`` takes.
             headers: encoded, or empty.
             tell: called before this returns. A Ctrl-C is no outcome: it is raised.
+            seconds: see ``send``.
         """
         try:
-            outcome: R | BaseException = self.send(body, headers)
+            outcome: R | BaseException = self.send(body, headers, seconds)
         except Exception as error:  # noqa: BLE001 - whatever it is
             outcome = error
         tell(outcome)
@@ -162,11 +219,11 @@ class BlockingSender(Generic[R]):
             headers = batch.headers if any(batch.headers) else None
             if len(batch.bodies) == 1:
                 # As it is while one thread sends.
-                batch.stored = self._send(batch.bodies, headers)
+                batch.stored = self._send(batch.bodies, headers, batch.until)
                 return
             # Many threads' large bodies are too much for one script call.
             for some, with_headers in chunks(batch.bodies, headers):
-                batch.stored = [*batch.stored, *self._send(some, with_headers)]
+                batch.stored = [*batch.stored, *self._send(some, with_headers, batch.until)]
         except Exception as error:  # noqa: BLE001 - whatever it is, every thread must know
             batch.error = error
         except BaseException:
@@ -175,12 +232,14 @@ class BlockingSender(Generic[R]):
             raise
 
     def _send(
-        self, bodies: Sequence[Any], headers: Sequence[bytes] | None
+        self, bodies: Sequence[Any], headers: Sequence[bytes] | None, until: float = math.inf
     ) -> Sequence[R | MillstreamError]:
         """Send one batch; the caller holds the lock, so that there is one at a time."""
-        stored: Sequence[R | MillstreamError] = self._run(
-            self._batch(self._producer, next(self._numbers), bodies, headers)
-        )
+        op = self._batch(self._producer, next(self._numbers), bodies, headers)
+        if until != math.inf:
+            # Less than it had when it was gathered.
+            op = replace(op, patience=max(0.0, until - time.monotonic()))
+        stored: Sequence[R | MillstreamError] = self._run(op)
         return stored
 
     def close(self) -> None:

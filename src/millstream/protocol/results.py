@@ -10,6 +10,7 @@ back, and sends word; the result itself is asked for again, so no word matters t
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
@@ -65,10 +66,12 @@ class Question(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         id: of the message, in its partition.
         address: ``CLIENT SLOT`` of who waits for its end; empty: nobody.
+        patience: seconds after which nobody wants to know it any more; inf: it is always wanted.
     """
 
     id: str
     address: str = ""
+    patience: float = math.inf
 
     def __len__(self) -> int:
         """Return how much it adds to a batch."""
@@ -115,7 +118,12 @@ def ask(
         arguments += (question.id, question.address)
     script_keys = (*keys.resulting, keys.unique, keys.due, keys.delayed, keys.ready)
     command = _AWAIT.call(script_keys, arguments)
-    return Op((command,), lambda replies: [_look(one) for one in replies[0]])
+    patience = max((question.patience for question in questions), default=math.inf)
+    return Op(
+        (command,),
+        lambda replies: [_look(one) for one in replies[0]],
+        patience=None if patience == math.inf else patience,
+    )
 
 
 def _look(answer: bytes) -> Look:

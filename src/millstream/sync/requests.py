@@ -114,19 +114,21 @@ class Requests:
             BrokerError: there is no mailbox for its reply.
             UsageError: the client is closed.
         """
+        since, left_ms = time.monotonic(), timeout_ms
         if not self.mailbox.is_open:
             self.mailbox.open(timeout_ms / 1000)
+            left_ms -= int(1000 * (time.monotonic() - since))
         if self._closed:
             message = "this client is closed"
             raise UsageError(message)
         way = self._ways.get(endpoint.name) or self._way_to(endpoint)
         slot, box = self.mailbox.slot()
-        pending = Pending(endpoint, way.keys, slot, box, timeout_ms, window)
+        pending = Pending(endpoint, way.keys, slot, box, timeout_ms, window, since)
         address = str(Address(self.mailbox.client, slot, progress, window))
         self._pending[slot] = pending
-        outgoing = Outgoing(body, headers, timeout_ms, address)
+        outgoing = Outgoing(body, headers, max(1, left_ms), address)
         try:
-            way.requests.post(outgoing, b"", partial(self._sent, pending))
+            way.requests.post(outgoing, b"", partial(self._sent, pending), left_ms / 1000)
         except BaseException:
             # It may be on its way all the same.
             self.release(pending)

@@ -12,6 +12,8 @@ import math
 import time
 from typing import Any
 
+from msgspec.structs import replace
+
 from millstream.declare import Queue
 from millstream.driver.blocking import BlockingDriver
 from millstream.driver.blocking_letterbox import BlockingLetterbox
@@ -37,6 +39,9 @@ __all__ = ["Results", "SyncHandle"]
 
 ASKED_AFTER = 1.0
 """Seconds of waiting after which to ask again, once a second."""
+
+MOMENT = 1.0
+"""Seconds for an answer of the server, at the least."""
 
 
 class _Wait:
@@ -112,16 +117,17 @@ class Results:
         if sender is None:
             sender = self._senders.setdefault(keys.ready, self._driver.sender(asking(keys)))
         # Most of those that are done need no mailbox.
-        look = sender.send(Question(id))
+        look = _answer(sender, Question(id), deadline)
         if look.kind != "waits" or deadline <= time.monotonic():
             return look
-        self._mailbox.open()
+        if not self._mailbox.is_open:
+            self._mailbox.open(max(0.0, deadline - time.monotonic()))
         slot, box = self._mailbox.slot()
         wait = _Wait(Question(id, f"{self._mailbox.client} {slot}"), sender, box)
         self._waiting[slot] = wait
         try:
             while True:
-                look = sender.send(wait.question)
+                look = _answer(sender, wait.question, deadline)
                 if look.kind != "waits":
                     return look
                 item = box.take(deadline - time.monotonic())
@@ -130,7 +136,7 @@ class Results:
                 if isinstance(item, Look):
                     return item
                 if item is None and time.monotonic() >= deadline:
-                    return sender.send(Question(id))
+                    return _answer(sender, Question(id), deadline)
         finally:
             del self._waiting[slot]
             self._mailbox.close_slot(slot)
@@ -208,6 +214,12 @@ class SyncHandle:
         """
         seconds = math.inf if timeout is None else milliseconds(timeout, "timeout") / 1000
         return self._results.get(self.queue, self._keys, self.id, seconds)
+
+
+def _answer(sender: BlockingSender[Look], question: Question, deadline: float) -> Look:
+    """Ask; the server has a moment for it, even if the time of who asks is over."""
+    seconds = max(MOMENT, deadline - time.monotonic())
+    return sender.send(replace(question, patience=seconds), b"", seconds)
 
 
 def _timed_out(queue: Queue[Any], id: str, state: str, after: float) -> TimedOut:
