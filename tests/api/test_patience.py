@@ -9,11 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import redis
 
 import millstream as ms
 from tests.api.clients import Kind, connecting, make
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
+from tests.support.serving import serving
+from tests.support.wait import auntil
 
 WORK: ms.Endpoint[Any, Any] = ms.Endpoint("work", timeout=300)
 JOBS: ms.Queue[Any] = ms.Queue("jobs", results=ms.Results(keep=60))
@@ -113,3 +116,30 @@ async def test_before_it_is_connected(server: Server, kind: Kind, namespace: str
         await _times_out(*(mq.request(WORK, n, timeout=1) for n in range(MANY)))
         proxy.resume()
         await mq.aclose()
+
+
+async def test_closing(
+    server: Server, admin: redis.Redis, url: str, namespace: str, kind: Kind
+) -> None:
+    """All who wait hear of it at once, and their requests are given up together, however many they are."""
+    worker, begun, gate = ms.Worker(), list[int](), asyncio.Event()
+
+    @worker.on(WORK, concurrency=MANY)
+    async def handle(body: int) -> None:
+        begun.append(body)
+        await gate.wait()
+
+    with Proxy(server.port) as proxy:
+        async with serving(admin, url, namespace, worker):
+            mq = make(kind, proxy.url, namespace=namespace)
+            waiting = [asyncio.ensure_future(mq.request(WORK, n)) for n in range(MANY)]
+            await auntil(lambda: len(begun) == MANY, 20)
+            proxy.stall()
+            began = time.monotonic()
+            closing = asyncio.ensure_future(mq.aclose())
+            found = await asyncio.gather(*waiting, return_exceptions=True)
+            assert {type(error) for error in found} == {ms.NotConnected}
+            await closing
+            assert time.monotonic() - began < MANY  # one second each, and more, otherwise
+            gate.set()
+            proxy.resume()

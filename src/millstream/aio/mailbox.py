@@ -52,8 +52,8 @@ LAST_MOMENT = 2.0
 class Recipient(Protocol):
     """Who gets what comes to a slot."""
 
-    def put(self, item: Item) -> None:
-        """Get something. It does not wait."""
+    def put(self, item: Item | Exception) -> None:
+        """Get something, or hear that nothing will come any more. It does not wait."""
         ...
 
 
@@ -183,6 +183,8 @@ class Mailbox:
         """Return a number that others write to; what comes goes to the recipient."""
         number = next(self._numbers)
         self._slots[number] = recipient
+        if self._closed:
+            recipient.put(_closed())
         return number
 
     def close_slot(self, number: int) -> None:
@@ -243,7 +245,7 @@ class Mailbox:
             box = self._slots.get(number)
             if box is not None:
                 box.put(item)
-            elif item.sender:
+            elif item.sender and item.kind != "note":
                 # Its producer has begun late, or has not heard that the caller left.
                 self._unwanted.add(item.sender)
             elif item.kind != "note":
@@ -269,10 +271,16 @@ class Mailbox:
             logger.warning("the mailbox of this client was lost, and perhaps replies with it")
             self._seen = await self._driver.run(make(self._namespace, self.client))
 
-    async def aclose(self) -> None:
-        """Read no more. Safe to repeat."""
+    async def end(self) -> None:
+        """Tell all who wait for something that the client is closed. Safe to repeat."""
         self._closed = True
         await self._opened(_closed())
+        for recipient in list(self._slots.values()):
+            recipient.put(_closed())
+
+    async def aclose(self) -> None:
+        """Read no more. Safe to repeat."""
+        await self.end()
         for sender in (self._sender, self._in_order):
             if sender is not None:
                 await sender.close()

@@ -13,7 +13,7 @@ from millstream.checks import check_endpoint
 from millstream.codec import NotDecodable
 from millstream.driver.blocking import BlockingDriver
 from millstream.endpoint import Endpoint
-from millstream.errors import NoResponders, ResponderLost, TimedOut, Undecodable
+from millstream.errors import NoResponders, NotConnected, ResponderLost, TimedOut, Undecodable
 from millstream.message import Answer
 from millstream.policy import Duration, check_count, milliseconds
 from millstream.protocol.envelope import encode_headers
@@ -115,6 +115,8 @@ def _answers(
         missing, answers = dict.fromkeys(members), set[str]()
         while missing if expect is None else len(answers) < expect:
             item = box.take(deadline - time.monotonic())
+            if isinstance(item, Exception):
+                raise _closed(endpoint, id)
             if item is None:
                 # Who was no member when it was asked may have heard it all the same.
                 answered = len(members) - len(missing) if expect is None else len(answers)
@@ -157,6 +159,11 @@ def _lost(endpoint: Endpoint[Any, Any], id: str, item: Item) -> ResponderLost:
     }.get(reason, reason)
     message = f"{endpoint.title}: {item.sender} will not answer call {id}: {what}"
     return ResponderLost(message, queue=endpoint.name, id=id, reason=reason)
+
+
+def _closed(endpoint: Endpoint[Any, Any], id: str) -> NotConnected:
+    message = f"{endpoint.title}: the client was closed while call {id} waited for answers"
+    return NotConnected(message)
 
 
 def _nobody(endpoint: Endpoint[Any, Any]) -> NoResponders:
