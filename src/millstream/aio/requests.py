@@ -115,14 +115,16 @@ class Requests:
         """
         if not self.mailbox.is_open:
             await self.mailbox.open(timeout_ms / 1000)
-        if self._closed:
-            message = "this client is closed"
-            raise UsageError(message)
         way = self._ways.get(endpoint.name) or self._way_to(endpoint)
         slot, box = self.mailbox.slot()
         pending = Pending(endpoint, way.keys, slot, box, timeout_ms, window)
         address = str(Address(self.mailbox.client, slot, progress, window))
         self._pending[slot] = pending
+        if self._closed:
+            # Whoever closes says so first, and then tells those who are there.
+            self.answered(pending)
+            message = "this client is closed"
+            raise UsageError(message)
         outgoing = Outgoing(body, headers, timeout_ms, address)
         try:
             way.requests.post(outgoing, b"", partial(self._sent, pending))
@@ -237,7 +239,7 @@ class Requests:
             pending.given_up = how
             return
         # Whoever gives up has other worries. At its deadline it is over in any case.
-        with contextlib.suppress(BrokerError):
+        with contextlib.suppress(BrokerError, UsageError):
             self._ways[pending.endpoint.name].withdrawals.send(Withdrawal(pending.id, how))
 
     async def timed_out(self, pending: Pending, *, stop: bool = False) -> TimedOut:

@@ -75,6 +75,7 @@ class Results:
         self._mailbox = mailbox
         self._senders: dict[str, AsyncSender[Look]] = {}
         self._waiting: dict[int, _Wait] = {}
+        self._closed = False
         mailbox.each_second(self._tick)
 
     async def get(self, queue: Queue[Any], keys: QueueKeys, id: str, seconds: float) -> Any:
@@ -119,6 +120,9 @@ class Results:
         wait = _Wait(Question(id, f"{self._mailbox.client} {slot}"), sender, box)
         self._waiting[slot] = wait
         try:
+            if self._closed:
+                # Whoever closes says so first, and then tells those who are there.
+                raise _closed()
             while True:
                 look = await sender.send(wait.question)
                 if look.kind != "waits":
@@ -149,8 +153,9 @@ class Results:
 
     async def aclose(self) -> None:
         """Have nobody wait any more."""
+        self._closed = True
         for wait in list(self._waiting.values()):
-            wait.box.put(NotConnected("the client was closed while somebody waited for a result"))
+            wait.box.put(_closed())
         for sender in list(self._senders.values()):
             await sender.close()
 
@@ -207,6 +212,10 @@ class Handle:
         """
         seconds = math.inf if timeout is None else milliseconds(timeout, "timeout") / 1000
         return await self._results.get(self.queue, self._keys, self.id, seconds)
+
+
+def _closed() -> NotConnected:
+    return NotConnected("the client was closed while somebody waited for a result")
 
 
 def _timed_out(queue: Queue[Any], id: str, state: str, after: float) -> TimedOut:
