@@ -17,15 +17,28 @@ from millstream.protocol.keys import mailbox_key
 from millstream.protocol.op import Command, Op
 from millstream.protocol.send import Batch
 
-__all__ = ["Item", "Mail", "attend", "delivering", "discard", "mail_to", "make", "nudge", "read"]
+__all__ = [
+    "ATTENDING",
+    "ENTRIES_A_READ",
+    "Item",
+    "Mail",
+    "attend",
+    "delivering",
+    "discard",
+    "mail_to",
+    "make",
+    "nudge",
+    "read",
+]
 
 KEPT_MS = 60_000
 """How long a mailbox is kept that nobody attends to. A disconnect may last as long."""
 
 ENTRIES_A_READ = 1000
+"""The most that one read brings; with fewer, there was no more."""
 
 ATTENDING = 1.0
-"""Seconds that it may take to look after a mailbox: nothing is read meanwhile."""
+"""Seconds that it may take to look after a mailbox, or into it: nothing else is done meanwhile."""
 
 CLOSING = 1.0
 """Seconds for each step of giving a mailbox up when its client is closed: it expires by itself."""
@@ -119,7 +132,7 @@ def read(
         entries = replies[0][0][1]
         return entries[-1][0].decode(), [_read(fields) for _, fields in entries]
 
-    return Op((command,), decode)
+    return Op((command,), decode, patience=ATTENDING if block_ms is None else None)
 
 
 def _read(fields: Sequence[bytes]) -> tuple[int, Item]:
@@ -175,11 +188,15 @@ def discard(namespace: str, client: str) -> Op[None]:
     return Op((command,), decode=lambda _: None, patience=CLOSING)
 
 
-def delivering(namespace: str) -> Batch[bool]:
+def delivering(namespace: str, *, patience: float | None = None) -> Batch[bool]:
     """Return how mail is put into mailboxes, that of many senders together.
 
     The result tells of each whether there was a mailbox. Repeated after a lost reply, it may deliver
     twice: a slot takes one reply, and parts have numbers.
+
+    Args:
+        namespace: first part of the keys.
+        patience: seconds that a delivery may take; None: the client's timeout.
     """
 
     def batch(
@@ -187,7 +204,13 @@ def delivering(namespace: str) -> Batch[bool]:
     ) -> Op[list[bool]]:
         commands = tuple(_delivery(namespace, mail) for mail in mails)
         # Together, so that a reader that sleeps wakes once for all that is for it.
-        return Op(commands, decode=_there, atomic=len(commands) > 1, scattered=True)
+        return Op(
+            commands,
+            decode=_there,
+            atomic=len(commands) > 1,
+            patience=patience,
+            scattered=True,
+        )
 
     return batch
 

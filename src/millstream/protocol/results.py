@@ -36,6 +36,7 @@ from millstream.protocol.settlement import Settlement
 __all__ = [
     "Look",
     "Question",
+    "ask",
     "asking",
     "encode_result",
     "ends_waits",
@@ -101,7 +102,11 @@ def asking(keys: QueueKeys) -> Batch[Look]:
 
 
 def ask(
-    keys: QueueKeys, questions: Sequence[Question], *, now_ms: int | None = None
+    keys: QueueKeys,
+    questions: Sequence[Question],
+    *,
+    now_ms: int | None = None,
+    patience: float | None = None,
 ) -> Op[list[Look]]:
     """Ask what has come of messages, and leave word of who waits for those that are not finished.
 
@@ -109,13 +114,14 @@ def ask(
         keys: of the queue.
         questions: some hundred at most.
         now_ms: the time, for tests; None: the server's clock.
+        patience: seconds that it may take; None: the client's timeout.
     """
     arguments: list[Argument] = [keys.group, "" if now_ms is None else now_ms, NOTED_MS]
     for question in questions:
         arguments += (question.id, question.address)
     script_keys = (*keys.resulting, keys.unique, keys.due, keys.delayed, keys.ready)
     command = _AWAIT.call(script_keys, arguments)
-    return Op((command,), lambda replies: [_look(one) for one in replies[0]])
+    return Op((command,), lambda replies: [_look(one) for one in replies[0]], patience=patience)
 
 
 def _look(answer: bytes) -> Look:

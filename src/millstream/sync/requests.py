@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -22,6 +23,7 @@ from millstream.errors import (
     TimedOut,
     Undecodable,
     UsageError,
+    one_more,
 )
 from millstream.message import Receipt
 from millstream.protocol.keys import QueueKeys, queue_keys
@@ -82,11 +84,12 @@ class Requests:
         self._namespace = namespace
         self._ways: dict[str, _Way] = {}
         self._pending: dict[int, Pending] = {}
-        # Those that were given up, the oldest first, and how many late replies are not yet counted.
+        # Those that were given up, the oldest first, and where late replies are not yet counted.
         self._given_up: dict[int, QueueKeys] = {}
-        self._late: dict[str, int] = {}
+        self._late: deque[QueueKeys] = deque()
         self._closed = False
-        self.mailbox = Mailbox(driver, namespace, on_tick=self._tick, on_stray=self._stray)
+        self.mailbox = Mailbox(driver, namespace, on_stray=self._stray)
+        self.mailbox.rounds.add(self)
         self._inquiries = Inquiries(driver, self.mailbox)
 
     def send(
@@ -283,33 +286,49 @@ class Requests:
             message, endpoint=pending.endpoint.name, id=pending.id, state=state, seconds=seconds
         )
 
-    # What is overdue
-
     def _stray(self, slot: int) -> None:
         """Something came for a request that nobody waits for any more."""
         keys = self._given_up.pop(slot, None)
         if keys is not None:
-            self._late[keys.name] = self._late.get(keys.name, 0) + 1
+            self._late.append(keys)
 
     def count_late(self, keys: QueueKeys, count: int = 1) -> None:
         """Count replies that nobody waited for any more."""
         with contextlib.suppress(BrokerError):
             self._driver.run(count_late(keys, count))
 
-    def _tick(self) -> None:
+    # What ``Rounds`` looks after
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether anybody waits for a reply, or one was late."""
+        return bool(self._pending or self._late)
+
+    def look_after(self) -> None:
         """Ask after requests that have waited for long, and count late replies."""
         now = time.monotonic()
-        by_endpoint: dict[str, list[Pending]] = {}
+        overdue: dict[str, list[Pending]] = {}
         for pending in list(self._pending.values()):
             if pending.id and not pending.told and now - pending.since >= ASKED_AFTER:
-                by_endpoint.setdefault(pending.endpoint.name, []).append(pending)
-        if by_endpoint:
+                overdue.setdefault(pending.endpoint.name, []).append(pending)
+        if overdue:
             # Nothing would come, were it lost.
-            self.mailbox.attend()
-        for name, overdue in by_endpoint.items():
-            self._inquiries.ask(overdue, self._ways[name].withdrawals)
-        for name in list(self._late):
-            self.count_late(self._ways[name].keys, self._late.pop(name))
+            with contextlib.suppress(BrokerError):
+                self.mailbox.attend()
+            withdrawals = {name: self._ways[name].withdrawals for name in overdue}
+            self._inquiries.ask(overdue, withdrawals)
+        late: dict[QueueKeys, int] = {}
+        while self._late:
+            keys = self._late.popleft()
+            late[keys] = late.get(keys, 0) + 1
+        for keys, count in late.items():
+            self.count_late(keys, count)
+
+    def fail(self, error: BrokerError) -> None:
+        """Tell all who wait that no reply can come, and give their requests up."""
+        for pending in list(self._pending.values()):
+            pending.tell(one_more(error))
+            self.give_up(pending)
 
     def close(self) -> None:
         """Give up what waits for a reply, wait for what is on its way out, and read no more."""
