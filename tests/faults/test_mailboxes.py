@@ -81,11 +81,6 @@ def told(caplog: pytest.LogCaptureFixture, level: int, text: str) -> list[str]:
     return [one.getMessage() for one in found if text in one.getMessage()]
 
 
-def address_of(mq: ms.AsyncClient) -> str:
-    """The key of a client's mailbox."""
-    return mailbox_key(NAMESPACE, mq.requests.mailbox.client)
-
-
 async def test_more_replies_than_one_read_brings(
     kind: Kind, own_server: Server, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,6 +176,34 @@ async def test_its_task_is_cancelled(own_server: Server) -> None:
             assert await mq.request(WORK, -1) == -1
 
 
+async def test_the_next_server_is_behind(kind: Kind, own_server: Server, proxy: Proxy) -> None:
+    """What a replica with a slow clock has got, after it has taken over, is read, whatever its id."""
+    gated = Gated()
+    admin: Any = own_server.admin()
+    async with (
+        serving(admin, own_server.url, NAMESPACE, gated.worker),
+        client(kind, proxy.url) as mq,
+    ):
+        request = asyncio.ensure_future(mq.request(WORK, 1))
+        await gated.has_begun()
+        mailbox = mailbox_key(NAMESPACE, mq.requests.mailbox.client)
+        # Read by the client, and never copied to the replica.
+        seen = f"{int(time.time() + 3600) * 1000}-0"
+        admin.xadd(mailbox, {"nudge": ""}, id=seen)
+        await auntil(lambda: mq.requests.mailbox._seen == seen, PATIENCE)
+        await asyncio.to_thread(proxy.refuse)
+        await asyncio.to_thread(proxy.cut)
+        admin.delete(mailbox)
+        admin.xadd(mailbox, {"open": ""})
+        gated.gate.set()
+        await auntil(lambda: replies(admin, mailbox) == 1, PATIENCE)
+        await asyncio.to_thread(proxy.accept)
+
+        async with asyncio.timeout(PATIENCE):
+            assert await request == 1
+            assert await mq.request(WORK, 2) == 2
+
+
 async def test_an_inquiry_is_refused(kind: Kind, own_server: Server) -> None:
     """Requests to other endpoints are asked after all the same."""
     admin: Any = own_server.admin()
@@ -190,6 +213,7 @@ async def test_an_inquiry_is_refused(kind: Kind, own_server: Server) -> None:
     async with client(kind, own_server.url) as mq:
         refused = asyncio.ensure_future(mq.request(WORK, 1))
         await auntil(lambda: admin.xlen(all_keys[0].ready), PATIENCE)
+        admin.delete(all_keys[0].ready)
         admin.set(all_keys[0].lanes[2], "of another program")
         purged = asyncio.ensure_future(mq.request(OTHER, 1))
         await auntil(lambda: admin.xlen(all_keys[1].ready), PATIENCE)
@@ -260,6 +284,8 @@ async def test_a_node_that_hangs(kind: Kind) -> None:
             waiting = asyncio.ensure_future(
                 handle.result() if kind == "async" else asyncio.to_thread(handle.result)
             )
+            there: Any = bad.admin()
+            await auntil(lambda: there.exists(queue_keys(NAMESPACE, name).resulting[-1]), PATIENCE)
             bad.pause()
             try:
                 begun = time.monotonic()

@@ -2,23 +2,25 @@
 
 Replies to requests, parts of streams, notes of progress, and for a worker what its callers say of the
 streams that it sends. It is no list, for what a list hands out is gone if the connection breaks on the
-way; here a reader goes on behind the last entry that it has seen. Who writes does not make it: a client
+way; here a reader goes on behind the last entry that it has seen, and from the beginning where that entry
+never was. Who writes does not make it: a client
 that is gone has none any more, and what is for it is dropped by the server.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import msgspec
 
 from millstream.protocol.keys import mailbox_key
-from millstream.protocol.op import Command, Op
+from millstream.protocol.op import Command, Op, load_script
 from millstream.protocol.send import Batch
 
 __all__ = [
     "ATTENDING",
+    "BEGINNING",
     "ENTRIES_A_READ",
     "Item",
     "Mail",
@@ -31,8 +33,16 @@ __all__ = [
     "read",
 ]
 
+_ATTEND = load_script("attend")
+
+Standing = Literal["kept", "gone", "older"]
+_STANDINGS: Mapping[int, Standing] = {1: "kept", 0: "gone", -1: "older"}
+
 KEPT_MS = 60_000
 """How long a mailbox is kept that nobody attends to. A disconnect may last as long."""
+
+BEGINNING = "0-0"
+"""Id in front of all entries."""
 
 ENTRIES_A_READ = 1000
 """The most that one read brings; with fewer, there was no more."""
@@ -159,20 +169,19 @@ def _number(digits: bytes) -> int:
 _MOST_DIGITS = 15
 
 
-def attend(namespace: str, client: str, seen: str) -> Op[bool]:
-    """Show that somebody reads a mailbox, and delete what was read; False: it is gone.
+def attend(namespace: str, client: str, seen: str) -> Op[Standing]:
+    """Show that somebody reads a mailbox, and delete what was read.
+
+    The result is ``kept``; ``gone``: there is none any more; ``older``: it has not got what was read last.
+    Then nothing was deleted, and nobody knows what in it was read.
 
     Args:
         namespace: first part of the key.
         client: whose mailbox.
         seen: id of the last entry that was read.
     """
-    key = mailbox_key(namespace, client)
-    commands = (
-        Command(("PEXPIRE", key, KEPT_MS)),
-        Command(("XTRIM", key, "MINID", seen)),
-    )
-    return Op(commands, decode=lambda replies: bool(replies[0]), patience=ATTENDING)
+    command = _ATTEND.call([mailbox_key(namespace, client)], [KEPT_MS, seen])
+    return Op((command,), decode=lambda replies: _STANDINGS[replies[0]], patience=ATTENDING)
 
 
 def nudge(namespace: str, client: str) -> Op[None]:

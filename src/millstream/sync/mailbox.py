@@ -20,6 +20,7 @@ from millstream.driver.blocking_sender import BlockingSender
 from millstream.errors import BrokerError, NotConnected, ServerRefused, UsageError
 from millstream.protocol.mailbox import (
     ATTENDING,
+    BEGINNING,
     ENTRIES_A_READ,
     Item,
     attend,
@@ -101,7 +102,7 @@ class Mailbox:
         self._closed = False
         # The last entry that was handed out, and the one behind which the sleeping read was begun. A round
         # reads, too; who comes second has read in vain.
-        self._seen = self._read_behind = "0-0"
+        self._seen = self._read_behind = BEGINNING
         self._guard = threading.Lock()
         self._read = 0
         self._attending = driver.lock()
@@ -278,14 +279,21 @@ class Mailbox:
     def attend(self) -> None:
         """Show that the mailbox is read, and make it again if it is lost."""
         with self._attending:
-            there = self._driver.run(attend(self._namespace, self.client, self._seen))
+            standing = self._driver.run(attend(self._namespace, self.client, self._seen))
             self._attend_at, self._read = time.monotonic() + ATTEND, 0
-            if not there and not self._closed:
+            if standing == "older":
+                # A replica has taken over, and its clock may be behind: new entries may have ids that this
+                # client is past. What it hands out twice does no harm.
+                self._go_on_behind(BEGINNING)
+            elif standing == "gone" and not self._closed:
                 # It has expired, or the server has lost it, and what was in it. What comes now is for it.
                 logger.warning("the mailbox of this client was lost, and perhaps replies with it")
-                seen = self._driver.run(make(self._namespace, self.client, ATTENDING))
-                with self._guard:
-                    self._seen = seen
+                made = make(self._namespace, self.client, ATTENDING)
+                self._go_on_behind(self._driver.run(made))
+
+    def _go_on_behind(self, entry: str) -> None:
+        with self._guard:
+            self._seen = entry
 
     def close(self) -> None:
         """Read no more. Safe to repeat."""
