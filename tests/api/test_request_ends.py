@@ -560,6 +560,33 @@ class TestThreads:
             assert found == [number * 2 for number in range(300)]
             assert len(admin.client_list()) == connections
 
+    def test_closed_by_another_thread(
+        self, admin: redis.Redis, url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A thread that is about to ask, after those who wait were told, is refused, and nothing is sent."""
+        worker, handled = ms.Worker(), list[Any]()
+
+        @worker.on(LONG)
+        async def handle(body: Any) -> None:
+            handled.append(body)
+
+        with in_a_thread(worker, url, namespace), ms.Client(url, namespace=namespace) as mq:
+            until_served(admin, namespace)
+            mq.request(LONG, 1)
+            mailbox, slot = mq.requests.mailbox, mq.requests.mailbox.slot
+
+            def close_meanwhile() -> Any:
+                # The first thing that a client does when it is closed.
+                closing = threading.Thread(target=mq.requests.close)
+                closing.start()
+                closing.join(PATIENCE)
+                return slot()
+
+            monkeypatch.setattr(mailbox, "slot", close_meanwhile)
+            with pytest.raises(ms.UsageError, match="closed"):
+                mq.request(LONG, 2)
+        assert handled == [1]
+
     def test_ctrl_c(self, admin: redis.Redis, url: str, namespace: str) -> None:
         """A caller that is interrupted gives its request up: the handler is stopped."""
         begun, stopped, main = threading.Event(), threading.Event(), threading.get_ident()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -25,6 +26,7 @@ from millstream.errors import (
     TimedOut,
     Undecodable,
     UsageError,
+    one_more,
 )
 from millstream.message import Receipt
 from millstream.protocol.keys import QueueKeys, queue_keys
@@ -81,11 +83,12 @@ class Requests:
         self._namespace = namespace
         self._ways: dict[str, _Way] = {}
         self._pending: dict[int, Pending] = {}
-        # Those that were given up, the oldest first, and how many late replies are not yet counted.
+        # Those that were given up, the oldest first, and where late replies are not yet counted.
         self._given_up: dict[int, QueueKeys] = {}
-        self._late: dict[str, int] = {}
+        self._late: deque[QueueKeys] = deque()
         self._closed = False
-        self.mailbox = Mailbox(driver, namespace, on_tick=self._tick, on_stray=self._stray)
+        self.mailbox = Mailbox(driver, namespace, on_stray=self._stray)
+        self.mailbox.rounds.add(self)
         self._inquiries = Inquiries(driver, self.mailbox)
 
     async def send(
@@ -117,9 +120,6 @@ class Requests:
         if not self.mailbox.is_open:
             await self.mailbox.open(timeout_ms / 1000)
             left_ms -= int(1000 * (time.monotonic() - since))
-        if self._closed:
-            message = "this client is closed"
-            raise UsageError(message)
         way = self._ways.get(endpoint.name) or self._way_to(endpoint)
         box = self._driver.letterbox()
         notes = Notes(box) if progress else None
@@ -128,6 +128,11 @@ class Requests:
         pending.notes = notes
         address = str(Address(self.mailbox.client, slot, progress, window))
         self._pending[slot] = pending
+        if self._closed:
+            # Whoever closes says so first, and then tells those who are there.
+            self.answered(pending)
+            message = "this client is closed"
+            raise UsageError(message)
         outgoing = Outgoing(body, headers, max(1, left_ms), address)
         try:
             way.requests.post(outgoing, b"", partial(self._sent, pending), left_ms / 1000)
@@ -252,23 +257,8 @@ class Requests:
             pending.given_up = how
             return
         # Whoever gives up has other worries. At its deadline it is over in any case.
-        with contextlib.suppress(BrokerError):
+        with contextlib.suppress(BrokerError, UsageError):
             self._way_to(pending.endpoint).withdrawals.send(Withdrawal(pending.id, how))
-
-    async def _withdraw_all(self, some: Iterable[Pending]) -> None:
-        """Have nobody work on requests any more, those to an endpoint together."""
-        by_endpoint: dict[str, list[Pending]] = {}
-        for pending in some:
-            pending.given_up = "leave" if pending.endpoint.must_finish else "stop"
-            if pending.id:
-                by_endpoint.setdefault(pending.endpoint.name, []).append(pending)
-        # A server that does not answer is asked once: at their deadlines they are over in any case.
-        with contextlib.suppress(BrokerError):
-            for those in by_endpoint.values():
-                withdrawals = self._way_to(those[0].endpoint).withdrawals
-                await withdrawals.send_many(
-                    [Withdrawal(one.id, one.given_up or "stop") for one in those]
-                )
 
     async def timed_out(self, pending: Pending, *, stop: bool = False) -> TimedOut:
         """Tell what is known of a request whose time is over; if it waits still, it is deleted.
@@ -292,44 +282,59 @@ class Requests:
                 found = await withdrawals.send(Withdrawal(pending.id, how))
         return overdue(pending, found, time.monotonic())
 
-    # What is overdue
-
     def _stray(self, slot: int) -> None:
         """Something came for a request that nobody waits for any more."""
         keys = self._given_up.pop(slot, None)
         if keys is not None:
-            self._late[keys.name] = self._late.get(keys.name, 0) + 1
+            self._late.append(keys)
 
     async def count_late(self, keys: QueueKeys, count: int = 1) -> None:
         """Count replies that nobody waited for any more."""
         with contextlib.suppress(BrokerError):
             await self._driver.run(count_late(keys, count))
 
-    async def _tick(self) -> None:
+    # What ``Rounds`` looks after
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether anybody waits for a reply, or one was late."""
+        return bool(self._pending or self._late)
+
+    async def look_after(self) -> None:
         """Ask after requests that have waited for long, and count late replies."""
         now = time.monotonic()
-        by_endpoint: dict[str, list[Pending]] = {}
+        waiting: dict[str, list[Pending]] = {}
         for pending in list(self._pending.values()):
             if pending.is_asked_after(now):
-                by_endpoint.setdefault(pending.endpoint.name, []).append(pending)
-        if by_endpoint:
+                waiting.setdefault(pending.endpoint.name, []).append(pending)
+        if waiting:
             # Nothing would come, were it lost.
-            await self.mailbox.attend()
-        for some in by_endpoint.values():
-            await self._inquiries.ask(some, self._way_to(some[0].endpoint).withdrawals)
-        for name in list(self._late):
-            await self.count_late(queue_keys(self._namespace, name), self._late.pop(name))
+            with contextlib.suppress(BrokerError):
+                await self.mailbox.attend()
+            withdrawals = {
+                name: self._way_to(some[0].endpoint).withdrawals for name, some in waiting.items()
+            }
+            await self._inquiries.ask(waiting, withdrawals)
+        late: dict[QueueKeys, int] = {}
+        while self._late:
+            keys = self._late.popleft()
+            late[keys] = late.get(keys, 0) + 1
+        for keys, count in late.items():
+            await self.count_late(keys, count)
+
+    def fail(self, error: BrokerError) -> None:
+        """Tell all who wait that no reply can come, and give their requests up."""
+        for pending in list(self._pending.values()):
+            pending.tell(one_more(error))
+            self.give_up(pending)
 
     async def aclose(self) -> None:
         """Give up what waits for a reply, wait for what is on its way out, and read no more."""
         self._closed = True
-        pending = list(self._pending.values())
-        for one in pending:
-            # Nobody has to do so by itself, one after the other.
-            self.release(one)
-            one.box.put(closed(one))
+        for pending in list(self._pending.values()):
+            pending.box.put(closed(pending))
+            self.give_up(pending)
         await self.mailbox.end()
-        await self._withdraw_all(pending)
         for way in list(self._ways.values()):
             await way.requests.close()
             await way.withdrawals.close()

@@ -37,6 +37,7 @@ from millstream.protocol.settlement import Settlement
 __all__ = [
     "Look",
     "Question",
+    "ask",
     "asking",
     "encode_result",
     "ends_waits",
@@ -98,13 +99,18 @@ def asking(keys: QueueKeys) -> Batch[Look]:
     def batch(
         _: str, __: int, questions: Sequence[Question], ___: Sequence[bytes] | None = None
     ) -> Op[list[Look]]:
-        return ask(keys, questions)
+        patience = max((question.patience for question in questions), default=math.inf)
+        return ask(keys, questions, patience=None if patience == math.inf else patience)
 
     return batch
 
 
 def ask(
-    keys: QueueKeys, questions: Sequence[Question], *, now_ms: int | None = None
+    keys: QueueKeys,
+    questions: Sequence[Question],
+    *,
+    now_ms: int | None = None,
+    patience: float | None = None,
 ) -> Op[list[Look]]:
     """Ask what has come of messages, and leave word of who waits for those that are not finished.
 
@@ -112,18 +118,14 @@ def ask(
         keys: of the queue.
         questions: some hundred at most.
         now_ms: the time, for tests; None: the server's clock.
+        patience: seconds that it may take; None: the client's timeout.
     """
     arguments: list[Argument] = [keys.group, "" if now_ms is None else now_ms, NOTED_MS]
     for question in questions:
         arguments += (question.id, question.address)
     script_keys = (*keys.resulting, keys.unique, keys.due, keys.delayed, keys.ready)
     command = _AWAIT.call(script_keys, arguments)
-    patience = max((question.patience for question in questions), default=math.inf)
-    return Op(
-        (command,),
-        lambda replies: [_look(one) for one in replies[0]],
-        patience=None if patience == math.inf else patience,
-    )
+    return Op((command,), lambda replies: [_look(one) for one in replies[0]], patience=patience)
 
 
 def _look(answer: bytes) -> Look:

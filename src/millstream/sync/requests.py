@@ -6,7 +6,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -22,12 +23,14 @@ from millstream.errors import (
     TimedOut,
     Undecodable,
     UsageError,
+    one_more,
 )
 from millstream.message import Receipt
 from millstream.protocol.keys import QueueKeys, queue_keys
 from millstream.protocol.mailbox import Item
 from millstream.protocol.remote import read_error
 from millstream.protocol.requests import (
+    WAITING,
     Address,
     How,
     Outgoing,
@@ -38,8 +41,7 @@ from millstream.protocol.requests import (
 )
 from millstream.sync.inquiries import Inquiries
 from millstream.sync.mailbox import Mailbox
-from millstream.sync.notes import Notes
-from millstream.sync.pending import Pending, closed, overdue
+from millstream.sync.pending import Pending, closed
 
 __all__ = ["Requests", "decoded"]
 
@@ -51,11 +53,11 @@ SLOW = 0.1
 SENT_WITHIN = 0.2
 """Seconds past its deadline in which a request is told why it could not be sent."""
 
+ASKED_AFTER = 1.0
+"""Seconds without a reply after which to ask what has become of a request."""
+
 REMEMBERED = 10_000
 """Requests that were given up, to know whose reply comes too late."""
-
-WAYS = 1000
-"""Endpoints whose ways are kept; that to another one is made anew."""
 
 
 class _Way:
@@ -82,11 +84,12 @@ class Requests:
         self._namespace = namespace
         self._ways: dict[str, _Way] = {}
         self._pending: dict[int, Pending] = {}
-        # Those that were given up, the oldest first, and how many late replies are not yet counted.
+        # Those that were given up, the oldest first, and where late replies are not yet counted.
         self._given_up: dict[int, QueueKeys] = {}
-        self._late: dict[str, int] = {}
+        self._late: deque[QueueKeys] = deque()
         self._closed = False
-        self.mailbox = Mailbox(driver, namespace, on_tick=self._tick, on_stray=self._stray)
+        self.mailbox = Mailbox(driver, namespace, on_stray=self._stray)
+        self.mailbox.rounds.add(self)
         self._inquiries = Inquiries(driver, self.mailbox)
 
     def send(
@@ -114,24 +117,21 @@ class Requests:
             BrokerError: there is no mailbox for its reply.
             UsageError: the client is closed.
         """
-        since, left_ms = time.monotonic(), timeout_ms
         if not self.mailbox.is_open:
             self.mailbox.open(timeout_ms / 1000)
-            left_ms -= int(1000 * (time.monotonic() - since))
-        if self._closed:
-            message = "this client is closed"
-            raise UsageError(message)
         way = self._ways.get(endpoint.name) or self._way_to(endpoint)
-        box = self._driver.letterbox()
-        notes = Notes(box) if progress else None
-        slot = self.mailbox.attach(box if notes is None else notes)
-        pending = Pending(endpoint, way.keys, slot, box, timeout_ms, window, since)
-        pending.notes = notes
+        slot, box = self.mailbox.slot()
+        pending = Pending(endpoint, way.keys, slot, box, timeout_ms, window)
         address = str(Address(self.mailbox.client, slot, progress, window))
         self._pending[slot] = pending
-        outgoing = Outgoing(body, headers, max(1, left_ms), address)
+        if self._closed:
+            # Whoever closes says so first, and then tells those who are there.
+            self.answered(pending)
+            message = "this client is closed"
+            raise UsageError(message)
+        outgoing = Outgoing(body, headers, timeout_ms, address)
         try:
-            way.requests.post(outgoing, b"", partial(self._sent, pending), left_ms / 1000)
+            way.requests.post(outgoing, b"", partial(self._sent, pending))
         except BaseException:
             # It may be on its way all the same.
             self.release(pending)
@@ -139,13 +139,8 @@ class Requests:
         return pending
 
     def _way_to(self, endpoint: Endpoint[Any, Any]) -> _Way:
-        way = self._ways.get(endpoint.name)
-        if way is None:
-            if len(self._ways) >= WAYS:
-                _forget_first(self._ways)
-            made = _Way(self._driver, queue_keys(self._namespace, endpoint.name))
-            way = self._ways.setdefault(endpoint.name, made)
-        return way
+        way = _Way(self._driver, queue_keys(self._namespace, endpoint.name))
+        return self._ways.setdefault(endpoint.name, way)
 
     def _sent(self, pending: Pending, outcome: Receipt | BaseException) -> None:
         """Hear whether the server has a request."""
@@ -168,7 +163,8 @@ class Requests:
         if self._pending.pop(pending.slot, None) is not None:
             self._given_up[pending.slot] = pending.keys
             if len(self._given_up) > REMEMBERED:
-                _forget_first(self._given_up)
+                with contextlib.suppress(KeyError, StopIteration, RuntimeError):
+                    del self._given_up[next(iter(self._given_up))]
 
     def answered(self, pending: Pending) -> None:
         """All of it has come."""
@@ -182,31 +178,25 @@ class Requests:
             TimedOut: the deadline has passed.
             Exception: what came instead of a reply, or what the callback raised.
         """
+        noted = 0
         try:
             while True:
                 item = self.next(pending, pending.deadline)
                 if item.kind == "reply":
                     self.answered(pending)
                     return decoded(pending, item.content)
-                if pending.notes is not None and on_progress is not None:
-                    self._pass_on(pending, pending.notes, on_progress)
+                if item.kind != "note" or on_progress is None or 0 < item.number <= noted:
+                    continue
+                noted = item.number
+                try:
+                    note = msgspec.json.decode(item.content)
+                except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+                    logger.warning("a note of request %s is unreadable: %s", pending.id, error)
+                    continue
+                self._driver.tell(on_progress, note)
         finally:
             # Unless it is over already: what the callback raised, or a cancellation.
             self.give_up(pending)
-
-    def _pass_on(
-        self, pending: Pending, notes: Notes, on_progress: Callable[[Any], object]
-    ) -> None:
-        """Tell a callback the notes that wait, until the deadline: it must not put off the end."""
-        for content in notes.take():
-            if time.monotonic() >= pending.deadline:
-                return
-            try:
-                note = msgspec.json.decode(content)
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-                logger.warning("a note of request %s is unreadable: %s", pending.id, error)
-                continue
-            self._driver.tell(on_progress, note)
 
     def next(self, pending: Pending, deadline: float) -> Item:
         """Wait for whatever comes of a request next.
@@ -253,21 +243,8 @@ class Requests:
             pending.given_up = how
             return
         # Whoever gives up has other worries. At its deadline it is over in any case.
-        with contextlib.suppress(BrokerError):
-            self._way_to(pending.endpoint).withdrawals.send(Withdrawal(pending.id, how))
-
-    def _withdraw_all(self, some: Iterable[Pending]) -> None:
-        """Have nobody work on requests any more, those to an endpoint together."""
-        by_endpoint: dict[str, list[Pending]] = {}
-        for pending in some:
-            pending.given_up = "leave" if pending.endpoint.must_finish else "stop"
-            if pending.id:
-                by_endpoint.setdefault(pending.endpoint.name, []).append(pending)
-        # A server that does not answer is asked once: at their deadlines they are over in any case.
-        with contextlib.suppress(BrokerError):
-            for those in by_endpoint.values():
-                withdrawals = self._way_to(those[0].endpoint).withdrawals
-                withdrawals.send_many([Withdrawal(one.id, one.given_up or "stop") for one in those])
+        with contextlib.suppress(BrokerError, UsageError):
+            self._ways[pending.endpoint.name].withdrawals.send(Withdrawal(pending.id, how))
 
     def timed_out(self, pending: Pending, *, stop: bool = False) -> TimedOut:
         """Tell what is known of a request whose time is over; if it waits still, it is deleted.
@@ -277,7 +254,7 @@ class Requests:
             stop: whether a handler that runs is to be stopped. Of one reply its worker knows the
                 deadline, too, and does so by itself.
         """
-        found: int | None = None
+        found, state, seconds = None, "unknown", 0.0
         # What comes from now on is late.
         self.release(pending)
         how: How = "expire"
@@ -287,58 +264,82 @@ class Requests:
             self._withdraw(pending, how)
         else:
             with contextlib.suppress(BrokerError):
-                withdrawals = self._way_to(pending.endpoint).withdrawals
+                withdrawals = self._ways[pending.endpoint.name].withdrawals
                 found = withdrawals.send(Withdrawal(pending.id, how))
-        return overdue(pending, found, time.monotonic())
-
-    # What is overdue
+        now = time.monotonic()
+        if found == WAITING:
+            state = "queued"
+        elif found is not None and found >= 0:
+            state = "running"
+            seconds = now - pending.running_since if pending.running_since else found / 1000
+        known = {
+            "queued": "it was still waiting for a worker, and is deleted now",
+            "running": f"a worker has had it for {seconds:.1f} s",
+            "unknown": "what has become of it is not known",
+        }[state]
+        what = "part of the stream of" if pending.window else "reply to"
+        message = (
+            f"{pending.endpoint.title}: no {what} {pending.title} within "
+            f"{now - pending.since:.1f} s: {known}"
+        )
+        return TimedOut(
+            message, endpoint=pending.endpoint.name, id=pending.id, state=state, seconds=seconds
+        )
 
     def _stray(self, slot: int) -> None:
         """Something came for a request that nobody waits for any more."""
         keys = self._given_up.pop(slot, None)
         if keys is not None:
-            self._late[keys.name] = self._late.get(keys.name, 0) + 1
+            self._late.append(keys)
 
     def count_late(self, keys: QueueKeys, count: int = 1) -> None:
         """Count replies that nobody waited for any more."""
         with contextlib.suppress(BrokerError):
             self._driver.run(count_late(keys, count))
 
-    def _tick(self) -> None:
+    # What ``Rounds`` looks after
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether anybody waits for a reply, or one was late."""
+        return bool(self._pending or self._late)
+
+    def look_after(self) -> None:
         """Ask after requests that have waited for long, and count late replies."""
         now = time.monotonic()
-        by_endpoint: dict[str, list[Pending]] = {}
+        overdue: dict[str, list[Pending]] = {}
         for pending in list(self._pending.values()):
-            if pending.is_asked_after(now):
-                by_endpoint.setdefault(pending.endpoint.name, []).append(pending)
-        if by_endpoint:
+            if pending.id and not pending.told and now - pending.since >= ASKED_AFTER:
+                overdue.setdefault(pending.endpoint.name, []).append(pending)
+        if overdue:
             # Nothing would come, were it lost.
-            self.mailbox.attend()
-        for some in by_endpoint.values():
-            self._inquiries.ask(some, self._way_to(some[0].endpoint).withdrawals)
-        for name in list(self._late):
-            self.count_late(queue_keys(self._namespace, name), self._late.pop(name))
+            with contextlib.suppress(BrokerError):
+                self.mailbox.attend()
+            withdrawals = {name: self._ways[name].withdrawals for name in overdue}
+            self._inquiries.ask(overdue, withdrawals)
+        late: dict[QueueKeys, int] = {}
+        while self._late:
+            keys = self._late.popleft()
+            late[keys] = late.get(keys, 0) + 1
+        for keys, count in late.items():
+            self.count_late(keys, count)
+
+    def fail(self, error: BrokerError) -> None:
+        """Tell all who wait that no reply can come, and give their requests up."""
+        for pending in list(self._pending.values()):
+            pending.tell(one_more(error))
+            self.give_up(pending)
 
     def close(self) -> None:
         """Give up what waits for a reply, wait for what is on its way out, and read no more."""
         self._closed = True
-        pending = list(self._pending.values())
-        for one in pending:
-            # Nobody has to do so by itself, one after the other.
-            self.release(one)
-            one.box.put(closed(one))
-        self.mailbox.end()
-        self._withdraw_all(pending)
+        for pending in list(self._pending.values()):
+            pending.box.put(closed(pending))
+            self.give_up(pending)
         for way in list(self._ways.values()):
             way.requests.close()
             way.withdrawals.close()
         self.mailbox.close()
-
-
-def _forget_first(some: dict[Any, Any]) -> None:
-    """Take the oldest out; another thread may be quicker."""
-    with contextlib.suppress(KeyError, StopIteration, RuntimeError):
-        del some[next(iter(some))]
 
 
 def decoded(pending: Pending, content: bytes) -> Any:
