@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import time
@@ -45,7 +44,7 @@ PAUSE = 0.2
 """Seconds until the next try, when the connection is lost."""
 
 LAST_MOMENT = 2.0
-"""Seconds that the reader has to end when the client is closed."""
+"""Seconds that the reader has to end when the client is closed, and what is to go out aside to leave."""
 
 
 class Recipient(Protocol):
@@ -79,6 +78,8 @@ class Mailbox:
         self._ticks = [on_tick]
         self._on_stray = on_stray
         self.client = uuid.uuid4().hex[:16]
+        self.aside = driver.aside()
+        """What sends that for which nobody waits, once the mailbox is open."""
         self._numbers = itertools.count(1)
         self._slots: dict[int, Recipient] = {}
         # Producers of streams that nobody takes.
@@ -128,6 +129,7 @@ class Mailbox:
                 self._made = True
                 self._seen = await self._driver.run(make(self._namespace, self.client, seconds))
                 self._attend_at = time.monotonic() + ATTEND
+                self.aside.begin()
                 self._reader = self._driver.background(self._run, "millstream-mailbox")
 
     @property
@@ -164,8 +166,7 @@ class Mailbox:
         """
         mail = mail_to(sender, kind, content)
         if mail is not None:
-            with contextlib.suppress(BrokerError):
-                self.sender.send(mail)
+            self.aside.send(self.sender, mail)
 
     async def _run(self) -> None:
         """Read until closed. It outlives restarts of the server and lost connections."""
@@ -237,6 +238,7 @@ class Mailbox:
     async def aclose(self) -> None:
         """Read no more. Safe to repeat."""
         self._closed = True
+        await self.aside.close(LAST_MOMENT)
         for sender in (self._sender, self._in_order):
             if sender is not None:
                 await sender.close()

@@ -237,8 +237,8 @@ class Requests:
             pending.given_up = how
             return
         # Whoever gives up has other worries. At its deadline it is over in any case.
-        with contextlib.suppress(BrokerError):
-            self._ways[pending.endpoint.name].withdrawals.send(Withdrawal(pending.id, how))
+        withdrawals = self._ways[pending.endpoint.name].withdrawals
+        self.mailbox.aside.send(withdrawals, Withdrawal(pending.id, how))
 
     async def timed_out(self, pending: Pending, *, stop: bool = False) -> TimedOut:
         """Tell what is known of a request whose time is over; if it waits still, it is deleted.

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from redis import exceptions
 
 from millstream.driver.blocking_ahead import BlockingAhead
+from millstream.driver.blocking_aside import BlockingAside
 from millstream.driver.blocking_background import BlockingBackground
 from millstream.driver.blocking_cluster import BlockingCluster
 from millstream.driver.blocking_confirming import BlockingConfirming
@@ -241,6 +242,10 @@ class BlockingDriver:
     def letterbox(self) -> BlockingLetterbox[Any]:
         """Return a place where things wait for one thread."""
         return BlockingLetterbox()
+
+    def aside(self) -> BlockingAside:
+        """Return what sends that for which nobody waits."""
+        return BlockingAside()
 
     def background(self, main: Callable[[], None], name: str) -> BlockingBackground:
         """Begin work that goes on beside its owner."""
