@@ -31,6 +31,7 @@ from millstream.protocol.mailbox import Item
 from millstream.protocol.remote import read_error
 from millstream.protocol.requests import (
     WAITING,
+    WITHDRAWING,
     Address,
     How,
     Outgoing,
@@ -125,7 +126,8 @@ class Requests:
         self._pending[slot] = pending
         outgoing = Outgoing(body, headers, timeout_ms, address)
         try:
-            way.requests.post(outgoing, b"", partial(self._sent, pending))
+            seconds = timeout_ms / 1000
+            way.requests.post(outgoing, b"", partial(self._sent, pending), seconds=seconds)
         except BaseException:
             # It may be on its way all the same.
             self.release(pending)
@@ -259,7 +261,7 @@ class Requests:
         else:
             with contextlib.suppress(BrokerError):
                 withdrawals = self._ways[pending.endpoint.name].withdrawals
-                found = await withdrawals.send(Withdrawal(pending.id, how))
+                found = await withdrawals.send(Withdrawal(pending.id, how), seconds=WITHDRAWING)
         now = time.monotonic()
         if found == WAITING:
             state = "queued"

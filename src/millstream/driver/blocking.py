@@ -25,7 +25,7 @@ from millstream.driver.blocking_sender import BlockingSender, Run
 from millstream.driver.blocking_server import BlockingServer
 from millstream.driver.blocking_waiting import BlockingWaitingSender
 from millstream.driver.cluster import ClusterTarget, locate
-from millstream.driver.faults import Tries, first_error, refusal, translate
+from millstream.driver.faults import NoTurn, Tries, first_error, refusal, translate
 from millstream.driver.server_check import check_replies, server_info
 from millstream.driver.target import Target
 from millstream.errors import BrokerError, NotConnected, TimedOut, UsageError
@@ -155,6 +155,7 @@ class BlockingDriver:
             raise UsageError(message)
         patience = self._timeout if op.patience is None else min(op.patience, self._timeout)
         tries: Tries | None = None
+        problem: BrokerError | None = None
         begun = time.monotonic()
         while True:
             try:
@@ -163,6 +164,9 @@ class BlockingDriver:
                 if error is None:
                     return op.decode(replies)
                 problem, cause = refusal(error, self.url), error
+            except NoTurn as none:
+                # Of an earlier try it is not known what has become.
+                raise problem or translate(none, self.url) from none
             except _LOSSES as loss:
                 problem, cause = translate(loss, self.url), loss
             tries = tries or Tries(begun + patience)
@@ -233,7 +237,7 @@ class BlockingDriver:
     ) -> BlockingSender[T]:
         """Return what gathers the sends of many threads into batches, in their order."""
         run = run or (self.run if confirming is None else confirming.run)
-        return BlockingSender(run, batch, confirming=confirming)
+        return BlockingSender(run, batch, timeout=self._timeout, confirming=confirming)
 
     def waiting_sender(self, keys: QueueKeys, bound: Bound) -> BlockingWaitingSender:
         """Return what has sends to a full queue wait."""

@@ -26,6 +26,7 @@ __all__ = [
     "NOT_THERE",
     "WAITING",
     "WAITING_AGAIN",
+    "WITHDRAWING",
     "Address",
     "How",
     "Outgoing",
