@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import math
@@ -62,7 +61,7 @@ FOR_GOOD = frozenset({"NOPERM"})
 """Answers that do not pass by themselves: somebody has to give this user a right."""
 
 LAST_MOMENT = 2.0
-"""Seconds that the reader has to end when the client is closed."""
+"""Seconds that the reader has to end when the client is closed, and what is to go out aside to leave."""
 
 
 class Recipient(Protocol):
@@ -97,6 +96,8 @@ class Mailbox:
         self._namespace = namespace
         self._on_stray = on_stray
         self.client = uuid.uuid4().hex[:16]
+        self.aside = driver.aside()
+        """What sends that for which nobody waits, once the mailbox is open."""
         self.rounds = Rounds(driver)
         self._numbers = itertools.count(1)
         self._slots: dict[int, Recipient] = {}
@@ -158,6 +159,7 @@ class Mailbox:
             self._openers.append(box)
             if self._reader is None or not self._reader.is_running:
                 self._made = True
+                self.aside.begin()
                 self._reader = self._driver.background(self._begin, "millstream-mailbox")
         outcome = await box.take(seconds)
         if outcome is None:
@@ -226,8 +228,7 @@ class Mailbox:
         """
         mail = mail_to(sender, kind, content)
         if mail is not None:
-            with contextlib.suppress(BrokerError):
-                self.sender.send(mail)
+            self.aside.send(self.sender, mail)
 
     async def _run(self) -> None:
         """Read until closed. It outlives restarts of the server and lost connections."""
@@ -349,6 +350,7 @@ class Mailbox:
     async def aclose(self) -> None:
         """Read no more. Safe to repeat."""
         await self.end()
+        await self.aside.close(LAST_MOMENT)
         for sender in (self._sender, self._in_order):
             if sender is not None:
                 await sender.close()

@@ -10,7 +10,7 @@ from millstream.endpoint import Endpoint
 from millstream.errors import NoResponders, NotConnected, ResponderLost, TimedOut
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.mailbox import Item
-from millstream.protocol.requests import WAITING, How
+from millstream.protocol.requests import WAITING, How, Outgoing
 
 __all__ = ["Pending", "closed", "lost", "overdue", "unserved"]
 
@@ -38,11 +38,14 @@ class Pending:
         given_up: how to withdraw it as soon as the server has it; None: somebody waits, or it has one.
         told: whether its caller was told that nobody will answer, and may not have seen it yet.
         notes: of its progress; None: nobody watches.
+        doubted: what to send once more, as it may not be true that nobody serves the endpoint; None: it is.
+        unnamed: whether somebody waits for its id.
     """
 
     __slots__ = (
         "box",
         "deadline",
+        "doubted",
         "endpoint",
         "given_up",
         "id",
@@ -55,6 +58,7 @@ class Pending:
         "slot",
         "slow",
         "told",
+        "unnamed",
         "window",
     )
 
@@ -83,6 +87,8 @@ class Pending:
         self.given_up: How | None = None
         self.told = False
         self.notes: Notes | None = None
+        self.doubted: Outgoing | None = None
+        self.unnamed = False
 
     @property
     def title(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -11,14 +12,15 @@ from functools import partial
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from millstream.aio.inquiries import Inquiries
 from millstream.aio.mailbox import Mailbox
 from millstream.aio.notes import Notes
 from millstream.aio.pending import Pending, closed, overdue
+from millstream.aio.ways import Ways, forget_first
 from millstream.codec import NotDecodable
 from millstream.driver.aio import AsyncDriver
-from millstream.driver.aio_sender import AsyncSender
 from millstream.endpoint import Endpoint
 from millstream.errors import (
     BrokerError,
@@ -29,17 +31,16 @@ from millstream.errors import (
     one_more,
 )
 from millstream.message import Receipt
-from millstream.protocol.keys import QueueKeys, queue_keys
+from millstream.protocol.keys import QueueKeys
 from millstream.protocol.mailbox import Item
 from millstream.protocol.remote import read_error
 from millstream.protocol.requests import (
+    WITHDRAWING,
     Address,
     How,
     Outgoing,
     Withdrawal,
     count_late,
-    requesting,
-    withdrawing,
 )
 
 __all__ = ["Requests", "decoded"]
@@ -55,19 +56,14 @@ SENT_WITHIN = 0.2
 REMEMBERED = 10_000
 """Requests that were given up, to know whose reply comes too late."""
 
-WAYS = 1000
-"""Endpoints whose ways are kept; that to another one is made anew."""
+STALLED = 1.5
+"""Seconds that a send may take until workers that live may count as gone: their signs of life waited, too."""
 
+RECENTLY = 3.0
+"""Seconds since then in which not to believe at once that nobody serves an endpoint."""
 
-class _Way:
-    """The way to an endpoint."""
-
-    __slots__ = ("keys", "requests", "withdrawals")
-
-    def __init__(self, driver: AsyncDriver, keys: QueueKeys) -> None:
-        self.keys = keys
-        self.withdrawals: AsyncSender[int] = driver.sender(withdrawing(keys))
-        self.requests: AsyncSender[Receipt] = driver.sender(requesting(keys))
+AGAIN_AFTER = 1.5
+"""Seconds until it is asked once more then: workers show that they live as often."""
 
 
 class Requests:
@@ -81,11 +77,13 @@ class Requests:
     def __init__(self, driver: AsyncDriver, namespace: str) -> None:
         self._driver = driver
         self._namespace = namespace
-        self._ways: dict[str, _Way] = {}
+        self._ways = Ways(driver, namespace)
         self._pending: dict[int, Pending] = {}
         # Those that were given up, the oldest first, and where late replies are not yet counted.
         self._given_up: dict[int, QueueKeys] = {}
         self._late: deque[QueueKeys] = deque()
+        # When a send has taken long last.
+        self._stalled_at = -math.inf
         self._closed = False
         self.mailbox = Mailbox(driver, namespace, on_stray=self._stray)
         self.mailbox.rounds.add(self)
@@ -120,7 +118,7 @@ class Requests:
         if not self.mailbox.is_open:
             await self.mailbox.open(timeout_ms / 1000)
             left_ms -= int(1000 * (time.monotonic() - since))
-        way = self._ways.get(endpoint.name) or self._way_to(endpoint)
+        way = self._ways.to(endpoint.name)
         box = self._driver.letterbox()
         notes = Notes(box) if progress else None
         slot = self.mailbox.attach(box if notes is None else notes)
@@ -133,37 +131,41 @@ class Requests:
             self.answered(pending)
             message = "this client is closed"
             raise UsageError(message)
-        outgoing = Outgoing(body, headers, max(1, left_ms), address)
+        self._post(pending, Outgoing(body, headers, max(1, left_ms), address))
+        return pending
+
+    def _post(self, pending: Pending, outgoing: Outgoing, *, again: bool = False) -> None:
+        sent = partial(self._sent, pending, None if again else outgoing)
+        requests = self._ways.to(pending.endpoint.name).requests
         try:
-            way.requests.post(outgoing, b"", partial(self._sent, pending), left_ms / 1000)
+            requests.post(outgoing, b"", sent, seconds=outgoing.left_ms / 1000)
         except BaseException:
             # It may be on its way all the same.
             self.release(pending)
             raise
-        return pending
 
-    def _way_to(self, endpoint: Endpoint[Any, Any]) -> _Way:
-        way = self._ways.get(endpoint.name)
-        if way is None:
-            if len(self._ways) >= WAYS:
-                _forget_first(self._ways)
-            made = _Way(self._driver, queue_keys(self._namespace, endpoint.name))
-            way = self._ways.setdefault(endpoint.name, made)
-        return way
-
-    def _sent(self, pending: Pending, outcome: Receipt | BaseException) -> None:
-        """Hear whether the server has a request."""
+    def _sent(
+        self, pending: Pending, outgoing: Outgoing | None, outcome: Receipt | BaseException
+    ) -> None:
+        """Hear whether the server has a request, which may be sent once more unless that is None."""
+        now = time.monotonic()
+        if outgoing is not None and now - pending.since > STALLED:
+            self._stalled_at = now
         if isinstance(outcome, Receipt):
             pending.id = outcome.id
-            pending.slow = time.monotonic() - pending.since > SLOW
+            pending.slow = now - pending.since > SLOW
             if pending.given_up is not None:
                 self._withdraw(pending, pending.given_up)
+            if pending.unnamed:
+                pending.box.put(Item("receipt", b""))
             return
-        if isinstance(outcome, NoResponders):
-            self.answered(pending)
-        else:
+        if not isinstance(outcome, NoResponders):
             # It may be on its way all the same.
             self.release(pending)
+        elif outgoing is not None and now - self._stalled_at < RECENTLY:
+            pending.doubted = outgoing
+        else:
+            self.answered(pending)
         pending.box.put(outcome)
 
     def release(self, pending: Pending) -> None:
@@ -172,7 +174,7 @@ class Requests:
         if self._pending.pop(pending.slot, None) is not None:
             self._given_up[pending.slot] = pending.keys
             if len(self._given_up) > REMEMBERED:
-                _forget_first(self._given_up)
+                forget_first(self._given_up)
 
     def answered(self, pending: Pending) -> None:
         """All of it has come."""
@@ -231,10 +233,17 @@ class Requests:
             raise item
         if item.kind == "error":
             self.answered(pending)
+            await self._named(pending)
             name, known = pending.endpoint.name, pending.endpoint.errors
             raise read_error(item.content, known, endpoint=name, id=pending.id)
         found: Item = item
         return found
+
+    async def _named(self, pending: Pending) -> None:
+        """Wait a moment for the id of a request whose answer was quicker than its receipt."""
+        if not pending.id:
+            pending.unnamed = True
+            await pending.box.take(SENT_WITHIN)
 
     async def take(self, pending: Pending, deadline: float) -> Item | BaseException | None:
         """Take what has come of a request; None: nothing has until then, of ``time.monotonic``."""
@@ -242,8 +251,25 @@ class Requests:
         if item is None and not pending.id:
             # Why it could not be sent says more than that its time is over.
             item = await pending.box.take(SENT_WITHIN)
+        if isinstance(item, NoResponders) and pending.doubted is not None:
+            return await self._once_more(pending, pending.doubted, item)
         found: Item | BaseException | None = item
         return found
+
+    async def _once_more(
+        self, pending: Pending, outgoing: Outgoing, error: NoResponders
+    ) -> Item | BaseException | None:
+        """Ask again whether anybody serves an endpoint: the server stood still, and they may live."""
+        pending.doubted = None
+        left = pending.deadline - time.monotonic() - AGAIN_AFTER
+        if left <= 0:
+            return error
+        # Nothing comes, unless the client is closed.
+        item: Item | BaseException | None = await pending.box.take(AGAIN_AFTER)
+        if item is not None:
+            return item
+        self._post(pending, replace(outgoing, left_ms=max(1, int(1000 * left))), again=True)
+        return await self.take(pending, pending.deadline)
 
     def give_up(self, pending: Pending) -> None:
         """Have nobody work on a request any more, unless it must be finished; do not wait for that."""
@@ -257,8 +283,8 @@ class Requests:
             pending.given_up = how
             return
         # Whoever gives up has other worries. At its deadline it is over in any case.
-        with contextlib.suppress(BrokerError, UsageError):
-            self._way_to(pending.endpoint).withdrawals.send(Withdrawal(pending.id, how))
+        withdrawals = self._ways.to(pending.endpoint.name).withdrawals
+        self.mailbox.aside.send(withdrawals, Withdrawal(pending.id, how))
 
     async def timed_out(self, pending: Pending, *, stop: bool = False) -> TimedOut:
         """Tell what is known of a request whose time is over; if it waits still, it is deleted.
@@ -278,8 +304,8 @@ class Requests:
             self._withdraw(pending, how)
         else:
             with contextlib.suppress(BrokerError):
-                withdrawals = self._way_to(pending.endpoint).withdrawals
-                found = await withdrawals.send(Withdrawal(pending.id, how))
+                withdrawals = self._ways.to(pending.endpoint.name).withdrawals
+                found = await withdrawals.send(Withdrawal(pending.id, how), seconds=WITHDRAWING)
         return overdue(pending, found, time.monotonic())
 
     def _stray(self, slot: int) -> None:
@@ -311,9 +337,7 @@ class Requests:
             # Nothing would come, were it lost.
             with contextlib.suppress(BrokerError):
                 await self.mailbox.attend()
-            withdrawals = {
-                name: self._way_to(some[0].endpoint).withdrawals for name, some in waiting.items()
-            }
+            withdrawals = {name: self._ways.to(name).withdrawals for name in waiting}
             await self._inquiries.ask(waiting, withdrawals)
         late: dict[QueueKeys, int] = {}
         while self._late:
@@ -335,16 +359,8 @@ class Requests:
             pending.box.put(closed(pending))
             self.give_up(pending)
         await self.mailbox.end()
-        for way in list(self._ways.values()):
-            await way.requests.close()
-            await way.withdrawals.close()
+        await self._ways.close()
         await self.mailbox.aclose()
-
-
-def _forget_first(some: dict[Any, Any]) -> None:
-    """Take the oldest out; another thread may be quicker."""
-    with contextlib.suppress(KeyError, StopIteration, RuntimeError):
-        del some[next(iter(some))]
 
 
 def decoded(pending: Pending, content: bytes) -> Any:

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from millstream.aio.abreast import layers, run_abreast
 from millstream.aio.mailbox import Mailbox
+from millstream.aio.ways import forget_first
 from millstream.declare import Queue
 from millstream.driver.aio import AsyncDriver
 from millstream.driver.aio_letterbox import AsyncLetterbox
@@ -43,6 +44,9 @@ logger = logging.getLogger("millstream.requests")
 
 ASKED_AFTER = 1.0
 """Seconds of waiting after which to ask again, once a second."""
+
+SENDERS = 1000
+"""Partitions whose senders of questions are kept; one for another partition is made anew."""
 
 MOMENT = 1.0
 """Seconds for an answer of the server, at the least."""
@@ -118,9 +122,7 @@ class Results:
 
     async def _look(self, keys: QueueKeys, id: str, deadline: float) -> Look:
         """Look until a message is finished, or the time is over."""
-        sender = self._senders.get(keys.ready)
-        if sender is None:
-            sender = self._senders.setdefault(keys.ready, self._driver.sender(asking(keys)))
+        sender = self._sender(keys)
         # Most of those that are done need no mailbox.
         look = await _answer(sender, Question(id), deadline)
         if look.kind != "waits" or deadline <= time.monotonic():
@@ -148,6 +150,15 @@ class Results:
         finally:
             del self._waiting[slot]
             self._mailbox.close_slot(slot)
+
+    def _sender(self, keys: QueueKeys) -> AsyncSender[Look]:
+        """Return what asks about the messages of a partition."""
+        sender = self._senders.get(keys.ready)
+        if sender is None:
+            if len(self._senders) >= SENDERS:
+                forget_first(self._senders)
+            sender = self._senders.setdefault(keys.ready, self._driver.sender(asking(keys)))
+        return sender
 
     # What ``Rounds`` looks after
 
@@ -251,7 +262,9 @@ def _closed() -> NotConnected:
 async def _answer(sender: AsyncSender[Look], question: Question, deadline: float) -> Look:
     """Ask; the server has a moment for it, even if the time of who asks is over."""
     seconds = max(MOMENT, deadline - time.monotonic())
-    return await sender.send(replace(question, patience=seconds), b"", seconds=min(seconds, LONGEST))
+    if seconds == math.inf:
+        return await sender.send(question)
+    return await sender.send(replace(question, patience=seconds), seconds=seconds)
 
 
 def _timed_out(queue: Queue[Any], id: str, state: str, after: float) -> TimedOut:

@@ -13,6 +13,7 @@ from redis import exceptions
 
 from millstream.driver.aio_ahead import AsyncAhead
 from millstream.driver.aio_alarm import AsyncAlarm
+from millstream.driver.aio_aside import AsyncAside
 from millstream.driver.aio_background import AsyncBackground
 from millstream.driver.aio_cluster import AsyncCluster
 from millstream.driver.aio_confirming import AsyncConfirming
@@ -276,6 +277,10 @@ class AsyncDriver:
     def letterbox(self) -> AsyncLetterbox[Any]:
         """Return a place where things wait for one task."""
         return AsyncLetterbox(self._alarm)
+
+    def aside(self) -> AsyncAside:
+        """Return what sends that for which nobody waits."""
+        return AsyncAside()
 
     def background(self, main: Callable[[], Awaitable[None]], name: str) -> AsyncBackground:
         """Begin work that goes on beside its owner."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import math
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -109,16 +108,12 @@ class AsyncSender(Generic[R]):
         self,
         body: Any,
         headers: bytes = b"",
-        seconds: float = math.inf,  # noqa: ARG002 - see ``post``
+        *,
+        seconds: float | None = None,  # noqa: ARG002 - whoever waits has a timer
     ) -> asyncio.Future[R]:
         """Send one message, together with what other tasks send at the moment.
 
         It returns what to await, and is no coroutine itself: that is a tenth of a send's cost.
-
-        Args:
-            body: of the kind that the operation takes.
-            headers: encoded, or empty.
-            seconds: for threads, who wait for each other.
 
         Raises:
             BrokerError: when awaited: it is not known to be stored. The same for all of the batch.
@@ -133,7 +128,8 @@ class AsyncSender(Generic[R]):
         body: Any,
         headers: bytes,
         tell: Callable[[R | BaseException], None],
-        seconds: float = math.inf,  # noqa: ARG002 - nobody waits for the batches of others
+        *,
+        seconds: float | None = None,  # noqa: ARG002 - nobody waits
     ) -> None:
         """Do the same for who does not wait.
 
@@ -141,7 +137,6 @@ class AsyncSender(Generic[R]):
             body: what ``send`` takes.
             headers: encoded, or empty.
             tell: called with the result, or with what ``send`` would raise. It must raise nothing.
-            seconds: for threads, who wait for each other.
         """
         self._add(body, headers, _Told(tell))
 

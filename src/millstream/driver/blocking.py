@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from redis import exceptions
 
 from millstream.driver.blocking_ahead import BlockingAhead
+from millstream.driver.blocking_aside import BlockingAside
 from millstream.driver.blocking_background import BlockingBackground
 from millstream.driver.blocking_cluster import BlockingCluster
 from millstream.driver.blocking_confirming import BlockingConfirming
@@ -24,7 +25,7 @@ from millstream.driver.blocking_sender import BlockingSender, Run
 from millstream.driver.blocking_server import BlockingServer
 from millstream.driver.blocking_waiting import BlockingWaitingSender
 from millstream.driver.cluster import ClusterTarget, locate
-from millstream.driver.faults import Tries, first_error, refusal, translate
+from millstream.driver.faults import NoTurn, Tries, first_error, refusal, translate
 from millstream.driver.server_check import check_replies, server_info
 from millstream.driver.target import Target
 from millstream.errors import BrokerError, NotConnected, TimedOut, UsageError, one_more
@@ -179,6 +180,7 @@ class BlockingDriver:
             message = "this client was made before a fork: make one in each process"
             raise UsageError(message)
         tries: Tries | None = None
+        problem: BrokerError | None = None
         while True:
             try:
                 replies = server.perform(op, begun + patience)
@@ -186,6 +188,9 @@ class BlockingDriver:
                 if error is None:
                     return op.decode(replies)
                 problem, cause = refusal(error, self.url), error
+            except NoTurn as none:
+                # Of an earlier try it is not known what has become.
+                raise problem or translate(none, self.url) from none
             except _LOSSES as loss:
                 problem, cause = translate(loss, self.url), loss
             tries = tries or Tries(begun + patience)
@@ -256,7 +261,7 @@ class BlockingDriver:
     ) -> BlockingSender[T]:
         """Return what gathers the sends of many threads into batches, in their order."""
         run = run or (self.run if confirming is None else confirming.run)
-        return BlockingSender(run, batch, confirming=confirming)
+        return BlockingSender(run, batch, timeout=self._timeout, confirming=confirming)
 
     def waiting_sender(self, keys: QueueKeys, bound: Bound) -> BlockingWaitingSender:
         """Return what has sends to a full queue wait."""
@@ -265,6 +270,10 @@ class BlockingDriver:
     def letterbox(self) -> BlockingLetterbox[Any]:
         """Return a place where things wait for one thread."""
         return BlockingLetterbox()
+
+    def aside(self) -> BlockingAside:
+        """Return what sends that for which nobody waits."""
+        return BlockingAside()
 
     def background(self, main: Callable[[], None], name: str) -> BlockingBackground:
         """Begin work that goes on beside its owner."""

@@ -105,19 +105,20 @@ def mail_to(sender: str, kind: str, content: bytes = b"") -> Mail | None:
     return Mail(client, number, kind, content) if client and number else None
 
 
-def make(namespace: str, client: str) -> Op[str]:
+def make(namespace: str, client: str, patience: float | None = None) -> Op[str]:
     """Make a mailbox, or make sure of it; the result is the id behind which to read.
 
     Args:
         namespace: first part of the key.
         client: whose mailbox.
+        patience: seconds; None: the client's timeout.
     """
     key = mailbox_key(namespace, client)
     commands = (
         Command(("XADD", key, "*", "open", "")),
         Command(("PEXPIRE", key, KEPT_MS)),
     )
-    return Op(commands, decode=lambda replies: str(replies[0].decode()))
+    return Op(commands, decode=lambda replies: str(replies[0].decode()), patience=patience)
 
 
 def read(

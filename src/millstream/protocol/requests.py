@@ -28,6 +28,7 @@ __all__ = [
     "NOT_THERE",
     "WAITING",
     "WAITING_AGAIN",
+    "WITHDRAWING",
     "Address",
     "How",
     "Outgoing",

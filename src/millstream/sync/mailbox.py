@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
+import math
 import threading
 import time
 import uuid
@@ -17,7 +17,14 @@ from millstream.driver.blocking_background import BlockingBackground
 from millstream.driver.blocking_letterbox import BlockingLetterbox
 from millstream.driver.blocking_listener import BlockingListener
 from millstream.driver.blocking_sender import BlockingSender
-from millstream.errors import BrokerError, NotConnected, ServerRefused, UsageError
+from millstream.errors import (
+    BrokerError,
+    NotConnected,
+    ServerRefused,
+    TimedOut,
+    UsageError,
+    one_more,
+)
 from millstream.protocol.mailbox import (
     ATTENDING,
     BEGINNING,
@@ -33,6 +40,7 @@ from millstream.protocol.mailbox import (
 )
 from millstream.protocol.reading import BLOCK_MS
 from millstream.sync.rounds import Rounds
+from millstream.sync.unwanted import Unwanted
 
 __all__ = ["Mailbox", "Recipient"]
 
@@ -54,14 +62,14 @@ FOR_GOOD = frozenset({"NOPERM"})
 """Answers that do not pass by themselves: somebody has to give this user a right."""
 
 LAST_MOMENT = 2.0
-"""Seconds that the reader has to end when the client is closed."""
+"""Seconds that the reader has to end when the client is closed, and what is to go out aside to leave."""
 
 
 class Recipient(Protocol):
     """Who gets what comes to a slot."""
 
-    def put(self, item: Item) -> None:
-        """Get something. It does not wait."""
+    def put(self, item: Item | Exception) -> None:
+        """Get something, or hear that nothing will come any more. It does not wait."""
         ...
 
 
@@ -89,13 +97,18 @@ class Mailbox:
         self._namespace = namespace
         self._on_stray = on_stray
         self.client = uuid.uuid4().hex[:16]
+        self.aside = driver.aside()
+        """What sends that for which nobody waits, once the mailbox is open."""
         self.rounds = Rounds(driver)
         self._numbers = itertools.count(1)
         self._slots: dict[int, Recipient] = {}
-        self._unwanted = _Unwanted(driver, namespace)
+        self._unwanted = Unwanted(driver, namespace)
         self.rounds.add(self._unwanted)
         self._opening = driver.lock()
+        # Who waits for it to be made.
+        self._openers: list[BlockingLetterbox[Any]] = []
         self._reader: BlockingBackground | None = None
+        self._is_there = False
         # Whether it may be there: who was cancelled while making it does not know.
         self._made = False
         self._listener: BlockingListener | None = None
@@ -127,35 +140,67 @@ class Mailbox:
             self._in_order = self._driver.sender(delivering(self._namespace), in_order=True)
         return self._in_order
 
-    def open(self, seconds: float | None = None) -> None:
-        """Make the mailbox and begin to read it, once.
+    def open(self, seconds: float = math.inf) -> None:
+        """Make the mailbox and begin to read it, once. Who asks meanwhile shares the attempt and its outcome.
 
         Args:
-            seconds: that it may take; None: the client's timeout.
+            seconds: to wait for that. The attempt goes on, for others may have more time.
 
         Raises:
             BrokerError: it is not known to be there.
             UsageError: the client is closed.
         """
+        box = self._driver.letterbox()
         with self._opening:
             if self._closed:
                 message = "this client is closed"
                 raise UsageError(message)
             if self.is_open:
                 return
-            if self._reader is None:
+            self._openers.append(box)
+            if self._reader is None or not self._reader.is_running:
                 self._made = True
-                self._seen = self._driver.run(make(self._namespace, self.client, seconds))
-                self._attend_at = time.monotonic() + ATTEND
-            else:
-                # Somebody has cancelled its reader, perhaps long ago.
-                self.attend()
-            self._reader = self._driver.background(self._run, "millstream-mailbox")
+                self.aside.begin()
+                self._reader = self._driver.background(self._begin, "millstream-mailbox")
+        outcome = box.take(seconds)
+        if outcome is None:
+            message = f"the server has not made a mailbox for replies within {seconds:.1f} s"
+            raise TimedOut(message)
+        if isinstance(outcome, BaseException):
+            raise one_more(outcome)
 
     @property
     def is_open(self) -> bool:
         """Whether it is read."""
-        return self._reader is not None and self._reader.is_running
+        return self._is_there and self._reader is not None and self._reader.is_running
+
+    def _begin(self) -> None:
+        """Make the mailbox, tell those who wait for that, and read it."""
+        try:
+            if self._is_there:
+                # Somebody has cancelled its reader, perhaps long ago.
+                self.attend()
+            else:
+                self._seen = self._driver.run(make(self._namespace, self.client))
+                self._attend_at = time.monotonic() + ATTEND
+        except BaseException as error:
+            self._opened(error if isinstance(error, Exception) else _closed())
+            if not isinstance(error, Exception):
+                raise
+        else:
+            self._opened(None)
+            self._run()
+
+    def _opened(self, error: Exception | None) -> None:
+        """Tell those who wait whether it is there; who comes after a failure begins anew."""
+        with self._opening:
+            if error is None:
+                self._is_there = True
+            elif not self._closed:
+                self._reader = None
+            openers, self._openers = self._openers, []
+        for box in openers:
+            box.put(True if error is None else error)
 
     def slot(self) -> tuple[int, BlockingLetterbox[Any]]:
         """Return a number that others write to, and where that comes."""
@@ -166,6 +211,8 @@ class Mailbox:
         """Return a number that others write to; what comes goes to the recipient."""
         number = next(self._numbers)
         self._slots[number] = recipient
+        if self._closed:
+            recipient.put(_closed())
         return number
 
     def close_slot(self, number: int) -> None:
@@ -182,8 +229,7 @@ class Mailbox:
         """
         mail = mail_to(sender, kind, content)
         if mail is not None:
-            with contextlib.suppress(BrokerError):
-                self.sender.send(mail)
+            self.aside.send(self.sender, mail)
 
     def _run(self) -> None:
         """Read until closed. It outlives restarts of the server and lost connections."""
@@ -255,7 +301,7 @@ class Mailbox:
                 box = self._slots.get(number)
                 if box is not None:
                     box.put(item)
-                elif item.sender:
+                elif item.sender and item.kind != "note":
                     # Its producer has begun late, or has not heard that the caller left.
                     self._unwanted.add(item.sender)
                 elif item.kind != "note":
@@ -295,9 +341,17 @@ class Mailbox:
         with self._guard:
             self._seen = entry
 
+    def end(self) -> None:
+        """Tell all who wait for something that the client is closed. Safe to repeat."""
+        self._closed = True
+        self._opened(_closed())
+        for recipient in list(self._slots.values()):
+            recipient.put(_closed())
+
     def close(self) -> None:
         """Read no more. Safe to repeat."""
-        self._closed = True
+        self.end()
+        self.aside.close(LAST_MOMENT)
         for sender in (self._sender, self._in_order):
             if sender is not None:
                 sender.close()
@@ -319,39 +373,5 @@ class Mailbox:
             self.rounds.close()
 
 
-class _Unwanted:
-    """Producers of streams that nobody takes: they are told so.
-
-    Args:
-        driver: of the client.
-        namespace: first part of their keys.
-    """
-
-    def __init__(self, driver: BlockingDriver, namespace: str) -> None:
-        self._driver = driver
-        self._delivery = delivering(namespace, patience=ATTENDING)
-        self._all: set[str] = set()
-
-    def add(self, sender: str) -> None:
-        """Tell one, by what stands in its items. It does not wait."""
-        self._all.add(sender)
-
-    # What ``Rounds`` looks after
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether there is anybody to tell."""
-        return bool(self._all)
-
-    def look_after(self) -> None:
-        """Tell them, once: whoever sends more is told again."""
-        mails = []
-        while self._all:
-            mail = mail_to(self._all.pop(), "cancel")
-            if mail is not None:
-                mails.append(mail)
-        if mails:
-            self._driver.run(self._delivery("", 0, mails, None))
-
-    def fail(self, error: BrokerError) -> None:
-        """They are no concern of who reads."""
+def _closed() -> NotConnected:
+    return NotConnected("the client was closed meanwhile")

@@ -13,6 +13,8 @@ import math
 import time
 from typing import Any
 
+from msgspec.structs import replace
+
 from millstream.declare import Queue
 from millstream.driver.blocking import BlockingDriver
 from millstream.driver.blocking_letterbox import BlockingLetterbox
@@ -35,6 +37,7 @@ from millstream.protocol.results import (
 )
 from millstream.sync.abreast import layers, run_abreast
 from millstream.sync.mailbox import Mailbox
+from millstream.sync.ways import forget_first
 
 __all__ = ["Results", "SyncHandle"]
 
@@ -42,6 +45,12 @@ logger = logging.getLogger("millstream.requests")
 
 ASKED_AFTER = 1.0
 """Seconds of waiting after which to ask again, once a second."""
+
+SENDERS = 1000
+"""Partitions whose senders of questions are kept; one for another partition is made anew."""
+
+MOMENT = 1.0
+"""Seconds for an answer of the server, at the least."""
 
 
 class _Wait:
@@ -114,14 +123,13 @@ class Results:
 
     def _look(self, keys: QueueKeys, id: str, deadline: float) -> Look:
         """Look until a message is finished, or the time is over."""
-        sender = self._senders.get(keys.ready)
-        if sender is None:
-            sender = self._senders.setdefault(keys.ready, self._driver.sender(asking(keys)))
+        sender = self._sender(keys)
         # Most of those that are done need no mailbox.
-        look = sender.send(Question(id))
+        look = _answer(sender, Question(id), deadline)
         if look.kind != "waits" or deadline <= time.monotonic():
             return look
-        self._mailbox.open()
+        if not self._mailbox.is_open:
+            self._mailbox.open(max(0.0, deadline - time.monotonic()))
         slot, box = self._mailbox.slot()
         wait = _Wait(Question(id, f"{self._mailbox.client} {slot}"), keys, box)
         self._waiting[slot] = wait
@@ -130,7 +138,7 @@ class Results:
                 # Whoever closes says so first, and then tells those who are there.
                 raise _closed()
             while True:
-                look = sender.send(wait.question)
+                look = _answer(sender, wait.question, deadline)
                 if look.kind != "waits":
                     return look
                 item = box.take(deadline - time.monotonic())
@@ -139,10 +147,19 @@ class Results:
                 if isinstance(item, Look):
                     return item
                 if item is None and time.monotonic() >= deadline:
-                    return sender.send(Question(id))
+                    return _answer(sender, Question(id), deadline)
         finally:
             del self._waiting[slot]
             self._mailbox.close_slot(slot)
+
+    def _sender(self, keys: QueueKeys) -> BlockingSender[Look]:
+        """Return what asks about the messages of a partition."""
+        sender = self._senders.get(keys.ready)
+        if sender is None:
+            if len(self._senders) >= SENDERS:
+                forget_first(self._senders)
+            sender = self._senders.setdefault(keys.ready, self._driver.sender(asking(keys)))
+        return sender
 
     # What ``Rounds`` looks after
 
@@ -241,6 +258,14 @@ class SyncHandle:
 
 def _closed() -> NotConnected:
     return NotConnected("the client was closed while somebody waited for a result")
+
+
+def _answer(sender: BlockingSender[Look], question: Question, deadline: float) -> Look:
+    """Ask; the server has a moment for it, even if the time of who asks is over."""
+    seconds = max(MOMENT, deadline - time.monotonic())
+    if seconds == math.inf:
+        return sender.send(question)
+    return sender.send(replace(question, patience=seconds), seconds=seconds)
 
 
 def _timed_out(queue: Queue[Any], id: str, state: str, after: float) -> TimedOut:
