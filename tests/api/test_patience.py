@@ -12,6 +12,8 @@ import pytest
 import redis
 
 import millstream as ms
+from millstream.aio.requests import STALLED
+from millstream.protocol.partitions import EXPIRY_MS
 from tests.api.clients import Kind, connecting, make
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
@@ -143,3 +145,51 @@ async def test_closing(
             assert time.monotonic() - began < MANY  # one second each, and more, otherwise
             gate.set()
             proxy.resume()
+
+
+async def test_a_server_that_stood_still(kind: Kind, namespace: str) -> None:
+    """The workers live, though their signs of life waited as long as the requests: those are answered."""
+    worker = ms.Worker()
+
+    @worker.on(WORK, concurrency=MANY)
+    async def handle(body: int) -> int:
+        return body
+
+    with Server() as own:
+        async with (
+            serving(own.admin(), own.url, namespace, worker),
+            connecting(kind, own.url, namespace) as connect,
+        ):
+            mq = await connect()
+            assert await mq.request(WORK, 0) == 0
+            own.pause()
+            paused = time.monotonic()
+            waiting = [asyncio.ensure_future(mq.request(WORK, n, timeout=60)) for n in range(MANY)]
+            gathering = asyncio.ensure_future(_all_answers(mq))
+            await auntil(lambda: time.monotonic() - paused > EXPIRY_MS / 1000 + 1)
+            own.resume()
+            assert await asyncio.gather(*waiting) == [*range(MANY)]
+            assert await gathering == [1]
+
+
+async def _all_answers(mq: ms.AsyncClient) -> list[Any]:
+    return [answer.result() async for answer in mq.gather(WORK, 1, timeout=60)]
+
+
+async def test_nobody_after_all(kind: Kind, namespace: str) -> None:
+    """When nobody serves the endpoint, a client that waited for its server hears so soon after."""
+    with Server() as own:
+        async with connecting(kind, own.url, namespace) as connect:
+            mq = await connect()
+            with pytest.raises(ms.NoResponders):
+                await mq.request(WORK, 0)
+            own.pause()
+            paused = time.monotonic()
+            waiting = asyncio.ensure_future(mq.request(WORK, 1, timeout=300))
+            short = asyncio.ensure_future(mq.request(WORK, 2, timeout=4))
+            await auntil(lambda: time.monotonic() - paused > STALLED + 1)
+            own.resume()
+            found = await asyncio.gather(waiting, short, return_exceptions=True)
+            assert {type(error) for error in found} <= {ms.NoResponders, ms.TimedOut}
+            assert type(found[0]) is ms.NoResponders
+            assert time.monotonic() - paused < 30

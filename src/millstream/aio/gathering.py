@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 from msgspec.structs import replace
 
-from millstream.aio.requests import Requests
+from millstream.aio.requests import AGAIN_AFTER, STALLED, Requests
 from millstream.checks import check_endpoint
 from millstream.codec import NotDecodable
 from millstream.driver.aio import AsyncDriver
@@ -105,10 +105,8 @@ async def _answers(
         await mailbox.open(call.left_ms / 1000)
     slot, box = mailbox.slot()
     try:
-        left_ms = max(1, int(1000 * (deadline - time.monotonic())))
-        address = str(Address(mailbox.client, slot, gather=True))
-        asked = replace(call, left_ms=left_ms, address=address)
-        id, members = await mq.driver.run(gathering(queue_keys(mq.namespace, endpoint.name), asked))
+        call = replace(call, address=str(Address(mailbox.client, slot, gather=True)))
+        id, members = await _ask(mq, endpoint, call, deadline)
         if not members:
             raise _nobody(endpoint)
         missing, answers = dict.fromkeys(members), set[str]()
@@ -128,6 +126,22 @@ async def _answers(
                 yield _answer(endpoint, id, item)
     finally:
         mailbox.close_slot(slot)
+
+
+async def _ask(
+    mq: Gathering, endpoint: Endpoint[Any, Any], call: Outgoing, deadline: float
+) -> tuple[str, list[str]]:
+    """Ask; return the id of the call, and who was asked."""
+    while True:
+        begun = time.monotonic()
+        left_ms = max(1, int(1000 * (deadline - begun)))
+        asking = gathering(queue_keys(mq.namespace, endpoint.name), replace(call, left_ms=left_ms))
+        id, members = await mq.driver.run(asking)
+        now = time.monotonic()
+        if members or now - begun < STALLED or deadline - now < AGAIN_AFTER:
+            return id, members
+        # The server stood still, and signs of life of its workers with it.
+        await mq.driver.sleep(AGAIN_AFTER)
 
 
 def _answer(endpoint: Endpoint[Any, R], id: str, item: Item) -> Answer[R]:

@@ -43,7 +43,7 @@ from millstream.protocol.requests import (
     count_late,
 )
 
-__all__ = ["Requests", "decoded"]
+__all__ = ["AGAIN_AFTER", "STALLED", "Requests", "decoded"]
 
 logger = logging.getLogger("millstream.requests")
 

@@ -22,7 +22,7 @@ from millstream.protocol.keys import queue_keys
 from millstream.protocol.mailbox import Item
 from millstream.protocol.remote import read_error
 from millstream.protocol.requests import Address, Outgoing
-from millstream.sync.requests import Requests
+from millstream.sync.requests import AGAIN_AFTER, STALLED, Requests
 
 __all__ = ["gather"]
 
@@ -106,10 +106,8 @@ def _answers(
         mailbox.open(call.left_ms / 1000)
     slot, box = mailbox.slot()
     try:
-        left_ms = max(1, int(1000 * (deadline - time.monotonic())))
-        address = str(Address(mailbox.client, slot, gather=True))
-        asked = replace(call, left_ms=left_ms, address=address)
-        id, members = mq.driver.run(gathering(queue_keys(mq.namespace, endpoint.name), asked))
+        call = replace(call, address=str(Address(mailbox.client, slot, gather=True)))
+        id, members = _ask(mq, endpoint, call, deadline)
         if not members:
             raise _nobody(endpoint)
         missing, answers = dict.fromkeys(members), set[str]()
@@ -129,6 +127,22 @@ def _answers(
                 yield _answer(endpoint, id, item)
     finally:
         mailbox.close_slot(slot)
+
+
+def _ask(
+    mq: Gathering, endpoint: Endpoint[Any, Any], call: Outgoing, deadline: float
+) -> tuple[str, list[str]]:
+    """Ask; return the id of the call, and who was asked."""
+    while True:
+        begun = time.monotonic()
+        left_ms = max(1, int(1000 * (deadline - begun)))
+        asking = gathering(queue_keys(mq.namespace, endpoint.name), replace(call, left_ms=left_ms))
+        id, members = mq.driver.run(asking)
+        now = time.monotonic()
+        if members or now - begun < STALLED or deadline - now < AGAIN_AFTER:
+            return id, members
+        # The server stood still, and signs of life of its workers with it.
+        mq.driver.sleep(AGAIN_AFTER)
 
 
 def _answer(endpoint: Endpoint[Any, R], id: str, item: Item) -> Answer[R]:

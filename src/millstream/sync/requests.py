@@ -44,7 +44,7 @@ from millstream.sync.notes import Notes
 from millstream.sync.pending import Pending, closed, overdue
 from millstream.sync.ways import Ways, forget_first
 
-__all__ = ["Requests", "decoded"]
+__all__ = ["AGAIN_AFTER", "STALLED", "Requests", "decoded"]
 
 logger = logging.getLogger("millstream.requests")
 
