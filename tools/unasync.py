@@ -36,7 +36,7 @@ SUBSTITUTIONS = [
     (r"\baclose\b", "close"),
     (r"\bAsyncClient\b", "Client"),
     (
-        r"\bAsync(Ahead|Background|Confirming|Driver|Inbox|Letterbox|Listener|PubSub|Sender|WaitingSender)\b",
+        r"\bAsync(Ahead|Aside|Background|Confirming|Driver|Inbox|Letterbox|Listener|PubSub|Sender|WaitingSender)\b",
         r"Blocking\1",
     ),
     (r"\bDelivery\b", "SyncDelivery"),

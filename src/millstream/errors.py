@@ -113,7 +113,9 @@ class TimedOut(BrokerError, TimeoutError):
         endpoint: for a request, the name of its endpoint.
         id: for a request or a message with a result, its id; empty when the server has not confirmed it.
         state: for those, what was known last: ``queued``, ``running``, ``delayed`` (a message that
-            waits for its time, or its next attempt) or ``unknown``.
+            waits for its time, or its next attempt) or ``unknown``. Of anything that a thread would have
+            sent, ``unsent``: other threads of its client were before it all the time, so nothing was
+            sent, and will not be.
         seconds: for a request that was running, for how long at the least.
         answered: for a gather, how many workers have answered.
         expected: for a gather, how many answers were waited for.

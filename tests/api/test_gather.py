@@ -12,6 +12,7 @@ import redis
 import millstream as ms
 from millstream.protocol.keys import mailbox_key, queue_keys
 from millstream.protocol.requests import Address, address_of
+from tests.api.clients import Connect
 from tests.support.serving import PATIENCE, members, serving, write
 from tests.support.wait import auntil
 
@@ -119,6 +120,19 @@ class TestAnswers:
             gates.let(1)
             assert len(await gathered(mq, HEALTH, 1)) == 3
         assert gates.ended.count(1) == 2
+
+    async def test_the_client_is_closed(
+        self, connect: Connect, admin: redis.Redis, url: str, namespace: str
+    ) -> None:
+        """Whoever waits for answers hears of it at once."""
+        gates, mq = Gates(1), await connect()
+        async with serving(admin, url, namespace, *gates.workers):
+            answers = asyncio.ensure_future(gathered(mq, HEALTH, 1, timeout=300))
+            await auntil(lambda: gates.begun == [0], PATIENCE)
+            await mq.aclose()
+            with pytest.raises(ms.NotConnected, match="the client was closed while call"):
+                await answers
+            gates.let(0)
 
     async def test_headers_and_deadline_come_along(
         self, mq: ms.AsyncClient, admin: redis.Redis, url: str, namespace: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -108,7 +109,9 @@ class TestNotes:
             await request.progress(1)
             address = address_of(request.delivery.envelope)
             assert address is not None
-            write(admin, mailbox_key(namespace, address.client), "note", b"1", c=address.slot, n=1)
+            run = request.delivery.envelope.token.decode()
+            box = mailbox_key(namespace, address.client)
+            write(admin, box, "note", b"1", c=address.slot, n=1, w=run)
             await request.progress(2)
 
         notes: list[Any] = []
@@ -248,6 +251,55 @@ class TestCallback:
             with expected or contextlib.nullcontext():
                 assert await mq.request(INDEX, 20, on_progress=watch) == "done"
         assert notes == ([] if kind == "sync" else [*range(20)])
+
+
+class TestTime:
+    @pytest.mark.parametrize("kind", ["async", "sync"])
+    async def test_notes_do_not_put_off_the_deadline(
+        self, mq: ms.AsyncClient, admin: redis.Redis, url: str, namespace: str, kind: Kind
+    ) -> None:
+        """What waits for a slow callback is dropped then, and the caller hears that its time is over."""
+        notes: list[Any] = []
+
+        async def count_and_wait(body: int, request: ms.Request[int]) -> None:
+            await count(body, request)
+            await asyncio.Event().wait()
+
+        async def slow(note: Any) -> None:
+            notes.append(note["done"])
+            await asyncio.sleep(0.05)  # the work itself
+
+        def slow_in_a_thread(note: Any) -> None:
+            notes.append(note["done"])
+            time.sleep(0.05)  # the work itself
+
+        async with serving(admin, url, namespace, worker_of(count_and_wait)):
+            watch = slow if kind == "async" else slow_in_a_thread
+            with pytest.raises(ms.TimedOut):
+                await mq.request(INDEX, 1000, timeout=2, on_progress=watch)
+        assert notes == [*range(len(notes))]
+        assert len(notes) < 200  # of 1000
+
+    async def test_another_run_counts_anew(
+        self, mq: ms.AsyncClient, admin: redis.Redis, url: str, namespace: str
+    ) -> None:
+        """The notes of the worker that gets a request again are told, though their numbers have been."""
+        notes: list[Any] = []
+
+        async def handle(body: int, request: ms.Request[int]) -> str:
+            address = address_of(request.delivery.envelope)
+            assert address is not None
+            box = mailbox_key(namespace, address.client)
+            for number in (1, 2):
+                # Of a worker that has died.
+                write(admin, box, "note", b"0", c=address.slot, n=number, w="another")
+            for number in (1, 2, 3):
+                await request.progress(number)
+            return "done"
+
+        async with serving(admin, url, namespace, worker_of(handle)):
+            assert await mq.request(INDEX, 1, on_progress=notes.append) == "done"
+        assert notes == [0, 0, 1, 2, 3]
 
 
 async def test_a_callback_that_waits_holds_up_nobody_else(

@@ -6,9 +6,9 @@ import asyncio
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, contextmanager, suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import pytest
@@ -19,7 +19,7 @@ from millstream.protocol.keys import queue_keys
 from tests.api.clients import Connect, connecting
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
-from tests.support.serving import PATIENCE, members, serving
+from tests.support.serving import PATIENCE, in_a_thread, members, serving
 from tests.support.wait import auntil, until
 
 Serve = Callable[..., Awaitable[None]]
@@ -535,28 +535,6 @@ class TestServerAway:
                 proxy.accept()
 
 
-@contextmanager
-def in_a_thread(worker: ms.Worker, url: str, namespace: str) -> Iterator[None]:
-    """The worker runs in a thread until the block ends."""
-    ready = threading.Event()
-    loops: list[asyncio.AbstractEventLoop] = []
-
-    async def main() -> None:
-        loops.append(asyncio.get_running_loop())
-        async with ms.AsyncClient(url, namespace=namespace) as mq:
-            ready.set()
-            await worker.run(mq)
-
-    thread = threading.Thread(target=asyncio.run, args=(main(),))
-    thread.start()
-    try:
-        assert ready.wait(PATIENCE)
-        yield
-    finally:
-        loops[0].call_soon_threadsafe(worker.stop)
-        thread.join(PATIENCE)
-
-
 def until_served(admin: redis.Redis, namespace: str) -> None:
     until(lambda: members(admin, queue_keys(namespace, "work")) != [], PATIENCE)
 
@@ -580,6 +558,33 @@ class TestThreads:
                 found = list(pool.map(lambda number: mq.request(LONG, number), range(300)))
             assert found == [number * 2 for number in range(300)]
             assert len(admin.client_list()) == connections
+
+    def test_closed_by_another_thread(
+        self, admin: redis.Redis, url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A thread that is about to ask, after those who wait were told, is refused, and nothing is sent."""
+        worker, handled = ms.Worker(), list[Any]()
+
+        @worker.on(LONG)
+        async def handle(body: Any) -> None:
+            handled.append(body)
+
+        with in_a_thread(worker, url, namespace), ms.Client(url, namespace=namespace) as mq:
+            until_served(admin, namespace)
+            mq.request(LONG, 1)
+            mailbox, attach = mq.requests.mailbox, mq.requests.mailbox.attach
+
+            def close_meanwhile(recipient: Any) -> int:
+                # The first thing that a client does when it is closed.
+                closing = threading.Thread(target=mq.requests.close)
+                closing.start()
+                closing.join(PATIENCE)
+                return attach(recipient)
+
+            monkeypatch.setattr(mailbox, "attach", close_meanwhile)
+            with pytest.raises(ms.UsageError, match="closed"):
+                mq.request(LONG, 2)
+        assert handled == [1]
 
     def test_ctrl_c(self, admin: redis.Redis, url: str, namespace: str) -> None:
         """A caller that is interrupted gives its request up: the handler is stopped."""

@@ -15,6 +15,8 @@ import pytest
 import redis
 
 import millstream as ms
+from millstream.aio import ways
+from millstream.protocol import mailbox
 from tests.api.clients import Connect
 from tests.support.serving import PATIENCE, serving
 from tests.support.wait import auntil
@@ -538,3 +540,33 @@ class TestForeign:
 
 async def _acked(mq: ms.AsyncClient, count: int) -> bool:
     return (await mq.stats(ECHO.queue)).acked == count
+
+
+async def test_ways_are_not_kept_for_ever(
+    url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the endpoints that were asked, the ways to the last ones are kept, and to each it goes on."""
+    monkeypatch.setattr(ways, "MOST", 10)
+    async with ms.AsyncClient(url, namespace=namespace) as mq:
+        for number in [*range(25), 0]:
+            with pytest.raises(ms.NoResponders):
+                await mq.request(ms.Endpoint(f"number.{number}"), 1)
+        assert len(mq.requests._ways._all) == 10
+
+
+async def test_an_answer_that_is_quicker_than_the_receipt(url: str, namespace: str) -> None:
+    """What the handler raised has the id of the request all the same."""
+    async with ms.AsyncClient(url, namespace=namespace) as mq:
+        await mq.requests.mailbox.open()
+        requests, sent = mq.requests, list[Any]()
+        way = requests._ways.to(ECHO.name)
+        way.requests.post = lambda *args, **_: sent.append(args[2])  # type: ignore[method-assign]
+        asking = asyncio.ensure_future(mq.request(ECHO, 1, timeout=PATIENCE))
+        await auntil(lambda: sent)
+        [pending] = requests._pending.values()
+        pending.box.put(mailbox.Item("error", b'{"type": "KeyError", "detail": "x"}'))
+        await auntil(lambda: pending.unnamed)
+        sent[0](ms.Receipt("1-1"))
+        with pytest.raises(ms.RemoteError) as caught:
+            await asking
+        assert caught.value.id == "1-1"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -41,6 +43,14 @@ class Plain:
     """Another one."""
 
     name: str
+
+
+@pytest.fixture(autouse=True)
+async def threads() -> AsyncIterator[None]:
+    """Blocking clients of these tests wait in many threads at a time."""
+    with ThreadPoolExecutor(64) as pool:
+        asyncio.get_running_loop().set_default_executor(pool)
+        yield
 
 
 @pytest.fixture
@@ -551,6 +561,40 @@ async def test_a_client_that_is_closed(connect: Connect, jobs: ms.Queue[Any]) ->
 
     with pytest.raises(ms.NotConnected, match="closed"):
         await waits
+
+
+async def test_closed_at_any_moment(url: str, namespace: str, jobs: ms.Queue[Any]) -> None:
+    """However far a wait without a timeout has come by then, it ends."""
+    for turns in range(1, 16):
+        async with ms.AsyncClient(url, namespace=namespace) as mq:
+            handle = await mq.send(jobs, 1, result=True)
+            with pytest.raises(ms.TimedOut):
+                await handle.result(timeout=0.001)
+            waiting = asyncio.ensure_future(handle.result())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+        async with asyncio.timeout(PATIENCE):
+            with pytest.raises((ms.NotConnected, ms.UsageError), match="closed"):
+                await waiting
+
+
+def test_closed_by_another_thread(
+    url: str, namespace: str, jobs: ms.Queue[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that is about to wait, after the others were told, is told as well."""
+    with ms.Client(url, namespace=namespace) as mq:
+        handle = mq.send(jobs, 1, result=True)
+        mailbox, slot = mq.requests.mailbox, mq.requests.mailbox.slot
+
+        def close_meanwhile() -> Any:
+            closing = threading.Thread(target=mq.close)
+            closing.start()
+            closing.join(PATIENCE)
+            return slot()
+
+        monkeypatch.setattr(mailbox, "slot", close_meanwhile)
+        with pytest.raises(ms.NotConnected, match="closed"):
+            handle.result()
 
 
 async def test_a_wait_that_is_given_up(url: str, namespace: str, work: Work) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from millstream.driver import aio_letterbox
 from millstream.driver.aio_alarm import FEW, AsyncAlarm
+from millstream.driver.aio_letterbox import AsyncLetterbox
 
 LONG = 3600.0
 
@@ -63,3 +66,17 @@ class TestAlarm:
                 assert len(alarm) <= 2 * max(FEW, left) + 1
 
         asyncio.run(main())
+
+
+class TestLetterbox:
+    async def test_a_wait_longer_than_the_clock_takes(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It goes on for all of its time, not only as long as one wait of the event loop may be."""
+        monkeypatch.setattr(aio_letterbox, "_LONGEST", 0.01)
+        box: AsyncLetterbox[str] = AsyncLetterbox(AsyncAlarm())
+        asyncio.get_running_loop().call_later(0.1, box.put, "late")
+        assert await box.take(60) == "late"
+        began = asyncio.get_running_loop().time()
+        assert await box.take(0.05) is None
+        assert asyncio.get_running_loop().time() - began > 0.04

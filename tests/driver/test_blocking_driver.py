@@ -7,15 +7,22 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from types import FrameType
+from typing import Any
 
 import pytest
 
 from millstream.driver.blocking import BlockingDriver
-from millstream.errors import NotConnected
-from tests.driver.drivers import op
+from millstream.driver.blocking_turn import BlockingTurn
+from millstream.driver.faults import NoTurn
+from millstream.errors import NotConnected, TimedOut
+from millstream.protocol.op import Argument
+from tests.driver.drivers import op, ops
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
+from tests.support.wait import until
 
 PING = op("PING")
 
@@ -124,6 +131,68 @@ def test_close_from_another_thread(driver: BlockingDriver, proxy: Proxy) -> None
         problem = asking.exception()
 
     assert problem is None or isinstance(problem, NotConnected)
+
+
+def is_taken(turn: BlockingTurn) -> bool:
+    """Whether another thread has it."""
+    try:
+        turn.take(0)
+    except NoTurn:
+        return True
+    turn.leave()
+    return False
+
+
+class TestPatience:
+    """An operation with a patience of its own, where the timeouts of the driver are a minute."""
+
+    @pytest.fixture
+    def driver(self, proxy: Proxy) -> Iterator[BlockingDriver]:
+        """A driver that would wait for long."""
+        driver = BlockingDriver(proxy.url, connect_timeout=60, timeout=60)
+        driver.run(PING)
+        yield driver
+        proxy.resume()
+        driver.close()
+
+    def late(self, driver: BlockingDriver, *commands: tuple[Argument, ...]) -> TimedOut:
+        """Run something that has half a second."""
+        started = time.monotonic()
+        with pytest.raises(TimedOut) as caught:
+            driver.run(replace(ops(*commands), patience=0.5))
+        assert time.monotonic() - started < 20
+        return caught.value
+
+    def test_to_connect(self, driver: BlockingDriver, proxy: Proxy) -> None:
+        """It covers the way to a server that takes connections and says nothing; later ones are patient."""
+        proxy.stall()
+        for _ in range(3):
+            assert self.late(driver, ("PING",)).state == "unknown"
+        proxy.resume()
+        assert driver.run(replace(PING, patience=20)) == b"PONG"
+        server: Any = driver._server
+        connection = server._wire._connection
+        assert connection._sock.gettimeout() == connection.socket_timeout == 60
+
+    def test_later_replies(self, driver: BlockingDriver, namespace: str) -> None:
+        """It covers all replies, not only the first."""
+        self.late(driver, ("PING",), ("BLPOP", f"{namespace}:none", 60))
+
+    def test_to_write(self, driver: BlockingDriver, proxy: Proxy) -> None:
+        """It covers the writing of what the server does not read."""
+        proxy.stall()
+        self.late(driver, ("ECHO", b"x" * 30_000_000))
+
+    def test_for_a_turn(self, driver: BlockingDriver, proxy: Proxy) -> None:
+        """It covers the wait for a call of another thread; then nothing was sent."""
+        proxy.stall(requests=False)
+        with ThreadPoolExecutor(1) as pool:
+            other = pool.submit(driver.run, PING)
+            server: Any = driver._server
+            until(partial(is_taken, server._wire._turn))
+            assert self.late(driver, ("PING",)).state == "unsent"
+            proxy.resume()
+            assert other.result() == b"PONG"
 
 
 def test_a_further_driver_is_independent(server: Server) -> None:

@@ -240,6 +240,35 @@ async def test_a_server_that_hangs_from_the_start(proxy: Proxy, kind: Kind, logi
     await driver.close()
 
 
+async def test_all_who_connect_share_the_attempt(proxy: Proxy, kind: Kind) -> None:
+    """A server that hangs from the start takes all who wait for it the same time, not one after the other."""
+    proxy.stall()
+    driver = make(kind, proxy.url, connect_timeout=2)
+    began = time.monotonic()
+    runs = (driver.run(PING) for _ in range(6))
+    found = await asyncio.gather(*runs, return_exceptions=True)
+
+    assert time.monotonic() - began < 9  # one after the other: 12
+    assert {type(error) for error in found} == {TimedOut}
+    proxy.resume()
+    assert await driver.run(PING) == b"PONG"
+    await driver.close()
+
+
+async def test_who_has_less_time_than_the_attempt(proxy: Proxy, kind: Kind) -> None:
+    """Its operation fails in its own time; that of others goes on."""
+    proxy.stall()
+    driver = make(kind, proxy.url, connect_timeout=60)
+    patient = asyncio.ensure_future(driver.run(PING))
+    await auntil(lambda: proxy.connections > 0)
+    with pytest.raises(TimedOut):
+        await driver.run(replace(PING, patience=0.3))
+    assert not patient.done()
+    proxy.resume()
+    assert await patient == b"PONG"
+    await driver.close()
+
+
 async def test_a_server_that_hangs_later(proxy: Proxy, kind: Kind) -> None:
     """A server that stops answering is TimedOut within the timeout, and used again later."""
     async with opened(kind, proxy.url, connect_timeout=2, timeout=2) as driver:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ import pytest
 from millstream.driver.aio import AsyncDriver
 from millstream.driver.aio_sender import AsyncSender
 from millstream.driver.blocking import BlockingDriver
+from millstream.driver.blocking_sender import BlockingSender, _Message
 from millstream.errors import NotConnected, ServerRefused, TimedOut
 from millstream.message import Receipt
 from millstream.protocol.keys import QueueKeys, queue_keys
@@ -433,7 +436,7 @@ def test_threads_share_script_calls(server: Server, proxy: Proxy, keys: QueueKey
         leading = pool.submit(sender.send, b"leader")
         until(lambda: script_calls(server) == before + 1)
         following = [pool.submit(sender.send, body) for body in bodies(16)]
-        until(lambda: len(sender._gathering.bodies) == 16)
+        until(lambda: len(sender._gathering) == 16)
         proxy.resume()
         ids = [one.result().id for one in (leading, *following)]
 
@@ -451,22 +454,105 @@ def test_an_interrupted_leader_does_not_take_others_along(proxy: Proxy, keys: Qu
     run: Callable[[Any], list[Receipt]] = sender._run
 
     def interrupted(operation: Any) -> list[Receipt]:
-        until(lambda: len(sender._gathering.bodies) == 0)
+        until(lambda: len(sender._gathering) == 0)
         released.wait(10)
         raise KeyboardInterrupt
 
-    sender._sending.acquire()
+    sender._sending.take(1)
     with ThreadPoolExecutor(3) as pool:
         sends = [pool.submit(sender.send, body) for body in bodies(3)]
-        until(lambda: len(sender._gathering.bodies) == 3)
+        until(lambda: len(sender._gathering) == 3)
         sender._run = interrupted
-        sender._sending.release()
+        sender._sending.leave()
         released.set()
         problems = [type(one.exception()) for one in sends]
 
     assert sorted(problems, key=str) == [KeyboardInterrupt, NotConnected, NotConnected]
     sender._run = run
     assert sender.send(b"later").id
+    driver.close()
+
+
+def test_a_thread_waits_for_its_turn_for_its_own_time(
+    server: Server, proxy: Proxy, keys: QueueKeys
+) -> None:
+    """While another thread's batch hangs, an impatient one is told that nothing was sent, and nothing is."""
+    driver = BlockingDriver(proxy.url, connect_timeout=5, timeout=60)
+    sender = BlockingSender(driver.run, sending(keys), timeout=0.5)
+    sender.send(b"first")
+    before = script_calls(server)
+    proxy.stall(requests=False)
+
+    with ThreadPoolExecutor(2) as pool:
+        leading = pool.submit(sender.send, b"leader")
+        until(lambda: script_calls(server) == before + 1)
+        started = time.monotonic()
+        with pytest.raises(TimedOut, match="nothing was sent") as caught:
+            sender.send(b"impatient")
+        with pytest.raises(TimedOut, match="nothing was sent"):
+            sender.send_many(bodies(3))
+        sender.close()
+        assert time.monotonic() - started < 20
+        following = pool.submit(sender.send, b"patient", seconds=40)
+        until(lambda: len(sender._gathering) == 1)
+        proxy.resume()
+        assert leading.result().id != following.result().id
+
+    assert caught.value.state == "unsent"
+    assert [body for _, body in stored(server, keys)] == [b"first", b"leader", b"patient"]
+    driver.close()
+
+
+def test_an_impatient_leader_leaves_the_patient_alone(
+    server: Server, proxy: Proxy, keys: QueueKeys
+) -> None:
+    """A thread that gives up sooner takes none along that waits for longer; those send by themselves."""
+    driver = BlockingDriver(proxy.url, connect_timeout=5, timeout=60)
+    sender = driver.sender(sending(keys))
+    sender._sending.take(1)
+    with ThreadPoolExecutor(3) as pool:
+        sends = [pool.submit(sender.send, body, seconds=40) for body in bodies(2)]
+        sends.append(pool.submit(sender.send, b"hasty, too", seconds=20))
+        until(lambda: len(sender._gathering) == 3)
+        hasty: _Message[Receipt] = _Message(b"hasty", b"", 30)
+        sender._gathering.append(hasty)
+        sender._lead(hasty)
+        led = {body for _, body in stored(server, keys)}
+        sender._sending.leave()
+        ids = {one.result().id for one in sends}
+
+    assert led == {b"hasty", b"hasty, too"}
+    assert len({*ids, hasty.result().id}) == len(stored(server, keys)) == 4
+    driver.close()
+
+
+def test_a_send_from_within_a_send(proxy: Proxy, server: Server, keys: QueueKeys) -> None:
+    """What a signal handler sends in the middle of a send of its own thread is refused, and does no harm."""
+    driver = BlockingDriver(proxy.url, connect_timeout=5, timeout=60)
+    sender = driver.sender(sending(keys))
+    sender.send(b"first")
+    refused: list[BaseException | None] = []
+
+    def send_too(*_: object) -> None:
+        for call in (partial(sender.send, b"x"), partial(sender.send_many, bodies(2))):
+            with pytest.raises(TimedOut, match="signal handler") as caught:
+                call()
+            refused.append(caught.value)
+        with pytest.raises(TimedOut, match="signal handler"):
+            driver.run(op("PING"))
+        sender.close()
+        proxy.resume()
+
+    proxy.stall(requests=False)
+    before = signal.signal(signal.SIGALRM, send_too)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        assert sender.send(b"second").id
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+    assert len(refused) == 2
+    assert [body for _, body in stored(server, keys)] == [b"first", b"second"]
     driver.close()
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 import redis
@@ -49,6 +50,28 @@ async def serving(
                 worker.stop()
             async with asyncio.timeout(PATIENCE):
                 await asyncio.gather(*tasks)
+
+
+@contextmanager
+def in_a_thread(worker: ms.Worker, url: str, namespace: str) -> Iterator[None]:
+    """The worker runs in a thread until the block ends."""
+    ready = threading.Event()
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def main() -> None:
+        loops.append(asyncio.get_running_loop())
+        async with ms.AsyncClient(url, namespace=namespace) as mq:
+            ready.set()
+            await worker.run(mq)
+
+    thread = threading.Thread(target=asyncio.run, args=(main(),))
+    thread.start()
+    try:
+        assert ready.wait(PATIENCE)
+        yield
+    finally:
+        loops[0].call_soon_threadsafe(worker.stop)
+        thread.join(PATIENCE)
 
 
 def write(admin: redis.Redis, mailbox: str, kind: str, content: bytes, **fields: Any) -> None:

@@ -43,7 +43,7 @@ def read(r: bytes) -> Address | None:
 
 
 def pending() -> Pending:
-    waiting = Pending(ONCE, KEYS, 1, BlockingLetterbox(), 100, 0)  # type: ignore[arg-type]
+    waiting = Pending(ONCE, KEYS, 1, BlockingLetterbox(), 100, 0, 0.0)  # type: ignore[arg-type]
     waiting.id = "1-1"
     return waiting
 

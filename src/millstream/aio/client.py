@@ -100,8 +100,9 @@ class AsyncClient:
         self._publishers = Publishers(self._driver, namespace, durability)
         self._requests = Requests(self._driver, namespace)
         self._results = Results(self._driver, self._requests.mailbox)
-        # Receivers may start at the same time, in threads even: all get the same keeper.
-        self._guard = threading.Lock()
+        # Receivers may start at the same time, in threads even: all get the same keeper. A signal handler
+        # may close what its own thread uses.
+        self._guard = threading.RLock()
         self._keeper: LeaseKeeper | None = None
         self._readers: set[QueueReader[Any]] = set()
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
+from millstream.aio.abreast import layers, run_abreast
 from millstream.aio.mailbox import Mailbox
 from millstream.aio.pending import Pending, lost, unserved
 from millstream.driver.aio import AsyncDriver
 from millstream.driver.aio_sender import AsyncSender
 from millstream.endpoint import Endpoint
+from millstream.errors import BrokerError
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.requests import (
     ENTRIES_A_CALL,
@@ -23,6 +26,8 @@ from millstream.protocol.requests import (
 )
 
 __all__ = ["Inquiries", "fate_of"]
+
+logger = logging.getLogger("millstream.requests")
 
 Fate = Literal["lives", "missing", "unserved", "orphaned", "dead"]
 
@@ -47,22 +52,37 @@ class Inquiries:
         self._driver = driver
         self._mailbox = mailbox
 
-    async def ask(self, overdue: Sequence[Pending], withdrawals: AsyncSender[int]) -> None:
-        """Ask after requests to one endpoint.
+    async def ask(
+        self,
+        overdue: Mapping[str, Sequence[Pending]],
+        withdrawals: Mapping[str, AsyncSender[int]],
+    ) -> None:
+        """Ask after requests, those to all endpoints side by side.
 
         Args:
-            overdue: that have waited for long.
-            withdrawals: gives up those that nobody will answer.
-
-        Raises:
-            BrokerError: the server cannot be used; some may have been told.
+            overdue: that have waited for long, by the name of their endpoint.
+            withdrawals: gives up those that nobody will answer; by the same name.
         """
-        for start in range(0, len(overdue), ENTRIES_A_CALL):
-            await self._ask_some(overdue[start : start + ENTRIES_A_CALL], withdrawals)
+        for chunks in layers([*overdue.values()], ENTRIES_A_CALL):
+            asked = [inquire(some[0].keys, [one.id for one in some]) for some in chunks]
+            answers = await run_abreast(self._driver, asked)
+            for some, answer in zip(chunks, answers, strict=True):
+                name = some[0].endpoint.name
+                try:
+                    if isinstance(answer, BrokerError):
+                        raise answer
+                    await self._conclude(some, withdrawals[name], *answer)
+                except BrokerError as error:
+                    # The others may be at another node, or this user may ask after them.
+                    logger.debug("cannot ask after requests to %s: %s", name, error)
 
-    async def _ask_some(self, some: Sequence[Pending], withdrawals: AsyncSender[int]) -> None:
-        keys = some[0].keys
-        served, found = await self._driver.run(inquire(keys, [one.id for one in some]))
+    async def _conclude(
+        self,
+        some: Sequence[Pending],
+        withdrawals: AsyncSender[int],
+        served: bool,  # noqa: FBT001 - one half of an answer
+        found: Sequence[int],
+    ) -> None:
         now = time.monotonic()
         fates: dict[Fate, list[Pending]] = {fate: [] for fate in get_args(Fate)}
         for pending, state in zip(some, found, strict=True):
@@ -73,8 +93,6 @@ class Inquiries:
             fates["unserved" if is_alone else fate].append(pending)
             if fate != "orphaned":
                 pending.orphaned_since = None
-        if fates["missing"]:
-            await self._look_for(keys, fates["missing"])
         # Should a worker come after all, it must not do what its caller will ask of another one.
         for pending, state in await _withdrawn(fates["unserved"], withdrawals):
             if state == WAITING:
@@ -82,11 +100,14 @@ class Inquiries:
         for pending, state in await _withdrawn(fates["dead"], withdrawals):
             if state >= 0:
                 pending.tell(lost(pending, "crashed"))
+        if fates["missing"]:
+            await self._look_for(some[0].keys, fates["missing"])
 
     async def _look_for(self, keys: QueueKeys, missing: Iterable[Pending]) -> None:
         """A request that is not there any more has died, or its reply is on its way."""
         if any(pending.looks for pending in missing):
-            # Replies are there before the request is gone, but they may not be read yet.
+            # Replies are there before the request is gone, but they may not be read yet. It comes back
+            # only when all are.
             await self._mailbox.catch_up()
         reasons = await self._driver.drive(deaths(keys, [one.id for one in missing]))
         for pending in missing:

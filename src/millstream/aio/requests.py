@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from millstream.aio.inquiries import Inquiries
 from millstream.aio.mailbox import Mailbox
-from millstream.aio.pending import Pending, closed
+from millstream.aio.notes import Notes
+from millstream.aio.pending import Pending, closed, overdue
+from millstream.aio.ways import Ways, forget_first
 from millstream.codec import NotDecodable
 from millstream.driver.aio import AsyncDriver
-from millstream.driver.aio_sender import AsyncSender
 from millstream.endpoint import Endpoint
 from millstream.errors import (
     BrokerError,
@@ -24,24 +28,23 @@ from millstream.errors import (
     TimedOut,
     Undecodable,
     UsageError,
+    one_more,
 )
 from millstream.message import Receipt
-from millstream.protocol.keys import QueueKeys, queue_keys
+from millstream.protocol.keys import QueueKeys
 from millstream.protocol.mailbox import Item
 from millstream.protocol.remote import read_error
 from millstream.protocol.requests import (
-    WAITING,
+    WITHDRAWING,
     Address,
     How,
     Outgoing,
     Withdrawal,
     count_late,
-    requesting,
-    withdrawing,
 )
 from millstream.text import text_of
 
-__all__ = ["Requests", "decoded"]
+__all__ = ["AGAIN_AFTER", "STALLED", "Requests", "decoded"]
 
 logger = logging.getLogger("millstream.requests")
 
@@ -51,22 +54,17 @@ SLOW = 0.1
 SENT_WITHIN = 0.2
 """Seconds past its deadline in which a request is told why it could not be sent."""
 
-ASKED_AFTER = 1.0
-"""Seconds without a reply after which to ask what has become of a request."""
-
 REMEMBERED = 10_000
 """Requests that were given up, to know whose reply comes too late."""
 
+STALLED = 1.5
+"""Seconds that a send may take until workers that live may count as gone: their signs of life waited, too."""
 
-class _Way:
-    """The way to an endpoint."""
+RECENTLY = 3.0
+"""Seconds since then in which not to believe at once that nobody serves an endpoint."""
 
-    __slots__ = ("keys", "requests", "withdrawals")
-
-    def __init__(self, driver: AsyncDriver, keys: QueueKeys) -> None:
-        self.keys = keys
-        self.withdrawals: AsyncSender[int] = driver.sender(withdrawing(keys))
-        self.requests: AsyncSender[Receipt] = driver.sender(requesting(keys))
+AGAIN_AFTER = 1.5
+"""Seconds until it is asked once more then: workers show that they live as often."""
 
 
 class Requests:
@@ -80,13 +78,16 @@ class Requests:
     def __init__(self, driver: AsyncDriver, namespace: str) -> None:
         self._driver = driver
         self._namespace = namespace
-        self._ways: dict[str, _Way] = {}
+        self._ways = Ways(driver, namespace)
         self._pending: dict[int, Pending] = {}
-        # Those that were given up, the oldest first, and how many late replies are not yet counted.
+        # Those that were given up, the oldest first, and where late replies are not yet counted.
         self._given_up: dict[int, QueueKeys] = {}
-        self._late: dict[str, int] = {}
+        self._late: deque[QueueKeys] = deque()
+        # When a send has taken long last.
+        self._stalled_at = -math.inf
         self._closed = False
-        self.mailbox = Mailbox(driver, namespace, on_tick=self._tick, on_stray=self._stray)
+        self.mailbox = Mailbox(driver, namespace, on_stray=self._stray)
+        self.mailbox.rounds.add(self)
         self._inquiries = Inquiries(driver, self.mailbox)
 
     async def send(
@@ -114,42 +115,58 @@ class Requests:
             BrokerError: there is no mailbox for its reply.
             UsageError: the client is closed.
         """
+        since, left_ms = time.monotonic(), timeout_ms
         if not self.mailbox.is_open:
             await self.mailbox.open(timeout_ms / 1000)
-        if self._closed:
-            message = "this client is closed"
-            raise UsageError(message)
-        way = self._ways.get(endpoint.name) or self._way_to(endpoint)
-        slot, box = self.mailbox.slot()
-        pending = Pending(endpoint, way.keys, slot, box, timeout_ms, window)
+            left_ms -= int(1000 * (time.monotonic() - since))
+        way = self._ways.to(endpoint.name)
+        box = self._driver.letterbox()
+        notes = Notes(box) if progress else None
+        slot = self.mailbox.attach(box if notes is None else notes)
+        pending = Pending(endpoint, way.keys, slot, box, timeout_ms, window, since)
+        pending.notes = notes
         address = str(Address(self.mailbox.client, slot, progress, window))
         self._pending[slot] = pending
-        outgoing = Outgoing(body, headers, timeout_ms, address)
+        if self._closed:
+            # Whoever closes says so first, and then tells those who are there.
+            self.answered(pending)
+            message = "this client is closed"
+            raise UsageError(message)
+        self._post(pending, Outgoing(body, headers, max(1, left_ms), address))
+        return pending
+
+    def _post(self, pending: Pending, outgoing: Outgoing, *, again: bool = False) -> None:
+        sent = partial(self._sent, pending, None if again else outgoing)
+        requests = self._ways.to(pending.endpoint.name).requests
         try:
-            way.requests.post(outgoing, b"", partial(self._sent, pending))
+            requests.post(outgoing, b"", sent, seconds=outgoing.left_ms / 1000)
         except BaseException:
             # It may be on its way all the same.
             self.release(pending)
             raise
-        return pending
 
-    def _way_to(self, endpoint: Endpoint[Any, Any]) -> _Way:
-        way = _Way(self._driver, queue_keys(self._namespace, endpoint.name))
-        return self._ways.setdefault(endpoint.name, way)
-
-    def _sent(self, pending: Pending, outcome: Receipt | BaseException) -> None:
-        """Hear whether the server has a request."""
+    def _sent(
+        self, pending: Pending, outgoing: Outgoing | None, outcome: Receipt | BaseException
+    ) -> None:
+        """Hear whether the server has a request, which may be sent once more unless that is None."""
+        now = time.monotonic()
+        if outgoing is not None and now - pending.since > STALLED:
+            self._stalled_at = now
         if isinstance(outcome, Receipt):
             pending.id = outcome.id
-            pending.slow = time.monotonic() - pending.since > SLOW
+            pending.slow = now - pending.since > SLOW
             if pending.given_up is not None:
                 self._withdraw(pending, pending.given_up)
+            if pending.unnamed:
+                pending.box.put(Item("receipt", b""))
             return
-        if isinstance(outcome, NoResponders):
-            self.answered(pending)
-        else:
+        if not isinstance(outcome, NoResponders):
             # It may be on its way all the same.
             self.release(pending)
+        elif outgoing is not None and now - self._stalled_at < RECENTLY:
+            pending.doubted = outgoing
+        else:
+            self.answered(pending)
         pending.box.put(outcome)
 
     def release(self, pending: Pending) -> None:
@@ -158,8 +175,7 @@ class Requests:
         if self._pending.pop(pending.slot, None) is not None:
             self._given_up[pending.slot] = pending.keys
             if len(self._given_up) > REMEMBERED:
-                with contextlib.suppress(KeyError, StopIteration, RuntimeError):
-                    del self._given_up[next(iter(self._given_up))]
+                forget_first(self._given_up)
 
     def answered(self, pending: Pending) -> None:
         """All of it has come."""
@@ -173,25 +189,31 @@ class Requests:
             TimedOut: the deadline has passed.
             Exception: what came instead of a reply, or what the callback raised.
         """
-        noted = 0
         try:
             while True:
                 item = await self.next(pending, pending.deadline)
                 if item.kind == "reply":
                     self.answered(pending)
                     return decoded(pending, item.content)
-                if item.kind != "note" or on_progress is None or 0 < item.number <= noted:
-                    continue
-                noted = item.number
-                try:
-                    note = msgspec.json.decode(item.content)
-                except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-                    logger.warning("a note of request %s is unreadable: %s", pending.id, error)
-                    continue
-                await self._driver.tell(on_progress, note)
+                if pending.notes is not None and on_progress is not None:
+                    await self._pass_on(pending, pending.notes, on_progress)
         finally:
             # Unless it is over already: what the callback raised, or a cancellation.
             self.give_up(pending)
+
+    async def _pass_on(
+        self, pending: Pending, notes: Notes, on_progress: Callable[[Any], object]
+    ) -> None:
+        """Tell a callback the notes that wait, until the deadline: it must not put off the end."""
+        for content in notes.take():
+            if time.monotonic() >= pending.deadline:
+                return
+            try:
+                note = msgspec.json.decode(content)
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+                logger.warning("a note of request %s is unreadable: %s", pending.id, error)
+                continue
+            await self._driver.tell(on_progress, note)
 
     async def next(self, pending: Pending, deadline: float) -> Item:
         """Wait for whatever comes of a request next.
@@ -212,10 +234,17 @@ class Requests:
             raise item
         if item.kind == "error":
             self.answered(pending)
+            await self._named(pending)
             name, known = pending.endpoint.name, pending.endpoint.errors
             raise read_error(item.content, known, endpoint=name, id=pending.id)
         found: Item = item
         return found
+
+    async def _named(self, pending: Pending) -> None:
+        """Wait a moment for the id of a request whose answer was quicker than its receipt."""
+        if not pending.id:
+            pending.unnamed = True
+            await pending.box.take(SENT_WITHIN)
 
     async def take(self, pending: Pending, deadline: float) -> Item | BaseException | None:
         """Take what has come of a request; None: nothing has until then, of ``time.monotonic``."""
@@ -223,8 +252,25 @@ class Requests:
         if item is None and not pending.id:
             # Why it could not be sent says more than that its time is over.
             item = await pending.box.take(SENT_WITHIN)
+        if isinstance(item, NoResponders) and pending.doubted is not None:
+            return await self._once_more(pending, pending.doubted, item)
         found: Item | BaseException | None = item
         return found
+
+    async def _once_more(
+        self, pending: Pending, outgoing: Outgoing, error: NoResponders
+    ) -> Item | BaseException | None:
+        """Ask again whether anybody serves an endpoint: the server stood still, and they may live."""
+        pending.doubted = None
+        left = pending.deadline - time.monotonic() - AGAIN_AFTER
+        if left <= 0:
+            return error
+        # Nothing comes, unless the client is closed.
+        item: Item | BaseException | None = await pending.box.take(AGAIN_AFTER)
+        if item is not None:
+            return item
+        self._post(pending, replace(outgoing, left_ms=max(1, int(1000 * left))), again=True)
+        return await self.take(pending, pending.deadline)
 
     def give_up(self, pending: Pending) -> None:
         """Have nobody work on a request any more, unless it must be finished; do not wait for that."""
@@ -238,8 +284,8 @@ class Requests:
             pending.given_up = how
             return
         # Whoever gives up has other worries. At its deadline it is over in any case.
-        with contextlib.suppress(BrokerError):
-            self._ways[pending.endpoint.name].withdrawals.send(Withdrawal(pending.id, how))
+        withdrawals = self._ways.to(pending.endpoint.name).withdrawals
+        self.mailbox.aside.send(withdrawals, Withdrawal(pending.id, how))
 
     async def timed_out(self, pending: Pending, *, stop: bool = False) -> TimedOut:
         """Tell what is known of a request whose time is over; if it waits still, it is deleted.
@@ -249,7 +295,7 @@ class Requests:
             stop: whether a handler that runs is to be stopped. Of one reply its worker knows the
                 deadline, too, and does so by itself.
         """
-        found, state, seconds = None, "unknown", 0.0
+        found: int | None = None
         # What comes from now on is late.
         self.release(pending)
         how: How = "expire"
@@ -259,55 +305,53 @@ class Requests:
             self._withdraw(pending, how)
         else:
             with contextlib.suppress(BrokerError):
-                withdrawals = self._ways[pending.endpoint.name].withdrawals
-                found = await withdrawals.send(Withdrawal(pending.id, how))
-        now = time.monotonic()
-        if found == WAITING:
-            state = "queued"
-        elif found is not None and found >= 0:
-            state = "running"
-            seconds = now - pending.running_since if pending.running_since else found / 1000
-        known = {
-            "queued": "it was still waiting for a worker, and is deleted now",
-            "running": f"a worker has had it for {seconds:.1f} s",
-            "unknown": "what has become of it is not known",
-        }[state]
-        what = "part of the stream of" if pending.window else "reply to"
-        message = (
-            f"{pending.endpoint.title}: no {what} {pending.title} within "
-            f"{now - pending.since:.1f} s: {known}"
-        )
-        return TimedOut(
-            message, endpoint=pending.endpoint.name, id=pending.id, state=state, seconds=seconds
-        )
-
-    # What is overdue
+                withdrawals = self._ways.to(pending.endpoint.name).withdrawals
+                found = await withdrawals.send(Withdrawal(pending.id, how), seconds=WITHDRAWING)
+        return overdue(pending, found, time.monotonic())
 
     def _stray(self, slot: int) -> None:
         """Something came for a request that nobody waits for any more."""
         keys = self._given_up.pop(slot, None)
         if keys is not None:
-            self._late[keys.name] = self._late.get(keys.name, 0) + 1
+            self._late.append(keys)
 
     async def count_late(self, keys: QueueKeys, count: int = 1) -> None:
         """Count replies that nobody waited for any more."""
         with contextlib.suppress(BrokerError):
             await self._driver.run(count_late(keys, count))
 
-    async def _tick(self) -> None:
+    # What ``Rounds`` looks after
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether anybody waits for a reply, or one was late."""
+        return bool(self._pending or self._late)
+
+    async def look_after(self) -> None:
         """Ask after requests that have waited for long, and count late replies."""
         now = time.monotonic()
-        by_endpoint: dict[str, list[Pending]] = {}
+        waiting: dict[str, list[Pending]] = {}
         for pending in list(self._pending.values()):
-            if pending.id and not pending.told and now - pending.since >= ASKED_AFTER:
-                by_endpoint.setdefault(pending.endpoint.name, []).append(pending)
-        if by_endpoint:
+            if pending.is_asked_after(now):
+                waiting.setdefault(pending.endpoint.name, []).append(pending)
+        if waiting:
             # Nothing would come, were it lost.
-            await self.mailbox.attend()
-        for name, overdue in by_endpoint.items():
-            await self._inquiries.ask(overdue, self._ways[name].withdrawals)
-        for name in list(self._late):
-            await self.count_late(self._ways[name].keys, self._late.pop(name))
+            with contextlib.suppress(BrokerError):
+                await self.mailbox.attend()
+            withdrawals = {name: self._ways.to(name).withdrawals for name in waiting}
+            await self._inquiries.ask(waiting, withdrawals)
+        late: dict[QueueKeys, int] = {}
+        while self._late:
+            keys = self._late.popleft()
+            late[keys] = late.get(keys, 0) + 1
+        for keys, count in late.items():
+            await self.count_late(keys, count)
+
+    def fail(self, error: BrokerError) -> None:
+        """Tell all who wait that no reply can come, and give their requests up."""
+        for pending in list(self._pending.values()):
+            pending.tell(one_more(error))
+            self.give_up(pending)
 
     async def aclose(self) -> None:
         """Give up what waits for a reply, wait for what is on its way out, and read no more."""
@@ -315,9 +359,8 @@ class Requests:
         for pending in list(self._pending.values()):
             pending.box.put(closed(pending))
             self.give_up(pending)
-        for way in list(self._ways.values()):
-            await way.requests.close()
-            await way.withdrawals.close()
+        await self.mailbox.end()
+        await self._ways.close()
         await self.mailbox.aclose()
 
 

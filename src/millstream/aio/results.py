@@ -7,25 +7,31 @@ message that died without a worker, is noticed.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from typing import Any
 
+from msgspec.structs import replace
+
+from millstream.aio.abreast import layers, run_abreast
 from millstream.aio.mailbox import Mailbox
+from millstream.aio.ways import forget_first
 from millstream.declare import Queue
 from millstream.driver.aio import AsyncDriver
 from millstream.driver.aio_letterbox import AsyncLetterbox
 from millstream.driver.aio_sender import AsyncSender
-from millstream.errors import NotConnected, TimedOut
+from millstream.errors import BrokerError, NotConnected, TimedOut, one_more
 from millstream.message import Receipt
 from millstream.policy import Duration, milliseconds
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.mailbox import Item
 from millstream.protocol.partitions import bare_id
-from millstream.protocol.requests import dead_among
+from millstream.protocol.requests import ENTRIES_A_CALL, INQUIRING, dead_among
 from millstream.protocol.results import (
     Look,
     Question,
+    ask,
     asking,
     failure_of,
     nothing_known,
@@ -34,8 +40,16 @@ from millstream.protocol.results import (
 
 __all__ = ["Handle", "Results"]
 
+logger = logging.getLogger("millstream.requests")
+
 ASKED_AFTER = 1.0
 """Seconds of waiting after which to ask again, once a second."""
+
+SENDERS = 1000
+"""Partitions whose senders of questions are kept; one for another partition is made anew."""
+
+MOMENT = 1.0
+"""Seconds for an answer of the server, at the least."""
 
 
 class _Wait:
@@ -43,21 +57,21 @@ class _Wait:
 
     Attributes:
         question: what it asks.
-        sender: of the questions about this partition.
+        keys: of the partition that has the message.
         box: where word comes, or what a look has found.
         since: of ``time.monotonic``.
     """
 
-    __slots__ = ("box", "question", "sender", "since")
+    __slots__ = ("box", "keys", "question", "since")
 
     def __init__(
         self,
         question: Question,
-        sender: AsyncSender[Look],
+        keys: QueueKeys,
         box: AsyncLetterbox[Item | Look | Exception],
     ) -> None:
         self.question = question
-        self.sender = sender
+        self.keys = keys
         self.box = box
         self.since = time.monotonic()
 
@@ -75,7 +89,8 @@ class Results:
         self._mailbox = mailbox
         self._senders: dict[str, AsyncSender[Look]] = {}
         self._waiting: dict[int, _Wait] = {}
-        mailbox.each_second(self._tick)
+        self._closed = False
+        mailbox.rounds.add(self)
 
     async def get(self, queue: Queue[Any], keys: QueueKeys, id: str, seconds: float) -> Any:
         """Wait for a result, and return it.
@@ -107,20 +122,22 @@ class Results:
 
     async def _look(self, keys: QueueKeys, id: str, deadline: float) -> Look:
         """Look until a message is finished, or the time is over."""
-        sender = self._senders.get(keys.ready)
-        if sender is None:
-            sender = self._senders.setdefault(keys.ready, self._driver.sender(asking(keys)))
+        sender = self._sender(keys)
         # Most of those that are done need no mailbox.
-        look = await sender.send(Question(id))
+        look = await _answer(sender, Question(id), deadline)
         if look.kind != "waits" or deadline <= time.monotonic():
             return look
-        await self._mailbox.open()
+        if not self._mailbox.is_open:
+            await self._mailbox.open(max(0.0, deadline - time.monotonic()))
         slot, box = self._mailbox.slot()
-        wait = _Wait(Question(id, f"{self._mailbox.client} {slot}"), sender, box)
+        wait = _Wait(Question(id, f"{self._mailbox.client} {slot}"), keys, box)
         self._waiting[slot] = wait
         try:
+            if self._closed:
+                # Whoever closes says so first, and then tells those who are there.
+                raise _closed()
             while True:
-                look = await sender.send(wait.question)
+                look = await _answer(sender, wait.question, deadline)
                 if look.kind != "waits":
                     return look
                 item = await box.take(deadline - time.monotonic())
@@ -129,28 +146,57 @@ class Results:
                 if isinstance(item, Look):
                     return item
                 if item is None and time.monotonic() >= deadline:
-                    return await sender.send(Question(id))
+                    return await _answer(sender, Question(id), deadline)
         finally:
             del self._waiting[slot]
             self._mailbox.close_slot(slot)
 
-    async def _tick(self) -> None:
-        """Ask for all who have waited for long, those of a queue together."""
+    def _sender(self, keys: QueueKeys) -> AsyncSender[Look]:
+        """Return what asks about the messages of a partition."""
+        sender = self._senders.get(keys.ready)
+        if sender is None:
+            if len(self._senders) >= SENDERS:
+                forget_first(self._senders)
+            sender = self._senders.setdefault(keys.ready, self._driver.sender(asking(keys)))
+        return sender
+
+    # What ``Rounds`` looks after
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether anybody waits for a result."""
+        return bool(self._waiting)
+
+    async def look_after(self) -> None:
+        """Ask for all who have waited for long, those of a partition together."""
         now = time.monotonic()
-        by_sender: dict[AsyncSender[Look], list[_Wait]] = {}
+        overdue: dict[str, list[_Wait]] = {}
         for wait in list(self._waiting.values()):
             if now - wait.since >= ASKED_AFTER:
-                by_sender.setdefault(wait.sender, []).append(wait)
-        for sender, waits in by_sender.items():
-            looks = await sender.send_many([wait.question for wait in waits])
-            for wait, look in zip(waits, looks, strict=True):
-                if look.kind != "waits":
-                    wait.box.put(look)
+                overdue.setdefault(wait.keys.ready, []).append(wait)
+        for chunks in layers([*overdue.values()], ENTRIES_A_CALL):
+            asked = [
+                ask(some[0].keys, [wait.question for wait in some], patience=INQUIRING)
+                for some in chunks
+            ]
+            answers = await run_abreast(self._driver, asked)
+            for some, looks in zip(chunks, answers, strict=True):
+                if isinstance(looks, BrokerError):
+                    logger.debug("cannot ask for results: %s", looks)
+                    continue
+                for wait, look in zip(some, looks, strict=True):
+                    if look.kind != "waits":
+                        wait.box.put(look)
+
+    def fail(self, error: BrokerError) -> None:
+        """Tell all who wait for a result that no word of it can come."""
+        for wait in list(self._waiting.values()):
+            wait.box.put(one_more(error))
 
     async def aclose(self) -> None:
         """Have nobody wait any more."""
-        for wait in list(self._waiting.values()):
-            wait.box.put(NotConnected("the client was closed while somebody waited for a result"))
+        self._closed = True
+        self.fail(_closed())
         for sender in list(self._senders.values()):
             await sender.close()
 
@@ -207,6 +253,18 @@ class Handle:
         """
         seconds = math.inf if timeout is None else milliseconds(timeout, "timeout") / 1000
         return await self._results.get(self.queue, self._keys, self.id, seconds)
+
+
+def _closed() -> NotConnected:
+    return NotConnected("the client was closed while somebody waited for a result")
+
+
+async def _answer(sender: AsyncSender[Look], question: Question, deadline: float) -> Look:
+    """Ask; the server has a moment for it, even if the time of who asks is over."""
+    seconds = max(MOMENT, deadline - time.monotonic())
+    if seconds == math.inf:
+        return await sender.send(question)
+    return await sender.send(replace(question, patience=seconds), seconds=seconds)
 
 
 def _timed_out(queue: Queue[Any], id: str, state: str, after: float) -> TimedOut:

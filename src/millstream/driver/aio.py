@@ -13,6 +13,7 @@ from redis import exceptions
 
 from millstream.driver.aio_ahead import AsyncAhead
 from millstream.driver.aio_alarm import AsyncAlarm
+from millstream.driver.aio_aside import AsyncAside
 from millstream.driver.aio_background import AsyncBackground
 from millstream.driver.aio_cluster import AsyncCluster
 from millstream.driver.aio_confirming import AsyncConfirming
@@ -27,7 +28,7 @@ from millstream.driver.cluster import ClusterTarget, locate
 from millstream.driver.faults import Tries, first_error, refusal, translate
 from millstream.driver.server_check import check_replies, server_info
 from millstream.driver.target import Target
-from millstream.errors import BrokerError, NotConnected, TimedOut, UsageError
+from millstream.errors import BrokerError, NotConnected, TimedOut, UsageError, one_more
 from millstream.policy import Bound, ReadFrom
 from millstream.protocol.ephemeral import Channel
 from millstream.protocol.keys import QueueKeys
@@ -73,7 +74,9 @@ class AsyncDriver:
         self._confirming: dict[str, AsyncConfirming] = {}
         self._pubsubs: dict[int | None, AsyncPubSub] = {}
         self._alarm = AsyncAlarm()
-        self._opening = asyncio.Lock()
+        # The attempt that goes on, and how many wait for it.
+        self._opening: asyncio.Task[None] | None = None
+        self._openers = 0
         self._closed = False
         self._pid = os.getpid()
 
@@ -87,34 +90,68 @@ class AsyncDriver:
         """How often the connection was lost: what was asked of the server may hold no more."""
         return self._server.losses if self._server is not None else 0
 
-    async def open(self) -> None:
-        """Connect and check the server, once.
+    async def open(self, seconds: float | None = None) -> None:
+        """Connect and check the server, once. Who asks meanwhile shares the attempt and its outcome.
+
+        Args:
+            seconds: to wait for that; None: as long as it takes. The attempt goes on then.
 
         Raises:
             NotConnected: nobody answers; at once, without further tries.
+            TimedOut: nobody has answered in time.
             UnsupportedServer: it is too old.
             UsageError: the driver is closed, or its URL makes no sense.
         """
-        async with self._opening:
-            self._check_open()
-            if self._server is not None:
-                return
-            # Starting an embedded server takes a while, and must not stop the event loop.
-            target = await asyncio.to_thread(locate, self._source, self._security)
-            make = AsyncCluster if isinstance(target, ClusterTarget) else AsyncServer
-            # Each gets the kind of target that it is made for.
-            server = make(target, connect_timeout=self._connect_timeout, timeout=self._timeout)  # type: ignore[arg-type]
-            try:
-                await self._check(server)
-            except BaseException:
-                await server.close()
-                await asyncio.to_thread(target.close)
-                raise
-            self._target, self._server = target, server
-            if self._read_from == "replica" and (replicas := target.replicas()) is not None:
-                self._replica = AsyncServer(
-                    replicas, connect_timeout=self._connect_timeout, timeout=self._timeout
-                )
+        self._check_open()
+        if self._server is not None:
+            return
+        if self._opening is None:
+            self._opening = asyncio.create_task(self._open(), name="millstream-open")
+            self._opening.add_done_callback(self._opened)
+        opening = self._opening
+        self._openers += 1
+        try:
+            done, _ = await asyncio.wait([opening], timeout=seconds)
+        except asyncio.CancelledError:
+            if self._openers == 1:
+                # Nobody would close what it opens.
+                opening.cancel()
+                self._opening = None
+            raise
+        finally:
+            self._openers -= 1
+        if not done:
+            message = f"not connected within {seconds:.1f} s"
+            raise TimedOut(message)
+        if opening.cancelled():
+            message = "the client was closed meanwhile"
+            raise NotConnected(message)
+        if (error := opening.exception()) is not None:
+            raise one_more(error)
+
+    def _opened(self, opening: asyncio.Task[None]) -> None:
+        if opening is self._opening:
+            self._opening = None
+        if not opening.cancelled():
+            opening.exception()  # those who have waited may be gone
+
+    async def _open(self) -> None:
+        # Starting an embedded server takes a while, and must not stop the event loop.
+        target = await asyncio.to_thread(locate, self._source, self._security)
+        make = AsyncCluster if isinstance(target, ClusterTarget) else AsyncServer
+        # Each gets the kind of target that it is made for.
+        server = make(target, connect_timeout=self._connect_timeout, timeout=self._timeout)  # type: ignore[arg-type]
+        try:
+            await self._check(server)
+        except BaseException:
+            await server.close()
+            await asyncio.to_thread(target.close)
+            raise
+        self._target, self._server = target, server
+        if self._read_from == "replica" and (replicas := target.replicas()) is not None:
+            self._replica = AsyncServer(
+                replicas, connect_timeout=self._connect_timeout, timeout=self._timeout
+            )
 
     def _check_open(self) -> None:
         if self._closed:
@@ -144,18 +181,19 @@ class AsyncDriver:
             NotConnected, TimedOut: the server cannot be reached, or did not answer.
             ServerRefused: the server answered with an error.
         """
+        clock = asyncio.get_running_loop().time
+        begun = clock()
+        patience = self._timeout if op.patience is None else min(op.patience, self._timeout)
         if self._server is None or self._closed:
-            await self.open()
+            await self.open(None if op.patience is None else patience)
+            begun = clock() if op.patience is None else begun
         server = (self._replica if stale and op.readonly else None) or self._server
         assert server is not None  # noqa: S101 - open() raises or sets it
-        clock = asyncio.get_running_loop().time
         if os.getpid() != self._pid:
             # Two processes on one connection, with the same batch numbers, would lose messages.
             message = "this client was made before a fork: make one in each process"
             raise UsageError(message)
-        patience = self._timeout if op.patience is None else min(op.patience, self._timeout)
         tries: Tries | None = None
-        begun = clock()
         while True:
             try:
                 replies = await server.perform(op, begun + patience)
@@ -240,6 +278,10 @@ class AsyncDriver:
         """Return a place where things wait for one task."""
         return AsyncLetterbox(self._alarm)
 
+    def aside(self) -> AsyncAside:
+        """Return what sends that for which nobody waits."""
+        return AsyncAside()
+
     def background(self, main: Callable[[], Awaitable[None]], name: str) -> AsyncBackground:
         """Begin work that goes on beside its owner."""
         return AsyncBackground(main, name)
@@ -300,6 +342,9 @@ class AsyncDriver:
     async def close(self) -> None:
         """Disconnect. Safe to repeat."""
         self._closed = True
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.wait([self._opening])
         for pubsub in self._pubsubs.values():
             await pubsub.close()
         for confirming in [*self._confirming.values()]:

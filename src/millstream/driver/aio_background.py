@@ -21,6 +21,11 @@ class AsyncBackground:
         if isinstance(self._task, asyncio.Task):
             self._task.set_name(name)
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended: somebody who cancels all tasks may have cancelled it."""
+        return not self._task.done()
+
     async def join(self, seconds: float) -> None:
         """Wait for its end; after so many seconds it is cancelled."""
         done, _ = await asyncio.wait([self._task], timeout=seconds)

@@ -40,15 +40,16 @@ class AsyncLetterbox(Generic[T]):
         Args:
             seconds: how long; inf: for ever.
         """
-        if not self._items and seconds > 0:
+        while not self._items and seconds > 0:
             waiter = self._waiter = asyncio.get_running_loop().create_future()
             self._alarm.set(min(seconds, _LONGEST), waiter)
             try:
                 await waiter
             finally:
                 self._waiter = None
+            seconds -= _LONGEST
         return self._items.popleft() if self._items else None
 
 
 _LONGEST = 86_400.0
-"""Seconds that asyncio's clocks are fit for."""
+"""Seconds that asyncio's clocks are fit for; a longer wait is several of them."""

@@ -104,7 +104,13 @@ class AsyncSender(Generic[R]):
         self._flushing = False
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def send(self, body: Any, headers: bytes = b"") -> asyncio.Future[R]:
+    def send(
+        self,
+        body: Any,
+        headers: bytes = b"",
+        *,
+        seconds: float | None = None,  # noqa: ARG002 - whoever waits has a timer
+    ) -> asyncio.Future[R]:
         """Send one message, together with what other tasks send at the moment.
 
         It returns what to await, and is no coroutine itself: that is a tenth of a send's cost.
@@ -117,7 +123,14 @@ class AsyncSender(Generic[R]):
         self._add(body, headers, stored)
         return stored
 
-    def post(self, body: Any, headers: bytes, tell: Callable[[R | BaseException], None]) -> None:
+    def post(
+        self,
+        body: Any,
+        headers: bytes,
+        tell: Callable[[R | BaseException], None],
+        *,
+        seconds: float | None = None,  # noqa: ARG002 - nobody waits
+    ) -> None:
         """Do the same for who does not wait.
 
         Args:

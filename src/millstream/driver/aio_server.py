@@ -100,17 +100,20 @@ async def exchange(
         redis-py's connection errors, or TimeoutError.
     """
     payload, count = pack_op(op, asking=asking)
-    answers = await wire.call(payload, count, None if op.patience is None else until)
+    end = None if op.patience is None else until
+    answers = await wire.call(payload, count, end)
     replies = executed(op, answers, asking=asking)
     if replies is None:
-        replies = await wire.call(pack(op.commands, asking=asking), len(op.commands) << asking)
+        replies = await wire.call(pack(op.commands, asking=asking), len(op.commands) << asking, end)
         replies = replies[1::2] if asking else replies
     if any_error(replies):
-        await _load_scripts(wire, op, replies, asking=asking)
+        await _load_scripts(wire, op, replies, end, asking=asking)
     return replies
 
 
-async def _load_scripts(wire: AsyncWire, op: Op[Any], replies: list[Any], *, asking: bool) -> None:
+async def _load_scripts(
+    wire: AsyncWire, op: Op[Any], replies: list[Any], until: float | None, *, asking: bool
+) -> None:
     """Repeat commands whose script the server did not know."""
     again: list[int] = []
     commands: list[Command] = []
@@ -121,7 +124,7 @@ async def _load_scripts(wire: AsyncWire, op: Op[Any], replies: list[Any], *, ask
             commands += (Command(("SCRIPT", "LOAD", script.source)), op.commands[index])
     if again:
         # In one write: what is behind this operation must not overtake a part of it.
-        answers = await wire.call(pack(commands, asking=asking), len(commands) << asking)
+        answers = await wire.call(pack(commands, asking=asking), len(commands) << asking, until)
         answers = answers[1::2] if asking else answers
         for index, answer in zip(again, answers[1::2], strict=True):
             replies[index] = answer

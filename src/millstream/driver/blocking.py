@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from redis import exceptions
 
 from millstream.driver.blocking_ahead import BlockingAhead
+from millstream.driver.blocking_aside import BlockingAside
 from millstream.driver.blocking_background import BlockingBackground
 from millstream.driver.blocking_cluster import BlockingCluster
 from millstream.driver.blocking_confirming import BlockingConfirming
@@ -24,10 +25,10 @@ from millstream.driver.blocking_sender import BlockingSender, Run
 from millstream.driver.blocking_server import BlockingServer
 from millstream.driver.blocking_waiting import BlockingWaitingSender
 from millstream.driver.cluster import ClusterTarget, locate
-from millstream.driver.faults import Tries, first_error, refusal, translate
+from millstream.driver.faults import NoTurn, Tries, first_error, refusal, translate
 from millstream.driver.server_check import check_replies, server_info
 from millstream.driver.target import Target
-from millstream.errors import BrokerError, NotConnected, TimedOut, UsageError
+from millstream.errors import BrokerError, NotConnected, TimedOut, UsageError, one_more
 from millstream.policy import Bound, ReadFrom
 from millstream.protocol.ephemeral import Channel
 from millstream.protocol.keys import QueueKeys
@@ -73,6 +74,9 @@ class BlockingDriver:
         self._confirming: dict[str, BlockingConfirming] = {}
         self._pubsubs: dict[int | None, BlockingPubSub] = {}
         self._opening = threading.Lock()
+        # Attempts that have failed, and how the last one did.
+        self._failures = 0
+        self._failure: Exception | None = None
         self._closed = False
         self._pid = os.getpid()
 
@@ -86,36 +90,56 @@ class BlockingDriver:
         """How often the connection was lost: what was asked of the server may hold no more."""
         return self._server.losses if self._server is not None else 0
 
-    def open(self) -> None:
-        """Connect and check the server, once.
+    def open(self, seconds: float | None = None) -> None:
+        """Connect and check the server, once. Who asks meanwhile shares the attempt and its outcome.
+
+        Args:
+            seconds: to wait for another thread's attempt; None: as long as it takes.
 
         Raises:
             NotConnected: nobody answers; at once, without further tries.
+            TimedOut: nobody has answered in time.
             UnsupportedServer: it is too old.
             UsageError: the driver is closed, or its URL makes no sense.
         """
-        with self._opening:
+        failures = self._failures
+        if not self._opening.acquire(timeout=-1 if seconds is None else seconds):
+            message = f"not connected within {seconds:.1f} s"
+            raise TimedOut(message)
+        try:
             self._check_open()
             if self._server is not None:
                 return
-            target = self._source
-            owned = not isinstance(target, Target | ClusterTarget)
-            target = target if isinstance(target, Target) else locate(target, self._security)
-            make = BlockingCluster if isinstance(target, ClusterTarget) else BlockingServer
-            # Each gets the kind of target that it is made for.
-            server = make(target, connect_timeout=self._connect_timeout, timeout=self._timeout)  # type: ignore[arg-type]
+            if self._failure is not None and self._failures > failures:
+                raise one_more(self._failure)
             try:
-                self._check(server)
-            except BaseException:
-                server.close()
-                if owned:
-                    target.close()
+                self._open()
+            except Exception as error:
+                self._failures += 1
+                self._failure = error
                 raise
-            self._target, self._server, self._owned = target, server, owned
-            if self._read_from == "replica" and (replicas := target.replicas()) is not None:
-                self._replica = BlockingServer(
-                    replicas, connect_timeout=self._connect_timeout, timeout=self._timeout
-                )
+        finally:
+            self._opening.release()
+
+    def _open(self) -> None:
+        target = self._source
+        owned = not isinstance(target, Target | ClusterTarget)
+        target = target if isinstance(target, Target) else locate(target, self._security)
+        make = BlockingCluster if isinstance(target, ClusterTarget) else BlockingServer
+        # Each gets the kind of target that it is made for.
+        server = make(target, connect_timeout=self._connect_timeout, timeout=self._timeout)  # type: ignore[arg-type]
+        try:
+            self._check(server)
+        except BaseException:
+            server.close()
+            if owned:
+                target.close()
+            raise
+        self._target, self._server, self._owned = target, server, owned
+        if self._read_from == "replica" and (replicas := target.replicas()) is not None:
+            self._replica = BlockingServer(
+                replicas, connect_timeout=self._connect_timeout, timeout=self._timeout
+            )
 
     def _check_open(self) -> None:
         if self._closed:
@@ -144,17 +168,19 @@ class BlockingDriver:
             NotConnected, TimedOut: the server cannot be reached, or did not answer.
             ServerRefused: the server answered with an error.
         """
+        begun = time.monotonic()
+        patience = self._timeout if op.patience is None else min(op.patience, self._timeout)
         if self._server is None or self._closed:
-            self.open()
+            self.open(None if op.patience is None else patience)
+            begun = time.monotonic() if op.patience is None else begun
         server = (self._replica if stale and op.readonly else None) or self._server
         assert server is not None  # noqa: S101 - open() raises or sets it
         if os.getpid() != self._pid:
             # Two processes on one connection, with the same batch numbers, would lose messages.
             message = "this client was made before a fork: make one in each process"
             raise UsageError(message)
-        patience = self._timeout if op.patience is None else min(op.patience, self._timeout)
         tries: Tries | None = None
-        begun = time.monotonic()
+        problem: BrokerError | None = None
         while True:
             try:
                 replies = server.perform(op, begun + patience)
@@ -162,6 +188,9 @@ class BlockingDriver:
                 if error is None:
                     return op.decode(replies)
                 problem, cause = refusal(error, self.url, op), error
+            except NoTurn as none:
+                # Of an earlier try it is not known what has become.
+                raise problem or translate(none, self.url) from none
             except _LOSSES as loss:
                 problem, cause = translate(loss, self.url), loss
             tries = tries or Tries(begun + patience)
@@ -232,7 +261,7 @@ class BlockingDriver:
     ) -> BlockingSender[T]:
         """Return what gathers the sends of many threads into batches, in their order."""
         run = run or (self.run if confirming is None else confirming.run)
-        return BlockingSender(run, batch, confirming=confirming)
+        return BlockingSender(run, batch, timeout=self._timeout, confirming=confirming)
 
     def waiting_sender(self, keys: QueueKeys, bound: Bound) -> BlockingWaitingSender:
         """Return what has sends to a full queue wait."""
@@ -241,6 +270,10 @@ class BlockingDriver:
     def letterbox(self) -> BlockingLetterbox[Any]:
         """Return a place where things wait for one thread."""
         return BlockingLetterbox()
+
+    def aside(self) -> BlockingAside:
+        """Return what sends that for which nobody waits."""
+        return BlockingAside()
 
     def background(self, main: Callable[[], None], name: str) -> BlockingBackground:
         """Begin work that goes on beside its owner."""

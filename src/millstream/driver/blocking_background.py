@@ -20,6 +20,11 @@ class BlockingBackground:
         self._thread = threading.Thread(target=main, name=name, daemon=True)
         self._thread.start()
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+        return self._thread.is_alive()
+
     def join(self, seconds: float) -> None:
         """Wait for its end, or for so many seconds: it ends with the process in any case."""
         if self._thread is not threading.current_thread():

@@ -32,6 +32,7 @@ from millstream.driver.faults import (
     CONNECTION_LOSS,
     DEMOTED,
     ERROR_REPLIES,
+    NoTurn,
     Tries,
     code_of,
     is_connection_loss,
@@ -126,6 +127,10 @@ class BlockingCluster:
         try:
             wire = self._wire(parcel.node)
             replies = exchange(wire, parcel.op, until, asking=parcel.asking)
+        except NoTurn:
+            if errand.touched:
+                raise TimeoutError(_PARTLY) from None
+            raise
         except (exceptions.RedisError, OSError) as error:
             errand.failed(parcel, error)
         else:
@@ -258,3 +263,6 @@ class BlockingCluster:
         for wire in wires:
             # A thread that still waits there sees by itself that the node is none any more.
             wire.retire()
+
+
+_PARTLY = "calls of other threads were before a part of it all the time"

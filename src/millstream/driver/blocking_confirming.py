@@ -50,7 +50,8 @@ class BlockingConfirming:
         self._timeout = timeout
         # WAIT is about one connection, to one node, and each slot may move by itself.
         self._committers: dict[int | None, BlockingCommitter] = {}
-        self._making = threading.Lock()
+        # A signal handler may close what its own thread uses.
+        self._making = threading.RLock()
         self._looked = 0.0
         self._closed = False
 

@@ -5,7 +5,6 @@ The twin of ``aio_server``.
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from redis import exceptions
@@ -113,17 +112,19 @@ def exchange(wire: BlockingWire, op: Op[Any], until: float, *, asking: bool = Fa
         redis-py's connection errors, or TimeoutError.
     """
     payload, count = pack_op(op, asking=asking)
-    patience = None if op.patience is None else max(0.0, until - time.monotonic())
-    replies = executed(op, wire.call(payload, count, patience), asking=asking)
+    end = None if op.patience is None else until
+    replies = executed(op, wire.call(payload, count, end), asking=asking)
     if replies is None:
-        replies = wire.call(pack(op.commands, asking=asking), len(op.commands) << asking)
+        replies = wire.call(pack(op.commands, asking=asking), len(op.commands) << asking, end)
         replies = replies[1::2] if asking else replies
     if any_error(replies):
-        _load_scripts(wire, op, replies, asking=asking)
+        _load_scripts(wire, op, replies, end, asking=asking)
     return replies
 
 
-def _load_scripts(wire: BlockingWire, op: Op[Any], replies: list[Any], *, asking: bool) -> None:
+def _load_scripts(
+    wire: BlockingWire, op: Op[Any], replies: list[Any], until: float | None, *, asking: bool
+) -> None:
     """Repeat commands whose script the server did not know."""
     again: list[int] = []
     commands: list[Command] = []
@@ -134,7 +135,7 @@ def _load_scripts(wire: BlockingWire, op: Op[Any], replies: list[Any], *, asking
             commands += (Command(("SCRIPT", "LOAD", script.source)), op.commands[index])
     if again:
         # In one write: what is behind this operation must not overtake a part of it.
-        answers = wire.call(pack(commands, asking=asking), len(commands) << asking)
+        answers = wire.call(pack(commands, asking=asking), len(commands) << asking, until)
         answers = answers[1::2] if asking else answers
         for index, answer in zip(again, answers[1::2], strict=True):
             replies[index] = answer

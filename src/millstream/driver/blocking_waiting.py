@@ -57,7 +57,8 @@ class BlockingWaitingSender:
         self._line = Line(keys, bound, uuid.uuid4().hex[:16])
         self._pid = os.getpid()
         self._guard = threading.Condition()
-        self._at_work = False
+        # The thread that talks to the server.
+        self._at_work: int | None = None
         self._listener: BlockingListener | None = None
         self._closed = False
 
@@ -79,7 +80,7 @@ class BlockingWaitingSender:
             waiting = self._line.join(unit, time.monotonic())
             try:
                 while waiting.outcome is None:
-                    if self._at_work:
+                    if self._at_work is not None:
                         # Ctrl-C may come between the end of another's turn and its word of it.
                         self._guard.wait(LOOK_AGAIN)
                     else:
@@ -92,7 +93,7 @@ class BlockingWaitingSender:
 
     def _work(self, mine: Waiting) -> None:
         """Do what is to be done until our own unit is through; the caller holds the guard."""
-        self._at_work = True
+        self._at_work = threading.get_ident()
         try:
             # The last one leaves nothing behind; as long as others wait, they go on with it.
             while mine.outcome is None or not self._line.busy:
@@ -110,8 +111,10 @@ class BlockingWaitingSender:
             self._disconnect()
             raise
         finally:
-            self._at_work = False
+            self._at_work = None
             self._guard.notify_all()
+            if self._closed:
+                self._disconnect()
 
     def _do(self, op: Op[Any]) -> None:
         try:
@@ -145,10 +148,17 @@ class BlockingWaitingSender:
 
     def close(self) -> None:
         """Wait for what is on its way; what waits for room is not sent."""
+        if os.getpid() != self._pid:
+            # See ``send``. There is nothing of ours to wait for.
+            self._closed = True
+            return
         with self._guard:
             self._closed = True
             self._line.close(_closed())
-            while self._at_work:
+            while self._at_work is not None:
+                if self._at_work == threading.get_ident():
+                    # In a signal handler, in the middle of a send: that ends behind it.
+                    return
                 listener = self._listener
                 if listener is not None and listener.listening:
                     with contextlib.suppress(BrokerError):

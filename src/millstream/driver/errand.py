@@ -57,6 +57,8 @@ class Errand:
         self.outdated = False
         """Whether the last round has shown that slots are not where they were thought to be."""
         self._refused: Exception | None = None
+        self.touched = False
+        """Whether any of it was sent to a node."""
         self.lost: Exception | None = None
         """What a part was lost by in the last round: nobody knows whether it was run."""
         self.moved: list[tuple[int, Address]] = []
@@ -99,6 +101,7 @@ class Errand:
 
     def answered(self, parcel: Parcel, replies: Sequence[Any]) -> None:
         """Take the replies to a part."""
+        self.touched = True
         if len(replies) < len(parcel.indices):
             # A refused transaction has one reply.
             replies = [*replies] * len(parcel.indices)
@@ -123,6 +126,7 @@ class Errand:
         self._next += parcel.indices
         self._waits = self.outdated = True
         self.lost = self.lost or error
+        self.touched = self.touched or error is not None
 
     def must_end(self) -> bool:
         """End a round; tell whether what was lost may not be sent again."""

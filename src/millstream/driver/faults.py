@@ -17,6 +17,7 @@ from millstream.protocol.slots import keys_of
 __all__ = [
     "CONNECTION_LOSS",
     "ERROR_REPLIES",
+    "NoTurn",
     "Tries",
     "any_error",
     "code_of",
@@ -70,6 +71,11 @@ ERROR_REPLIES = (
 )
 """Answers of the server that redis-py raises. The last three count as lost connections there, but
 the connection is fine."""
+
+
+class NoTurn(TimeoutError):
+    """A thread had no turn to send in time, so nothing was sent."""
+
 
 _CODES = (
     (exceptions.MovedError, "MOVED"),
@@ -132,6 +138,8 @@ def is_demotion(reply: object) -> bool:
 
 def translate(error: BaseException, url: str) -> BrokerError:
     """Turn an error of redis-py into ours, naming the server."""
+    if isinstance(error, NoTurn):
+        return TimedOut(f"nothing was sent to {url}: {error}", url=url, state="unsent")
     if isinstance(error, exceptions.TimeoutError | TimeoutError):
         text = str(error) or "no reply"
         return TimedOut(f"{url} did not answer in time ({text})", url=url)

@@ -12,8 +12,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import socket
 import threading
+import time
 import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -81,18 +83,21 @@ class Sentinels:
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def connect(self, connection: Any, *, replica: bool) -> None:
+    def connect(self, connection: Any, *, replica: bool, until: float | None = None) -> None:
         """Connect to the primary, or to a replica; to the primary, if none is well.
 
         Args:
             connection: a blocking one of redis-py, not connected; its address is set here.
             replica: which of the two.
+            until: time on the monotonic clock up to which to wait for an answer; None: as long as it
+                may take.
 
         Raises:
             redis-py's errors, OSError: as for any connection; there was nobody to connect to, or
                 somebody who is no primary any more.
         """
-        sight = self._ask().result(self._longest)
+        left = math.inf if until is None else max(0.0, until - time.monotonic())
+        sight = self._ask().result(min(self._longest, left))
         with self._attempt(connection, sight, replica=replica) as link:
             connection.connect()
             connection.send_packed_command([_HELLO], check_health=False)

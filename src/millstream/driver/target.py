@@ -137,12 +137,17 @@ class Target:
         else:
             await self.sentinels.connect_async(connection, replica=self.replica)
 
-    def connect_blocking(self, connection: Any) -> None:
-        """Connect a blocking connection in the same way."""
+    def connect_blocking(self, connection: Any, until: float | None = None) -> None:
+        """Connect a blocking connection in the same way.
+
+        Args:
+            connection: it.
+            until: time on the monotonic clock up to which to wait for Sentinels.
+        """
         if self.sentinels is None:
             connection.connect()
         else:
-            self.sentinels.connect(connection, replica=self.replica)
+            self.sentinels.connect(connection, replica=self.replica, until=until)
 
     def replicas(self) -> Target | None:
         """Return its replicas as a target of their own; None: nobody could tell where they are."""

@@ -67,7 +67,7 @@ _CONNECT = ("info", "select")
 _SCRIPTS = ("evalsha", "script|load")
 # A connection that sleeps in a read is asked for its number, and woken by it.
 _SLEEP = ("client|id", "client|unblock")
-_MAILBOX = ("xadd", "pexpire", "xread", "xtrim", "del")
+_MAILBOX = ("xadd", "pexpire", "xread", "del")
 _DISCOVER = ("scan", "exists", "hget", "hgetall", "hmget", "xlen")
 _LISTEN = ("subscribe", "unsubscribe", "psubscribe", "punsubscribe", "ping")
 
@@ -76,7 +76,7 @@ _USES: Mapping[Role, Uses] = {
         scripts=(
             *("send", "place", "line_up", "list_send", "list_place", "await_result"),
             *("publish", "retain", "trim", "expire_subscription"),
-            *("request", "withdraw", "inquire", "gather"),
+            *("request", "withdraw", "inquire", "gather", "attend"),
         ),
         commands=(
             *(*_CONNECT, *_SCRIPTS, *_SLEEP, *_MAILBOX, "publish", "multi", "exec", "wait"),
@@ -97,6 +97,7 @@ _USES: Mapping[Role, Uses] = {
                 "extend",
                 "sweep",
                 "hand_over",
+                "attend",
             ),
             *("join", "subscribe", "trim", "expire_subscription", "tidy", "pop_begin", "pop_end"),
             *("list_register", "list_fetch", "list_pending", "list_extend", "list_sweep"),

@@ -61,4 +61,4 @@ def gathering(
         id, *members = (one.decode() for one in replies[0])
         return id, members
 
-    return Op((command,), decode)
+    return Op((command,), decode, patience=call.left_ms / 1000)

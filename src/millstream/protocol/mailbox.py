@@ -2,30 +2,53 @@
 
 Replies to requests, parts of streams, notes of progress, and for a worker what its callers say of the
 streams that it sends. It is no list, for what a list hands out is gone if the connection breaks on the
-way; here a reader goes on behind the last entry that it has seen. Who writes does not make it: a client
+way; here a reader goes on behind the last entry that it has seen, and from the beginning where that entry
+never was. Who writes does not make it: a client
 that is gone has none any more, and what is for it is dropped by the server.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import msgspec
 
 from millstream.protocol.keys import mailbox_key
-from millstream.protocol.op import Command, Op
+from millstream.protocol.op import Command, Op, load_script
 from millstream.protocol.send import Batch
 
-__all__ = ["Item", "Mail", "attend", "delivering", "discard", "mail_to", "make", "nudge", "read"]
+__all__ = [
+    "ATTENDING",
+    "BEGINNING",
+    "ENTRIES_A_READ",
+    "Item",
+    "Mail",
+    "attend",
+    "delivering",
+    "discard",
+    "mail_to",
+    "make",
+    "nudge",
+    "read",
+]
+
+_ATTEND = load_script("attend")
+
+Standing = Literal["kept", "gone", "older"]
+_STANDINGS: Mapping[int, Standing] = {1: "kept", 0: "gone", -1: "older"}
 
 KEPT_MS = 60_000
 """How long a mailbox is kept that nobody attends to. A disconnect may last as long."""
 
+BEGINNING = "0-0"
+"""Id in front of all entries."""
+
 ENTRIES_A_READ = 1000
+"""The most that one read brings; with fewer, there was no more."""
 
 ATTENDING = 1.0
-"""Seconds that it may take to look after a mailbox: nothing is read meanwhile."""
+"""Seconds that it may take to look after a mailbox, or into it: nothing else is done meanwhile."""
 
 CLOSING = 1.0
 """Seconds for each step of giving a mailbox up when its client is closed: it expires by itself."""
@@ -119,7 +142,7 @@ def read(
         entries = replies[0][0][1]
         return entries[-1][0].decode(), [_read(fields) for _, fields in entries]
 
-    return Op((command,), decode)
+    return Op((command,), decode, patience=ATTENDING if block_ms is None else None)
 
 
 def _read(fields: Sequence[bytes]) -> tuple[int, Item]:
@@ -146,20 +169,19 @@ def _number(digits: bytes) -> int:
 _MOST_DIGITS = 15
 
 
-def attend(namespace: str, client: str, seen: str) -> Op[bool]:
-    """Show that somebody reads a mailbox, and delete what was read; False: it is gone.
+def attend(namespace: str, client: str, seen: str) -> Op[Standing]:
+    """Show that somebody reads a mailbox, and delete what was read.
+
+    The result is ``kept``; ``gone``: there is none any more; ``older``: it has not got what was read last.
+    Then nothing was deleted, and nobody knows what in it was read.
 
     Args:
         namespace: first part of the key.
         client: whose mailbox.
         seen: id of the last entry that was read.
     """
-    key = mailbox_key(namespace, client)
-    commands = (
-        Command(("PEXPIRE", key, KEPT_MS)),
-        Command(("XTRIM", key, "MINID", seen)),
-    )
-    return Op(commands, decode=lambda replies: bool(replies[0]), patience=ATTENDING)
+    command = _ATTEND.call([mailbox_key(namespace, client)], [KEPT_MS, seen])
+    return Op((command,), decode=lambda replies: _STANDINGS[replies[0]], patience=ATTENDING)
 
 
 def nudge(namespace: str, client: str) -> Op[None]:
@@ -175,11 +197,15 @@ def discard(namespace: str, client: str) -> Op[None]:
     return Op((command,), decode=lambda _: None, patience=CLOSING)
 
 
-def delivering(namespace: str) -> Batch[bool]:
+def delivering(namespace: str, *, patience: float | None = None) -> Batch[bool]:
     """Return how mail is put into mailboxes, that of many senders together.
 
     The result tells of each whether there was a mailbox. Repeated after a lost reply, it may deliver
     twice: a slot takes one reply, and parts have numbers.
+
+    Args:
+        namespace: first part of the keys.
+        patience: seconds that a delivery may take; None: the client's timeout.
     """
 
     def batch(
@@ -187,7 +213,13 @@ def delivering(namespace: str) -> Batch[bool]:
     ) -> Op[list[bool]]:
         commands = tuple(_delivery(namespace, mail) for mail in mails)
         # Together, so that a reader that sleeps wakes once for all that is for it.
-        return Op(commands, decode=_there, atomic=len(commands) > 1, scattered=True)
+        return Op(
+            commands,
+            decode=_there,
+            atomic=len(commands) > 1,
+            patience=patience,
+            scattered=True,
+        )
 
     return batch
 

@@ -22,10 +22,13 @@ from millstream.protocol.op import Argument, Command, Op, Plan, load_script
 from millstream.protocol.send import REMEMBERED_MS, Batch, in_a_row
 
 __all__ = [
+    "ENTRIES_A_CALL",
+    "INQUIRING",
     "NOT_KNOWN",
     "NOT_THERE",
     "WAITING",
     "WAITING_AGAIN",
+    "WITHDRAWING",
     "Address",
     "How",
     "Outgoing",
@@ -52,7 +55,8 @@ ENTRIES_A_CALL = 500
 """Bounds the time that one call keeps the server busy: about a millisecond."""
 
 INQUIRING = 1.0
-"""Seconds that an inquiry may take: no replies are read meanwhile."""
+"""Seconds that each step may take by which somebody asks after requests once a second, or counts late replies:
+a node that hangs is not to keep it from the others for longer."""
 
 WITHDRAWING = 1.0
 """Seconds that a caller whose time is over waits to hear what has become of its request."""
@@ -237,16 +241,19 @@ def deaths(keys: QueueKeys, ids: Sequence[str]) -> Plan[dict[str, str]]:
         keys: of the endpoint's queue.
         ids: of the requests: what died before the first of them was sent is not looked at.
     """
-    found: dict[str, State] = yield from dead_among(keys, ids)
+    found: dict[str, State] = yield from dead_among(keys, ids, patience=INQUIRING)
     return {id: state.reason for id, state in found.items()}
 
 
-def dead_among(keys: QueueKeys, ids: Sequence[str]) -> Plan[dict[str, State]]:
+def dead_among(
+    keys: QueueKeys, ids: Sequence[str], *, patience: float | None = None
+) -> Plan[dict[str, State]]:
     """Look for messages among the dead letters; the result has the states of those that are there.
 
     Args:
         keys: of the queue.
         ids: of the messages: what died before the first of them was sent is not looked at.
+        patience: seconds that each step may take; None: the client's timeout.
     """
     left = set(ids)
     start = min((int(id.partition("-")[0]) for id in ids), default=0)
@@ -254,7 +261,7 @@ def dead_among(keys: QueueKeys, ids: Sequence[str]) -> Plan[dict[str, State]]:
     at = str(start)
     while left:
         command = Command(("XRANGE", keys.dead, at, "+", "COUNT", ENTRIES_A_CALL))
-        entries = yield Op((command,), decode=_first)
+        entries = yield Op((command,), decode=_first, patience=patience)
         for entry_id, fields in entries:
             state = Envelope(entry_id, fields).state
             if state.id in left:
@@ -269,7 +276,7 @@ def dead_among(keys: QueueKeys, ids: Sequence[str]) -> Plan[dict[str, State]]:
 def count_late(keys: QueueKeys, count: int) -> Op[None]:
     """Count replies for which nobody waited any more."""
     command = Command(("HINCRBY", keys.counters, "late", count))
-    return Op((command,), decode=lambda _: None, repeatable=False)
+    return Op((command,), decode=lambda _: None, repeatable=False, patience=INQUIRING)
 
 
 def _first(replies: list[Any]) -> Any:

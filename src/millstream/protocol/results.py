@@ -10,6 +10,7 @@ back, and sends word; the result itself is asked for again, so no word matters t
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
@@ -37,6 +38,7 @@ from millstream.text import text_of
 __all__ = [
     "Look",
     "Question",
+    "ask",
     "asking",
     "encode_result",
     "ends_waits",
@@ -66,10 +68,12 @@ class Question(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         id: of the message, in its partition.
         address: ``CLIENT SLOT`` of who waits for its end; empty: nobody.
+        patience: seconds after which nobody wants to know it any more; inf: it is always wanted.
     """
 
     id: str
     address: str = ""
+    patience: float = math.inf
 
     def __len__(self) -> int:
         """Return how much it adds to a batch."""
@@ -96,13 +100,18 @@ def asking(keys: QueueKeys) -> Batch[Look]:
     def batch(
         _: str, __: int, questions: Sequence[Question], ___: Sequence[bytes] | None = None
     ) -> Op[list[Look]]:
-        return ask(keys, questions)
+        patience = max((question.patience for question in questions), default=math.inf)
+        return ask(keys, questions, patience=None if patience == math.inf else patience)
 
     return batch
 
 
 def ask(
-    keys: QueueKeys, questions: Sequence[Question], *, now_ms: int | None = None
+    keys: QueueKeys,
+    questions: Sequence[Question],
+    *,
+    now_ms: int | None = None,
+    patience: float | None = None,
 ) -> Op[list[Look]]:
     """Ask what has come of messages, and leave word of who waits for those that are not finished.
 
@@ -110,13 +119,14 @@ def ask(
         keys: of the queue.
         questions: some hundred at most.
         now_ms: the time, for tests; None: the server's clock.
+        patience: seconds that it may take; None: the client's timeout.
     """
     arguments: list[Argument] = [keys.group, "" if now_ms is None else now_ms, NOTED_MS]
     for question in questions:
         arguments += (question.id, question.address)
     script_keys = (*keys.resulting, keys.unique, keys.due, keys.delayed, keys.ready)
     command = _AWAIT.call(script_keys, arguments)
-    return Op((command,), lambda replies: [_look(one) for one in replies[0]])
+    return Op((command,), lambda replies: [_look(one) for one in replies[0]], patience=patience)
 
 
 def _look(answer: bytes) -> Look:

@@ -13,7 +13,7 @@ from millstream.checks import check_endpoint
 from millstream.codec import NotDecodable
 from millstream.driver.blocking import BlockingDriver
 from millstream.endpoint import Endpoint
-from millstream.errors import NoResponders, ResponderLost, TimedOut, Undecodable
+from millstream.errors import NoResponders, NotConnected, ResponderLost, TimedOut, Undecodable
 from millstream.message import Answer
 from millstream.policy import Duration, check_count, milliseconds
 from millstream.protocol.envelope import encode_headers
@@ -22,7 +22,7 @@ from millstream.protocol.keys import queue_keys
 from millstream.protocol.mailbox import Item
 from millstream.protocol.remote import read_error
 from millstream.protocol.requests import Address, Outgoing
-from millstream.sync.requests import Requests
+from millstream.sync.requests import AGAIN_AFTER, STALLED, Requests
 from millstream.text import text_of
 
 __all__ = ["gather"]
@@ -102,18 +102,20 @@ def _answers(
 ) -> Generator[Answer[R], None, None]:
     """Ask, and yield answers."""
     mailbox = mq.requests.mailbox
-    mailbox.open()
+    deadline = time.monotonic() + call.left_ms / 1000
+    if not mailbox.is_open:
+        mailbox.open(call.left_ms / 1000)
     slot, box = mailbox.slot()
     try:
-        deadline = time.monotonic() + call.left_ms / 1000
         call = replace(call, address=str(Address(mailbox.client, slot, gather=True)))
-        asking = gathering(queue_keys(mq.namespace, endpoint.name), call)
-        id, members = mq.driver.run(asking)
+        id, members = _ask(mq, endpoint, call, deadline)
         if not members:
             raise _nobody(endpoint)
         missing, answers = dict.fromkeys(members), set[str]()
         while missing if expect is None else len(answers) < expect:
             item = box.take(deadline - time.monotonic())
+            if isinstance(item, Exception):
+                raise _closed(endpoint, id)
             if item is None:
                 # Who was no member when it was asked may have heard it all the same.
                 answered = len(members) - len(missing) if expect is None else len(answers)
@@ -126,6 +128,22 @@ def _answers(
                 yield _answer(endpoint, id, item)
     finally:
         mailbox.close_slot(slot)
+
+
+def _ask(
+    mq: Gathering, endpoint: Endpoint[Any, Any], call: Outgoing, deadline: float
+) -> tuple[str, list[str]]:
+    """Ask; return the id of the call, and who was asked."""
+    while True:
+        begun = time.monotonic()
+        left_ms = max(1, int(1000 * (deadline - begun)))
+        asking = gathering(queue_keys(mq.namespace, endpoint.name), replace(call, left_ms=left_ms))
+        id, members = mq.driver.run(asking)
+        now = time.monotonic()
+        if members or now - begun < STALLED or deadline - now < AGAIN_AFTER:
+            return id, members
+        # The server stood still, and signs of life of its workers with it.
+        mq.driver.sleep(AGAIN_AFTER)
 
 
 def _answer(endpoint: Endpoint[Any, R], id: str, item: Item) -> Answer[R]:
@@ -155,6 +173,11 @@ def _lost(endpoint: Endpoint[Any, Any], id: str, item: Item) -> ResponderLost:
     }.get(reason, reason)
     message = f"{endpoint.title}: {item.sender} will not answer call {id}: {what}"
     return ResponderLost(message, queue=endpoint.name, id=id, reason=reason)
+
+
+def _closed(endpoint: Endpoint[Any, Any], id: str) -> NotConnected:
+    message = f"{endpoint.title}: the client was closed while call {id} waited for answers"
+    return NotConnected(message)
 
 
 def _nobody(endpoint: Endpoint[Any, Any]) -> NoResponders:

@@ -103,15 +103,19 @@ class Answer:
 
     async def note(self, content: bytes) -> None:
         """Send a note of progress."""
+        address = self._address
+        assert address is not None  # noqa: S101 - see wants_notes
         self._notes += 1
-        await self._send(self.mail("note", content, self._notes))
+        # Should another worker begin with it, its notes have the same numbers.
+        run = self.token.decode("ascii", "replace")
+        await self._send(Mail(address.client, address.slot, "note", content, self._notes, run))
 
-    def mail(self, kind: str, content: bytes, number: int = 0) -> Mail:
+    def mail(self, kind: str, content: bytes) -> Mail:
         """Return something for the caller, if there is one."""
         address = self._address
         assert address is not None  # noqa: S101 - see is_expected
         sender = self._member if address.gather else ""
-        return Mail(address.client, address.slot, kind, content, number, sender)
+        return Mail(address.client, address.slot, kind, content, 0, sender)
 
     async def finish(self, kind: str, content: bytes) -> bool:
         """Send what the caller gets in the end; False: it is gone."""

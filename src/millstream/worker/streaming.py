@@ -80,9 +80,11 @@ class Stream:
         self.left = address is None
         self.on_leave: Callable[[], object] | None = None
 
-    def put(self, item: Item) -> None:
-        """Hear what the consumer says."""
-        if item.kind == "taken":
+    def put(self, item: Item | Exception) -> None:
+        """Hear what the consumer says, or that it will not be heard any more."""
+        if isinstance(item, Exception):
+            self._leave()
+        elif item.kind == "taken":
             self._sending.taken(count_in(item.content))
             self._told.set()
         elif item.kind == "cancel":
