@@ -17,6 +17,7 @@ from millstream.driver.aio_aside import AsyncAside
 from millstream.driver.aio_background import AsyncBackground
 from millstream.driver.aio_cluster import AsyncCluster
 from millstream.driver.aio_confirming import AsyncConfirming
+from millstream.driver.aio_home import elsewhere
 from millstream.driver.aio_letterbox import AsyncLetterbox
 from millstream.driver.aio_listener import AsyncListener
 from millstream.driver.aio_pubsub import AsyncPubSub
@@ -25,7 +26,7 @@ from millstream.driver.aio_server import AsyncServer
 from millstream.driver.aio_waiting import AsyncWaitingSender
 from millstream.driver.blocking import BlockingDriver
 from millstream.driver.cluster import ClusterTarget, locate
-from millstream.driver.faults import Tries, first_error, refusal, translate
+from millstream.driver.faults import Tries, first_error, forked, refusal, translate
 from millstream.driver.server_check import check_replies, server_info
 from millstream.driver.target import Target
 from millstream.errors import BrokerError, NotConnected, TimedOut, UsageError
@@ -77,6 +78,8 @@ class AsyncDriver:
         self._opening = asyncio.Lock()
         self._closed = False
         self._pid = os.getpid()
+        # That in which it was used first.
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def url(self) -> str:
@@ -94,8 +97,10 @@ class AsyncDriver:
         Raises:
             NotConnected: nobody answers; at once, without further tries.
             UnsupportedServer: it is too old.
-            UsageError: the driver is closed, or its URL makes no sense.
+            UsageError: the driver is closed, or at home elsewhere, or its URL makes no sense.
         """
+        self._check_open()
+        self.check_home()
         async with self._opening:
             self._check_open()
             if self._server is not None:
@@ -116,6 +121,22 @@ class AsyncDriver:
                 self._replica = AsyncServer(
                     replicas, connect_timeout=self._connect_timeout, timeout=self._timeout
                 )
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether it was used in another event loop, or process."""
+        is_other = self._loop is not None and self._loop is not asyncio.get_running_loop()
+        return is_other or os.getpid() != self._pid
+
+    def check_home(self) -> None:
+        """Make sure that it is used in one event loop.
+
+        Raises:
+            UsageError: it was used in another one before.
+        """
+        if self.is_elsewhere:
+            raise elsewhere() if os.getpid() == self._pid else forked()
+        self._loop = asyncio.get_running_loop()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -149,11 +170,11 @@ class AsyncDriver:
             await self.open()
         server = (self._replica if stale and op.readonly else None) or self._server
         assert server is not None  # noqa: S101 - open() raises or sets it
-        clock = asyncio.get_running_loop().time
-        if os.getpid() != self._pid:
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop or os.getpid() != self._pid:
             # Two processes on one connection, with the same batch numbers, would lose messages.
-            message = "this client was made before a fork: make one in each process"
-            raise UsageError(message)
+            self.check_home()
+        clock = loop.time
         patience = self._timeout if op.patience is None else min(op.patience, self._timeout)
         tries: Tries | None = None
         begun = clock()
@@ -303,7 +324,14 @@ class AsyncDriver:
         )
 
     async def close(self) -> None:
-        """Disconnect. Safe to repeat."""
+        """Disconnect. Safe to repeat.
+
+        Raises:
+            UsageError: it is at home elsewhere.
+        """
+        if self._closed and self.is_elsewhere:
+            return
+        self.check_home()
         self._closed = True
         for pubsub in self._pubsubs.values():
             await pubsub.close()
