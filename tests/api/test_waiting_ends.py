@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 import millstream as ms
+from tests.support.proxy import Proxy
 from tests.support.servers import Server
 from tests.support.wait import auntil, until
 
@@ -25,6 +27,11 @@ QUEUE: ms.Queue[Any] = ms.Queue("orders", bound=ms.Bound(1, on_full="wait", time
 def tickets(server: Server, namespace: str) -> int:
     waiting: Any = server.admin().zcard(f"{namespace}:{{orders}}:senders")
     return int(waiting)
+
+
+def stored(server: Server, namespace: str) -> int:
+    length: Any = server.admin().xlen(f"{namespace}:{{plain}}:ready")
+    return int(length)
 
 
 def waiting(mq: ms.Client) -> int:
@@ -121,6 +128,57 @@ def test_an_event_loop_that_is_left(
     assert [record.getMessage() for record in caplog.records if record.levelno > logging.INFO] == []
     with ms.Client(url, namespace=namespace) as mq:
         assert bodies(mq) == [1]
+
+
+def test_a_fork_in_the_middle_of_calls(server: Server, namespace: str) -> None:
+    """A child can close its parent's clients, though threads that are not there hold all their locks."""
+    plain: ms.Queue[int] = ms.Queue("plain", int)
+    with Proxy(server.port) as proxy, ThreadPoolExecutor(3) as pool:
+        used = ms.Client(proxy.url, namespace=namespace, timeout=60)
+        used.send(plain, 1)
+        used.send(QUEUE, 1)
+        waits = pool.submit(used.send, QUEUE, 2)
+        until(lambda: tickets(server, namespace) == 1, 30)
+        proxy.stall(requests=False)
+        opening = ms.Client(proxy.url, namespace=namespace, connect_timeout=60, timeout=60)
+        opens = pool.submit(opening.connect)
+        sends = pool.submit(used.send, plain, 2)
+        until(lambda: opening.driver._opening.locked() and stored(server, namespace) == 2, 30)
+        with warnings.catch_warnings():
+            # Later versions of Python warn of what is tested here.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+        if child == 0:
+            refused = 0
+            try:
+                for mq in (used, opening):
+                    with contextlib.suppress(ms.UsageError):
+                        mq.send(plain, 3)
+                        refused -= 1
+                    mq.close()
+                    refused += 1
+            finally:
+                os._exit(refused)
+        statuses: list[int] = []
+
+        def ended() -> bool:
+            number, status = os.waitpid(child, os.WNOHANG)
+            statuses.append(status)
+            return number == child
+
+        try:
+            until(ended, 30)
+        except AssertionError:
+            os.kill(child, signal.SIGKILL)
+            raise
+        finally:
+            proxy.resume()
+        assert os.waitstatus_to_exitcode(statuses[-1]) == 2
+        assert sends.result().id
+        assert opens.result() is opening
+        opening.close()
+        used.close()
+        assert isinstance(waits.exception(), ms.UsageError)
 
 
 def test_a_forked_child(server: Server, url: str, namespace: str) -> None:

@@ -170,6 +170,10 @@ class AsyncClient:
 
     async def aclose(self) -> None:
         """Hand back what was fetched ahead, and disconnect. Safe to repeat."""
+        if self._driver.is_elsewhere:
+            # What is on its way is the business of those who have begun it.
+            await self._driver.close()
+            return
         await self._senders.close()
         await self._ephemeral.aclose()
         await self._publishers.close()

@@ -17,6 +17,7 @@ from millstream.driver.aio_aside import AsyncAside
 from millstream.driver.aio_background import AsyncBackground
 from millstream.driver.aio_cluster import AsyncCluster
 from millstream.driver.aio_confirming import AsyncConfirming
+from millstream.driver.aio_home import elsewhere
 from millstream.driver.aio_letterbox import AsyncLetterbox
 from millstream.driver.aio_listener import AsyncListener
 from millstream.driver.aio_pubsub import AsyncPubSub
@@ -25,7 +26,7 @@ from millstream.driver.aio_server import AsyncServer
 from millstream.driver.aio_waiting import AsyncWaitingSender
 from millstream.driver.blocking import BlockingDriver
 from millstream.driver.cluster import ClusterTarget, locate
-from millstream.driver.faults import Tries, first_error, refusal, translate
+from millstream.driver.faults import Tries, first_error, forked, refusal, translate
 from millstream.driver.server_check import check_replies, server_info
 from millstream.driver.target import Target
 from millstream.errors import BrokerError, NotConnected, TimedOut, UsageError, one_more
@@ -79,6 +80,8 @@ class AsyncDriver:
         self._openers = 0
         self._closed = False
         self._pid = os.getpid()
+        # That in which it was used first.
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def url(self) -> str:
@@ -100,9 +103,10 @@ class AsyncDriver:
             NotConnected: nobody answers; at once, without further tries.
             TimedOut: nobody has answered in time.
             UnsupportedServer: it is too old.
-            UsageError: the driver is closed, or its URL makes no sense.
+            UsageError: the driver is closed, or at home elsewhere, or its URL makes no sense.
         """
         self._check_open()
+        self.check_home()
         if self._server is not None:
             return
         if self._opening is None:
@@ -153,6 +157,22 @@ class AsyncDriver:
                 replicas, connect_timeout=self._connect_timeout, timeout=self._timeout
             )
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether it was used in another event loop, or process."""
+        is_other = self._loop is not None and self._loop is not asyncio.get_running_loop()
+        return is_other or os.getpid() != self._pid
+
+    def check_home(self) -> None:
+        """Make sure that it is used in one event loop.
+
+        Raises:
+            UsageError: it was used in another one before.
+        """
+        if self.is_elsewhere:
+            raise elsewhere() if os.getpid() == self._pid else forked()
+        self._loop = asyncio.get_running_loop()
+
     def _check_open(self) -> None:
         if self._closed:
             message = "this client is closed"
@@ -181,7 +201,11 @@ class AsyncDriver:
             NotConnected, TimedOut: the server cannot be reached, or did not answer.
             ServerRefused: the server answered with an error.
         """
-        clock = asyncio.get_running_loop().time
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop or os.getpid() != self._pid:
+            # Two processes on one connection, with the same batch numbers, would lose messages.
+            self.check_home()
+        clock = loop.time
         begun = clock()
         patience = self._timeout if op.patience is None else min(op.patience, self._timeout)
         if self._server is None or self._closed:
@@ -189,10 +213,6 @@ class AsyncDriver:
             begun = clock() if op.patience is None else begun
         server = (self._replica if stale and op.readonly else None) or self._server
         assert server is not None  # noqa: S101 - open() raises or sets it
-        if os.getpid() != self._pid:
-            # Two processes on one connection, with the same batch numbers, would lose messages.
-            message = "this client was made before a fork: make one in each process"
-            raise UsageError(message)
         tries: Tries | None = None
         while True:
             try:
@@ -340,7 +360,14 @@ class AsyncDriver:
         )
 
     async def close(self) -> None:
-        """Disconnect. Safe to repeat."""
+        """Disconnect. Safe to repeat.
+
+        Raises:
+            UsageError: it is at home elsewhere.
+        """
+        if self._closed and self.is_elsewhere:
+            return
+        self.check_home()
         self._closed = True
         if self._opening is not None:
             self._opening.cancel()

@@ -7,6 +7,8 @@ import heapq
 import itertools
 from typing import Any
 
+from millstream.driver.aio_home import elsewhere
+
 __all__ = ["AsyncAlarm"]
 
 FEW = 64
@@ -26,10 +28,19 @@ class AsyncAlarm:
         self._numbers = itertools.count()
         self._tidy_at = FEW
         self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def set(self, seconds: float, wait: asyncio.Future[Any]) -> None:
-        """End a wait after so many seconds, unless it has ended by then: its result is None then."""
+        """End a wait after so many seconds, unless it has ended by then: its result is None then.
+
+        Raises:
+            UsageError: the waits before were in another event loop.
+        """
         loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            if self._loop is not None:
+                raise elsewhere()
+            self._loop = loop
         waits, when = self._waits, loop.time() + seconds
         heapq.heappush(waits, (when, next(self._numbers), wait))
         if self._timer is None or when < self._timer.when():

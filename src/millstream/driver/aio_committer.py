@@ -12,13 +12,14 @@ from typing import Any
 from redis import exceptions
 
 from millstream.driver.aio_cluster import AsyncCluster
+from millstream.driver.aio_home import elsewhere
 from millstream.driver.aio_server import AsyncServer
 from millstream.driver.aio_wire import AsyncWire
-from millstream.driver.faults import ERROR_REPLIES, Tries, is_demotion
+from millstream.driver.faults import ERROR_REPLIES, Tries, forked, is_demotion
 from millstream.driver.packing import missing_scripts, pack
 from millstream.driver.server_check import check_probe
 from millstream.driver.target import Target
-from millstream.errors import BrokerError, UsageError
+from millstream.errors import BrokerError
 from millstream.protocol.confirm import Commits, at_home, still_at_home
 from millstream.protocol.op import Command, Op
 from millstream.protocol.probe import probe
@@ -83,8 +84,9 @@ class AsyncCommitter:
         """
         if os.getpid() != self._pid:
             # Two processes on one connection, with the same batch numbers, would lose messages.
-            message = "this client was made before a fork: make one in each process"
-            raise UsageError(message)
+            raise forked()
+        if asyncio.get_running_loop() is not self._loop:
+            raise elsewhere()
         ended = self._loop.create_future()
         pending = self._commits.join(op, self._loop.time(), partial(_tell, ended))
         if self._serving is None:

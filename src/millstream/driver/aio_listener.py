@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from redis import exceptions
 
 from millstream.driver.aio_alarm import AsyncAlarm
+from millstream.driver.aio_home import elsewhere
 from millstream.driver.aio_replies import Replies
 from millstream.driver.faults import ERROR_REPLIES, translate
 from millstream.driver.packing import pack
@@ -53,6 +54,7 @@ class AsyncListener:
         self._reading: asyncio.Future[Any] | None = None
         self._lost: BaseException | None = None
         self._alarm = AsyncAlarm()
+        self._loop = asyncio.get_running_loop()
         # Who polls: woken without a turn of the event loop in between.
         self._poller: asyncio.Future[None] | None = None
         # What takes the reply before that (see ``tell``); it raises nothing.
@@ -81,7 +83,10 @@ class AsyncListener:
 
         Raises:
             NotConnected, TimedOut: the server cannot be reached.
+            UsageError: the client is at home in another event loop.
         """
+        if asyncio.get_running_loop() is not self._loop:
+            raise elsewhere()
         if self._reading is None:
             try:
                 return await self._begin(op)

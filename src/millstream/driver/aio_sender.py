@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from millstream.driver.aio_confirming import AsyncConfirming
+from millstream.driver.aio_home import elsewhere
 from millstream.driver.aio_start import start
 from millstream.errors import MillstreamError, NotConfirmed, one_more
 from millstream.protocol.op import Op
@@ -116,6 +117,7 @@ class AsyncSender(Generic[R]):
         It returns what to await, and is no coroutine itself: that is a tenth of a send's cost.
 
         Raises:
+            UsageError: the client is at home in another event loop.
             BrokerError: when awaited: it is not known to be stored. The same for all of the batch.
             MillstreamError: when awaited: this one is not stored, such as QueueFull.
         """
@@ -141,6 +143,8 @@ class AsyncSender(Generic[R]):
         self._add(body, headers, _Told(tell))
 
     def _add(self, body: Any, headers: bytes, waiting: Waiting[R]) -> None:
+        if asyncio.get_running_loop() is not self._loop:
+            raise elsewhere()
         bodies = self._bodies
         index = len(bodies)
         bodies.append(body)
@@ -163,7 +167,10 @@ class AsyncSender(Generic[R]):
         Raises:
             BrokerError: a chunk is not known to be stored; others may be.
             NotConfirmed: all are stored, some are not confirmed.
+            UsageError: the client is at home in another event loop.
         """
+        if asyncio.get_running_loop() is not self._loop:
+            raise elsewhere()
         waiting: list[asyncio.Future[list[R]]] = []
         for some, with_headers in chunks(bodies, headers):
             while not self._free:

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
+from millstream.driver.aio_home import elsewhere
 from millstream.driver.aio_listener import AsyncListener
 from millstream.errors import BrokerError, UsageError
 from millstream.message import Receipt
@@ -57,8 +58,10 @@ class AsyncWaitingSender:
         Raises:
             QueueFull: there was none in time.
             BrokerError: they are not known to be stored.
-            UsageError: there will never be room, or the client is closed.
+            UsageError: there will never be room, or the client is closed, or at home elsewhere.
         """
+        if asyncio.get_running_loop() is not self._loop:
+            raise elsewhere()
         if self._closed:
             raise _closed()
         stored = self._loop.create_future()

@@ -25,7 +25,7 @@ from millstream.driver.blocking_sender import BlockingSender, Run
 from millstream.driver.blocking_server import BlockingServer
 from millstream.driver.blocking_waiting import BlockingWaitingSender
 from millstream.driver.cluster import ClusterTarget, locate
-from millstream.driver.faults import NoTurn, Tries, first_error, refusal, translate
+from millstream.driver.faults import NoTurn, Tries, first_error, forked, refusal, translate
 from millstream.driver.server_check import check_replies, server_info
 from millstream.driver.target import Target
 from millstream.errors import BrokerError, NotConnected, TimedOut, UsageError, one_more
@@ -100,8 +100,9 @@ class BlockingDriver:
             NotConnected: nobody answers; at once, without further tries.
             TimedOut: nobody has answered in time.
             UnsupportedServer: it is too old.
-            UsageError: the driver is closed, or its URL makes no sense.
+            UsageError: the driver is closed, or of the parent process, or its URL makes no sense.
         """
+        self.check_home()
         failures = self._failures
         if not self._opening.acquire(timeout=-1 if seconds is None else seconds):
             message = f"not connected within {seconds:.1f} s"
@@ -141,6 +142,20 @@ class BlockingDriver:
                 replicas, connect_timeout=self._connect_timeout, timeout=self._timeout
             )
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether it was made in another process: locks may be held for ever by threads that are not here."""
+        return os.getpid() != self._pid
+
+    def check_home(self) -> None:
+        """Make sure that it is used in the process in which it was made.
+
+        Raises:
+            UsageError: it is used in another one.
+        """
+        if self.is_elsewhere:
+            raise forked()
+
     def _check_open(self) -> None:
         if self._closed:
             message = "this client is closed"
@@ -177,8 +192,7 @@ class BlockingDriver:
         assert server is not None  # noqa: S101 - open() raises or sets it
         if os.getpid() != self._pid:
             # Two processes on one connection, with the same batch numbers, would lose messages.
-            message = "this client was made before a fork: make one in each process"
-            raise UsageError(message)
+            raise forked()
         tries: Tries | None = None
         problem: BrokerError | None = None
         while True:
@@ -337,8 +351,13 @@ class BlockingDriver:
         )
 
     def close(self) -> None:
-        """Disconnect. Safe to repeat."""
+        """Disconnect. Safe to repeat. In a forked child, close what it has of the connections."""
         self._closed = True
+        if self.is_elsewhere:
+            for server in (self._server, self._replica):
+                if server is not None:
+                    server.close()
+            return
         for pubsub in [*self._pubsubs.values()]:
             pubsub.close()
         for confirming in [*self._confirming.values()]:

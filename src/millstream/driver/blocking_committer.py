@@ -21,11 +21,11 @@ from millstream.driver.blocking_guard import take_back
 from millstream.driver.blocking_server import BlockingServer
 from millstream.driver.blocking_wire import BlockingWire
 from millstream.driver.cluster import SILENCE
-from millstream.driver.faults import ERROR_REPLIES, Tries, is_demotion
+from millstream.driver.faults import ERROR_REPLIES, Tries, forked, is_demotion
 from millstream.driver.packing import missing_scripts, pack
 from millstream.driver.server_check import check_probe
 from millstream.driver.target import Target
-from millstream.errors import BrokerError, UsageError
+from millstream.errors import BrokerError
 from millstream.protocol.confirm import Commits, Pending, at_home, still_at_home
 from millstream.protocol.op import Command, Op
 from millstream.protocol.probe import probe
@@ -93,8 +93,7 @@ class BlockingCommitter:
         """
         if os.getpid() != self._pid:
             # Locks that another thread held at the fork stay locked for ever.
-            message = "this client was made before a fork: make one in each process"
-            raise UsageError(message)
+            raise forked()
         with self._guard:
             mine = [self._commits.join(op, time.monotonic()) for op in ops]
             try:

@@ -22,12 +22,13 @@ from millstream.driver.faults import (
     CONNECTION_LOSS,
     ERROR_REPLIES,
     Tries,
+    forked,
     is_connection_loss,
     translate,
 )
 from millstream.driver.packing import pack
 from millstream.driver.target import Target
-from millstream.errors import NotConnected, ServerRefused, TimedOut, UsageError
+from millstream.errors import NotConnected, ServerRefused, TimedOut
 from millstream.protocol.ephemeral import Channel, explained, sharding
 from millstream.protocol.listening import Box, Item, Switchboard
 
@@ -141,8 +142,7 @@ class BlockingPubSub:
         """
         if os.getpid() != self._pid:
             # The thread is in the parent.
-            message = "this client was made before a fork: make one in each process"
-            raise UsageError(message)
+            raise forked()
         with self._lock:
             if self._closing.is_set():
                 inbox.box.ended = True

@@ -15,13 +15,12 @@ from typing import Any, Generic, TypeVar
 
 from millstream.driver.blocking_confirming import BlockingConfirming
 from millstream.driver.blocking_turn import BlockingTurn
-from millstream.driver.faults import NoTurn
+from millstream.driver.faults import NoTurn, forked
 from millstream.errors import (
     MillstreamError,
     NotConfirmed,
     NotConnected,
     TimedOut,
-    UsageError,
     one_more,
 )
 from millstream.protocol.op import Op
@@ -116,8 +115,7 @@ class BlockingSender(Generic[R]):
             MillstreamError: this one is not stored, such as QueueFull.
         """
         if self._sending.is_foreign:
-            message = "this client was made before a fork: make one in each process"
-            raise UsageError(message)
+            raise forked()
         if self._confirming is not None:
             result = self._confirm(self._confirming, [([body], [headers] if headers else None)])[0]
             if isinstance(result, MillstreamError):

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from millstream.driver.blocking_guard import take_back
 from millstream.driver.blocking_listener import BlockingListener
+from millstream.driver.faults import forked
 from millstream.errors import BrokerError, NotConnected, UsageError
 from millstream.message import Receipt
 from millstream.policy import Bound
@@ -72,8 +73,7 @@ class BlockingWaitingSender:
         """
         if os.getpid() != self._pid:
             # Locks that another thread held at the fork stay locked for ever.
-            message = "this client was made before a fork: make one in each process"
-            raise UsageError(message)
+            raise forked()
         with self._guard:
             if self._closed:
                 raise _closed()

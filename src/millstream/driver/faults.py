@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from redis import exceptions
 
-from millstream.errors import BrokerError, NotConnected, ServerRefused, TimedOut
+from millstream.errors import BrokerError, NotConnected, ServerRefused, TimedOut, UsageError
 from millstream.protocol.op import Op
 from millstream.protocol.slots import keys_of
 
@@ -22,6 +22,7 @@ __all__ = [
     "any_error",
     "code_of",
     "first_error",
+    "forked",
     "is_connection_loss",
     "is_demotion",
     "is_hidden",
@@ -134,6 +135,11 @@ def is_demotion(reply: object) -> bool:
     """Tell whether it is the answer of a server that is no master any more."""
     # What slept there was woken as it lost its role.
     return isinstance(reply, ERROR_REPLIES) and code_of(reply) in DEMOTED | {"UNBLOCKED"}
+
+
+def forked() -> UsageError:
+    """Return what is said to who uses a client of the parent process."""
+    return UsageError("this client was made before a fork: make one in each process")
 
 
 def translate(error: BaseException, url: str) -> BrokerError:

@@ -170,6 +170,10 @@ class Client:
 
     def close(self) -> None:
         """Hand back what was fetched ahead, and disconnect. Safe to repeat."""
+        if self._driver.is_elsewhere:
+            # What is on its way is the business of those who have begun it.
+            self._driver.close()
+            return
         self._senders.close()
         self._ephemeral.close()
         self._publishers.close()

@@ -148,8 +148,9 @@ class Mailbox:
 
         Raises:
             BrokerError: it is not known to be there.
-            UsageError: the client is closed.
+            UsageError: the client is closed, or at home elsewhere.
         """
+        self._driver.check_home()
         box = self._driver.letterbox()
         with self._opening:
             if self._closed:
