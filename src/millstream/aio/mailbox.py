@@ -115,7 +115,7 @@ class Mailbox:
         # The last entry that was handed out, and the one behind which the sleeping read was begun. A round
         # reads, too; who comes second has read in vain.
         self._seen = self._read_behind = BEGINNING
-        self._guard = threading.Lock()
+        self._handing_out = threading.Lock()
         self._read = 0
         self._attending = driver.lock()
         self._attend_at = 0.0
@@ -292,7 +292,7 @@ class Mailbox:
             found: by a read.
         """
         seen, mails = found
-        with self._guard:
+        with self._handing_out:
             if behind != self._seen:
                 return False
             self._seen = seen
@@ -338,7 +338,7 @@ class Mailbox:
                 self._go_on_behind(await self._driver.run(made))
 
     def _go_on_behind(self, entry: str) -> None:
-        with self._guard:
+        with self._handing_out:
             self._seen = entry
 
     async def end(self) -> None:
