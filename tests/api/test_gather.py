@@ -315,7 +315,7 @@ class TestUsage:
 
     async def test_what_is_no_endpoint(self, mq: ms.AsyncClient) -> None:
         """A queue has no answers."""
-        with pytest.raises(ms.UsageError, match="expected an Endpoint"):
+        with pytest.raises(ms.UsageError, match="request is for endpoints"):
             await gathered(mq, ms.Queue("health"), 1)
 
 

@@ -420,7 +420,7 @@ async def test_windows_that_make_no_sense(mq: ms.AsyncClient, window: Any) -> No
 
 async def test_calls_that_make_no_sense(mq: ms.AsyncClient, queue: ms.Queue[Any]) -> None:
     """A queue is no endpoint, and a body has to fit."""
-    with pytest.raises(ms.UsageError, match="Endpoint"):
+    with pytest.raises(ms.UsageError, match="for endpoints"):
         await listed(mq.request_stream(cast("Any", queue), 3))
     with pytest.raises(ms.UsageError):
         await listed(mq.request_stream(COUNT, cast("Any", object())))

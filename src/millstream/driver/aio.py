@@ -202,15 +202,15 @@ class AsyncDriver:
             ServerRefused: the server answered with an error.
         """
         loop = asyncio.get_running_loop()
-        if loop is not self._loop or os.getpid() != self._pid:
-            # Two processes on one connection, with the same batch numbers, would lose messages.
-            self.check_home()
         clock = loop.time
         begun = clock()
         patience = self._timeout if op.patience is None else min(op.patience, self._timeout)
         if self._server is None or self._closed:
             await self.open(None if op.patience is None else patience)
             begun = clock() if op.patience is None else begun
+        if loop is not self._loop or os.getpid() != self._pid:
+            # Two processes on one connection, with the same batch numbers, would lose messages.
+            self.check_home()
         server = (self._replica if stale and op.readonly else None) or self._server
         assert server is not None  # noqa: S101 - open() raises or sets it
         tries: Tries | None = None
