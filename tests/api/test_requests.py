@@ -445,7 +445,7 @@ class TestErrors:
     @pytest.mark.parametrize("endpoint", ["echo", ms.Queue("echo"), None])
     async def test_no_endpoint(self, mq: ms.AsyncClient, endpoint: Any) -> None:
         """The error says what was expected."""
-        with pytest.raises(ms.UsageError, match="(for|an) [Ee]ndpoint"):
+        with pytest.raises(ms.UsageError, match=r"(for|an) [Ee]ndpoint"):
             await mq.request(endpoint, 1)
 
     async def test_a_body_of_the_wrong_type(self, mq: ms.AsyncClient) -> None:
