@@ -208,17 +208,18 @@ class TestNobody:
         await serve(gated.worker)
         request = asking(mq)
         await gated.has_begun()
-        assert await mq.cancel(LONG.queue, running_id(mq))
+        assert await mq.cancel(LONG.queue, await running_id(mq))
 
         with pytest.raises(ms.ResponderLost, match="somebody has cancelled it"):
             await request
         await auntil(lambda: gated.cancelled == [1], PATIENCE)
 
 
-def running_id(mq: Any) -> str:
+async def running_id(mq: Any) -> str:
     """The id of the one request of a client, which is known to nobody who only waits for its reply."""
     [pending] = getattr(mq, "target", mq).requests._pending.values()
-    return str(pending.id)
+    # Its handler may begin before its caller has the receipt.
+    return str(await auntil(lambda: pending.id, PATIENCE))
 
 
 class TestTime:
