@@ -104,9 +104,13 @@ async def test_embedded(kind: Kind, namespace: str) -> None:
 
 
 async def test_embedded_is_the_default(
-    kind: Kind, namespace: str, monkeypatch: pytest.MonkeyPatch
+    kind: Kind,
+    namespace: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Without a URL and a variable, the server of the usual data directory is used."""
+    """Without a URL and a variable, the server of the usual data directory is used, and the log says so."""
+    caplog.set_level("INFO", "millstream.driver")
     with data_directory() as directory:
         monkeypatch.delenv("MILLSTREAM_URL", raising=False)
         monkeypatch.setenv("XDG_DATA_HOME", str(directory))
@@ -116,6 +120,7 @@ async def test_embedded_is_the_default(
             assert used.is_relative_to(directory)
             await works(mq)
         await auntil(lambda: stopped(used))
+    assert "by $MILLSTREAM_URL: using an embedded one" in caplog.text
 
 
 # --- ready-made clients -----------------------------------------------------------------------

@@ -95,6 +95,29 @@ class TestPlainFunctionsThatReturnWhatIsToBeRun:
             True
         ] * 2
 
+    @pytest.mark.parametrize("batch", [None, 10])
+    async def test_a_coroutine_that_returns_another(
+        self, worker: ms.Worker, mq: ms.AsyncClient, queue: ms.Queue[Any], batch: int | None
+    ) -> None:
+        """Somebody has forgotten an await: the message fails, too."""
+        ran: list[Any] = []
+
+        async def work(body: Any) -> None:
+            ran.append(body)
+
+        @worker.on(queue, batch=batch)
+        async def handle(body: Any) -> Any:
+            return work(body)
+
+        await mq.send(queue, 1)
+        await run_burst(worker, mq)
+
+        (letter,) = await mq.dead(queue)
+        assert "handle): the function has returned an object of the type coroutine" in str(
+            letter.error
+        )
+        assert ran == []
+
     async def test_at_an_endpoint(self, worker: ms.Worker, mq: ms.AsyncClient) -> None:
         """The caller of a request hears it."""
         endpoint: ms.Endpoint[Any, Any] = ms.Endpoint("e", timeout=PATIENCE)

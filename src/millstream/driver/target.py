@@ -6,6 +6,7 @@ client classes: their retries, pools and reply parsers cost more than the server
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -45,6 +46,7 @@ __all__ = [
     "target_options",
 ]
 
+logger = logging.getLogger("millstream.driver")
 ENVIRONMENT_VARIABLE = "MILLSTREAM_URL"
 
 _QUERY_ITEM = re.compile(r"(?P<name>[?&][^=&]*)=[^&]*")
@@ -219,8 +221,10 @@ def resolve(source: object = None, security: Security | None = None) -> Target:
         UsageError: it is no such thing.
         NotConnected: an embedded server could not be started.
     """
-    if source is None:
-        source = os.environ.get(ENVIRONMENT_VARIABLE) or "embedded://"
+    if source is None and not (source := os.environ.get(ENVIRONMENT_VARIABLE)):
+        # Where another one was meant, messages would go nowhere.
+        logger.info("no server is named by $%s: using an embedded one", ENVIRONMENT_VARIABLE)
+        source = "embedded://"
     if isinstance(source, str):
         return _from_url(source, security)
     pool = getattr(source, "connection_pool", None)

@@ -12,6 +12,7 @@ from millstream.errors import UsageError
 
 __all__ = [
     "check_arguments",
+    "check_done",
     "check_hook",
     "check_plain",
     "is_coroutine",
@@ -122,30 +123,44 @@ def returning(function: Callable[..., Any], verb: str = "on") -> Callable[..., A
         function: a handler, or what makes bodies.
         verb: what it was declared with, for the error.
     """
-    where = f"worker.{verb}({name_of(function)})"
 
     @functools.wraps(function, updated=())
     def call(*arguments: Any) -> Any:
         result = function(*arguments)
         # Most return nothing, and a class takes longer to tell what it has not.
-        if result is not None and (hasattr(result, "__await__") or type(result) in _GENERATORS):
-            _refuse_unrun(where, result)
+        if result is not None:
+            check_done(function, result, verb)
         return result
 
     return call
 
 
-def _refuse_unrun(where: str, result: object) -> None:
+def check_done(function: object, result: object, verb: str = "on") -> None:
+    """Refuse what a function has returned that is still to be run: its message is not handled.
+
+    Args:
+        function: a handler, or what makes bodies.
+        result: is not None.
+        verb: what it was declared with, for the error.
+
+    Raises:
+        UsageError: it is a coroutine, another awaitable, or a generator.
+    """
+    if not hasattr(result, "__await__") and type(result) not in _GENERATORS:
+        return
     if type(result) not in _GENERATORS and not hasattr(type(result), "__await__"):
         return  # an object that has every attribute
     if isinstance(result, Coroutine | GeneratorType):
         # Python would warn that nobody has awaited it.
         result.close()
-    message = (
-        f"{where}: a plain function has returned an object of the type {type(result).__name__}, "
-        "which nobody awaits: declare an async def and await it there. A decorator around an async def must "
-        "be an async def, too, or be marked with inspect.markcoroutinefunction (Python 3.12)"
-    )
+    what = f"has returned an object of the type {type(result).__name__}, which nobody awaits"
+    advice = "await it there"
+    if not suspends(function):
+        advice = (
+            "declare an async def and await it there. A decorator around an async def must "
+            "be an async def, too, or be marked with inspect.markcoroutinefunction (Python 3.12)"
+        )
+    message = f"worker.{verb}({name_of(function)}): the function {what}: {advice}"
     raise UsageError(message)
 
 

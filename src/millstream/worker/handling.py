@@ -9,11 +9,12 @@ from typing import Any, Protocol
 
 from millstream.aio.delivery import Delivery, Owner
 from millstream.driver.lease_keeper import Held
-from millstream.errors import Undecodable
+from millstream.errors import Undecodable, UsageError
 from millstream.protocol import settlement
 from millstream.protocol.envelope import Envelope, read_body
 from millstream.protocol.settlement import Settlement
 from millstream.worker.departing import Again, Departing
+from millstream.worker.functions import check_done
 from millstream.worker.handler import Handler
 from millstream.worker.outcome import ends_of
 
@@ -138,14 +139,28 @@ class Handling:
             if self._raised([delivery], error, task):
                 raise
         else:
-            if self._answers and left is not None and token not in self._stopped:
-                self._departing.add(envelope, left)
-            else:
+            if left is None:
                 self._done(envelope)
+            else:
+                self._returned(delivery, left, task)
         finally:
             del self._running[token]
             if self._stopped or self._cancelled or self._quiet is not None:
                 self._over([token], task)
+
+    def _returned(self, delivery: Delivery[Any], left: Any, task: asyncio.Task[Any]) -> None:
+        """A handler has returned something: what is still to leave, or a value that nobody wants."""
+        if self._answers:
+            if delivery.envelope.token not in self._stopped:
+                self._departing.add(delivery.envelope, left)
+                return
+        else:
+            try:
+                check_done(self._handler.function, left)
+            except UsageError as error:
+                self._raised([delivery], error, task)
+                return
+        self._done(delivery.envelope)
 
     def _done(self, envelope: Envelope) -> None:
         """A handler has come to its end; unless it has settled its message, or it was lost meanwhile."""
@@ -180,7 +195,9 @@ class Handling:
             await self._begin(deliveries)
             # The handler may do with its lists what it likes.
             try:
-                await self._call([delivery.body for delivery in deliveries], list(deliveries))
+                left = await self._call([one.body for one in deliveries], list(deliveries))
+                if left is not None:
+                    check_done(self._handler.function, left)
             finally:
                 await self.holder.decided(tokens)
         except KeyboardInterrupt:
@@ -246,7 +263,7 @@ class Handling:
                 self._stopped[token] = self._handed_back(token)
             return True
         if left:
-            for end in self._ends(left, error):
+            for end in ends_of(left, error, self._handler.retry):
                 self.holder.end(end)
         elif not cancelled:
             logger.warning(
@@ -263,17 +280,6 @@ class Handling:
         """
         reading = self.reading
         return reading is None or reading.done() or reading.cancelling() > 0
-
-    def _ends(self, left: Sequence[Delivery[Any]], error: BaseException) -> Sequence[Settlement]:
-        """Return how deliveries end whose handler has raised; whatever it was, they do."""
-        try:
-            return ends_of(left, error, self._handler.retry)
-        except Exception:
-            # Such as an exception with properties that raise. What does not end is held for ever.
-            title, id = self._handler.queue.title, left[0].id
-            logger.exception("%s: cannot tell how message %s has failed", title, id)
-            unknown = RuntimeError(f"{type(error).__name__}, of which nothing can be told")
-            return ends_of(left, unknown, self._handler.retry)
 
     def _handed_back(self, token: bytes) -> Settlement:
         """Return how a delivery ends whose handler is stopped before it could finish."""

@@ -16,7 +16,7 @@ from millstream.message import Heard, Missed
 from millstream.policy import milliseconds
 from millstream.topic import Topic
 from millstream.worker.calls import limited, wrapped
-from millstream.worker.functions import is_coroutine, name_of, returning, takes_two
+from millstream.worker.functions import check_done, is_coroutine, name_of, returning, takes_two
 from millstream.worker.handler import (
     ASYNC_CONCURRENCY,
     THREADS,
@@ -228,7 +228,9 @@ class Listening:
 
     async def _handle(self, heard: Heard[Any]) -> None:
         try:
-            await self._call(heard.body, heard)
+            result = await self._call(heard.body, heard)
+            if result is not None:
+                check_done(self._listener.function, result)
         except (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException:

@@ -46,9 +46,22 @@ def ends_of(
 
     Args:
         deliveries: what the handler had, at least one, and has not settled.
-        error: what it raised.
+        error: what it raised; whatever it is, they end.
         policy: attempts and backoff.
     """
+    try:
+        return _ends_by(deliveries, error, policy)
+    except Exception:
+        # Such as an exception with properties that raise. What does not end is held for ever.
+        first = deliveries[0]
+        logger.exception("%s: cannot tell how message %s has failed", first.queue.title, first.id)
+        unknown = RuntimeError(f"{type(error).__name__}, of which nothing can be told")
+        return _ends_by(deliveries, unknown, policy)
+
+
+def _ends_by(
+    deliveries: Sequence[Delivery[Any]], error: BaseException, policy: Retry
+) -> list[Settlement]:
     if isinstance(error, Reject):
         logger.info(
             "%s: %s rejected: %r", deliveries[0].queue.title, _named(deliveries), error.reason
