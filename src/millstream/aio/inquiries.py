@@ -80,7 +80,7 @@ class Inquiries:
         self,
         some: Sequence[Pending],
         withdrawals: AsyncSender[int],
-        served: bool,  # noqa: FBT001 - one half of an answer
+        served: bool,  # noqa: FBT001 - an answer is passed on as it came
         found: Sequence[int],
     ) -> None:
         now = time.monotonic()

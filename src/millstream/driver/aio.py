@@ -143,8 +143,7 @@ class AsyncDriver:
         # Starting an embedded server takes a while, and must not stop the event loop.
         target = await asyncio.to_thread(locate, self._source, self._security)
         make = AsyncCluster if isinstance(target, ClusterTarget) else AsyncServer
-        # Each gets the kind of target that it is made for.
-        server = make(target, connect_timeout=self._connect_timeout, timeout=self._timeout)  # type: ignore[arg-type]
+        server = make(target, connect_timeout=self._connect_timeout, timeout=self._timeout)  # type: ignore[arg-type] # each gets the kind of target that it is made for
         try:
             await self._check(server)
         except BaseException:

@@ -127,8 +127,7 @@ class BlockingDriver:
         owned = not isinstance(target, Target | ClusterTarget)
         target = target if isinstance(target, Target) else locate(target, self._security)
         make = BlockingCluster if isinstance(target, ClusterTarget) else BlockingServer
-        # Each gets the kind of target that it is made for.
-        server = make(target, connect_timeout=self._connect_timeout, timeout=self._timeout)  # type: ignore[arg-type]
+        server = make(target, connect_timeout=self._connect_timeout, timeout=self._timeout)  # type: ignore[arg-type] # each gets the kind of target that it is made for
         try:
             self._check(server)
         except BaseException:

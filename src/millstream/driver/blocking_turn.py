@@ -33,7 +33,7 @@ class BlockingTurn:
         lock = threading.RLock()
         self._acquire, self._release = lock.acquire, lock.release
         # Condition asks its lock in the same way. These are called with each send, so nothing is around them.
-        self.is_mine: Callable[[], bool] = lock._is_owned  # type: ignore[attr-defined] # noqa: SLF001
+        self.is_mine: Callable[[], bool] = lock._is_owned  # type: ignore[attr-defined] # noqa: SLF001 - see above
         """Tells whether this thread has it."""
         self._pid = os.getpid()
 

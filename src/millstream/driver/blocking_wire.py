@@ -89,7 +89,7 @@ class BlockingWire:
             return
         connection._sock.settimeout(_left(until))  # noqa: SLF001 - redis-py has one timeout for all
         connection.send_packed_command([payload], check_health=False)
-        connection._sock.settimeout(self._timeout)  # noqa: SLF001 - see above
+        connection._sock.settimeout(self._timeout)  # noqa: SLF001 - redis-py has one timeout for all
 
     def _wait(self, until: float | None) -> None:
         """Wait for a reply, if not as long as the connection does by itself."""
@@ -130,8 +130,8 @@ class BlockingWire:
         connection.socket_connect_timeout = min(self._step_timeout, left)
         connection.socket_timeout = min(self._timeout, left)
         if connection._sock is not None:  # noqa: SLF001 - redis-py reads these before it connects only
-            connection._sock.settimeout(connection.socket_timeout)  # noqa: SLF001
-            connection._parser._socket_timeout = connection.socket_timeout  # noqa: SLF001
+            connection._sock.settimeout(connection.socket_timeout)  # noqa: SLF001 - as above
+            connection._parser._socket_timeout = connection.socket_timeout  # noqa: SLF001 - as above
 
     def _is_stale(self) -> bool:
         """Tell whether the server has closed the connection while nobody looked.

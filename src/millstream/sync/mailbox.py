@@ -262,7 +262,7 @@ class Mailbox:
         self._attend_at = 0.0
         self._failures += 1
         # A connection that was lost is there again with the next try, as a rule. Once is enough.
-        level = logging.WARNING if self._failures == 2 else logging.DEBUG  # noqa: PLR2004
+        level = logging.WARNING if self._failures == 2 else logging.DEBUG  # noqa: PLR2004 - see above
         logger.log(level, "cannot read replies: %s; trying again", error)
         if isinstance(error, ServerRefused) and error.code in FOR_GOOD:
             self.rounds.fail(error)
